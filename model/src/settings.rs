@@ -1,0 +1,107 @@
+//! What a proxy is told about itself and its mesh.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::{SpiffeId, TrustDomain};
+
+/// Which of the two proxies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyKind {
+    /// Listeners from the snapshot.
+    Gateway,
+    /// Fixed listeners beside one workload.
+    Sidecar,
+}
+
+/// A workload instance (a pod) by name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkloadRef {
+    /// Kubernetes namespace.
+    pub namespace: Arc<str>,
+    /// Pod name.
+    pub name: Arc<str>,
+}
+
+/// The proxy-wide part of a snapshot; exactly one per snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxySettings {
+    /// Gateway or sidecar.
+    pub kind: ProxyKind,
+    /// The pod that the proxy runs in.
+    pub workload: WorkloadRef,
+    /// The identity that its certificate carries.
+    pub identity: SpiffeId,
+    /// The pod's addresses; inbound traffic is addressed to one of them.
+    pub addresses: Arc<[IpAddr]>,
+    /// The mesh's trust domain.
+    pub trust_domain: TrustDomain,
+    /// Further trust domains whose certificates are accepted from peers (`trustDomainAliases`).
+    pub trust_domain_aliases: BTreeSet<TrustDomain>,
+    /// How paths are normalised before anything reads them.
+    pub path_normalization: PathNormalization,
+    /// Answer 400 to paths with `;` parameters in a segment.
+    pub reject_path_parameters: bool,
+    /// How the client's address is found.
+    pub client_address: ClientAddress,
+    /// What happens to forwarded client certificate headers.
+    pub forward_client_cert: ForwardClientCert,
+    /// Calls to hosts that no registry knows (sidecar).
+    pub outbound: OutboundPolicy,
+    /// Ports on which some service visible to this proxy speaks HTTP or is auto-detected: outbound bytes on any other
+    /// unknown address and port are relayed without waiting for the client's first byte.
+    pub outbound_http_ports: BTreeSet<u16>,
+    /// DNS domain of the cluster, for example `cluster.local`.
+    pub cluster_domain: Arc<str>,
+}
+
+/// Path normalisation modes (MeshConfig `pathNormalization`; istio-semantics 1.9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum PathNormalization {
+    /// Only the fragment is removed.
+    None,
+    /// RFC 3986 normalisation, and `\` read as `/`.
+    Base,
+    /// `BASE`, and runs of slashes merged.
+    MergeSlashes,
+    /// `%2F` and `%5C` decoded first, then `MERGE_SLASHES`.
+    DecodeAndMergeSlashes,
+}
+
+/// Where the client's address comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClientAddress {
+    /// Trusted proxies in front of a gateway (`numTrustedProxies`); 0 = the TCP peer. Unused by sidecars.
+    pub trusted_hops: u32,
+    /// Connections start with a PROXY protocol header.
+    pub proxy_protocol: bool,
+}
+
+/// `x-forwarded-client-cert` modes (Envoy names).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum ForwardClientCert {
+    /// Remove.
+    Sanitize,
+    /// Pass on unchanged when the connection is mutual TLS.
+    ForwardOnly,
+    /// Append this hop's certificate.
+    AppendForward,
+    /// Replace by this hop's certificate.
+    SanitizeSet,
+    /// Pass on always.
+    AlwaysForwardOnly,
+}
+
+/// MeshConfig `outboundTrafficPolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum OutboundPolicy {
+    /// Unknown hosts are dialled where the application dialled them.
+    AllowAny,
+    /// Unknown hosts are refused.
+    RegistryOnly,
+}

@@ -1,0 +1,215 @@
+//! Snapshots: what one proxy needs, closed under reference.
+
+use std::sync::Arc;
+
+use crate::{
+    cluster::{Discovery, UpstreamTls},
+    hash::{ContentHash, HashError},
+    listener::{ChainHandler, ServerTlsMode},
+    resource::{Entries, Entry, Resource, ResourceKey, ResourceKind},
+    route::RouteAction,
+    settings::ProxySettings,
+};
+
+/// Everything that one proxy is told, immutable. No resource in it refers to one that is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    version: ContentHash,
+    entries: Entries,
+}
+
+/// Why a set of resources is not a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSnapshot {
+    /// A reference to nothing.
+    #[error("{from} refers to {to}, which is not in the snapshot")]
+    Dangling {
+        /// The resource that refers.
+        from: ResourceKey,
+        /// What it refers to.
+        to: ResourceKey,
+    },
+    /// There is no [`ProxySettings`].
+    #[error("there are no proxy settings in the snapshot")]
+    NoSettings,
+    /// Two virtual hosts of one table take the same pattern.
+    #[error("{first} and {second} both take host `{domain}`")]
+    DuplicateDomain {
+        /// The pattern.
+        domain: String,
+        /// One of them.
+        first: ResourceKey,
+        /// The other.
+        second: ResourceKey,
+    },
+    /// A resource could not be hashed.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+}
+
+impl Snapshot {
+    /// A snapshot of these resources. Costs one pass over them.
+    ///
+    /// # Errors
+    /// When a reference dangles, settings are missing, or hosts of a table overlap.
+    pub fn new(entries: Entries) -> Result<Self, InvalidSnapshot> {
+        check_closed(&entries)?;
+        let version = version_of(&entries)?;
+        Ok(Self { version, entries })
+    }
+
+    /// A snapshot from resources in any order; later ones of equal key replace earlier ones.
+    ///
+    /// # Errors
+    /// As [`Snapshot::new`].
+    pub fn from_entries(entries: impl IntoIterator<Item = Arc<Entry>>) -> Result<Self, InvalidSnapshot> {
+        Self::new(entries.into_iter().map(|entry| (entry.key().clone(), entry)).collect())
+    }
+
+    /// Hash over all keys and hashes: equal exactly when the contents are.
+    pub fn version(&self) -> ContentHash {
+        self.version
+    }
+
+    /// All resources by key.
+    pub fn entries(&self) -> &Entries {
+        &self.entries
+    }
+
+    /// Resources of one kind in key order.
+    pub fn of_kind(&self, kind: ResourceKind) -> impl Iterator<Item = &Arc<Entry>> {
+        let start = ResourceKey::new(kind, "");
+        self.entries.range(start..).take_while(move |(key, _)| key.kind == kind).map(|(_, entry)| entry)
+    }
+
+    /// One resource.
+    pub fn get(&self, kind: ResourceKind, name: &str) -> Option<&Arc<Entry>> {
+        self.entries.get(&ResourceKey::new(kind, name))
+    }
+
+    /// The proxy's settings.
+    ///
+    /// # Errors
+    /// Never: the constructor saw them. The error keeps callers free of panics.
+    pub fn settings(&self) -> Result<&ProxySettings, InvalidSnapshot> {
+        match self.get(ResourceKind::Settings, "proxy").map(|entry| entry.resource()) {
+            Some(Resource::Settings(settings)) => Ok(settings),
+            _ => Err(InvalidSnapshot::NoSettings),
+        }
+    }
+}
+
+/// The version of a set of resources.
+///
+/// # Errors
+/// Never for keys and hashes of the model.
+pub fn version_of(entries: &Entries) -> Result<ContentHash, HashError> {
+    let pairs: Vec<(&ResourceKey, ContentHash)> = entries.iter().map(|(key, entry)| (key, entry.hash())).collect();
+    ContentHash::of(&pairs)
+}
+
+fn check_closed(entries: &Entries) -> Result<(), InvalidSnapshot> {
+    if !entries.contains_key(&ResourceKey::new(ResourceKind::Settings, "proxy")) {
+        return Err(InvalidSnapshot::NoSettings);
+    }
+    let mut domains = std::collections::BTreeMap::new();
+    for (key, entry) in entries {
+        for to in references(entry.resource()) {
+            if !entries.contains_key(&to) {
+                return Err(InvalidSnapshot::Dangling { from: key.clone(), to });
+            }
+        }
+        if let Resource::VirtualHost(host) = entry.resource() {
+            for domain in host.domains.iter() {
+                if let Some(first) = domains.insert((&host.table, domain), key) {
+                    return Err(InvalidSnapshot::DuplicateDomain {
+                        domain: domain.to_string(),
+                        first: first.clone(),
+                        second: key.clone(),
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a resource refers to and cannot do without. Secrets are not among them: without one the handshake fails, which
+/// is what the documents ask for.
+fn references(resource: &Resource) -> Vec<ResourceKey> {
+    let key = ResourceKey::new;
+    match resource {
+        Resource::Settings(_) | Resource::Endpoints(_) | Resource::Policy(_) | Resource::Secret(_) => Vec::new(),
+        Resource::Listener(listener) => {
+            let mut to = vec![key(ResourceKind::PolicySet, Arc::clone(&listener.policies))];
+            for chain in listener.chains.iter() {
+                if let Some(tls) = &chain.tls {
+                    match &tls.mode {
+                        ServerTlsMode::Secrets { certificates: _, client: _ } | ServerTlsMode::Mesh => {}
+                    }
+                }
+                match &chain.handler {
+                    ChainHandler::Tcp { routes } => {
+                        to.extend(routes.iter().map(|r| key(ResourceKind::L4Route, Arc::clone(r))));
+                    }
+                    // A table without virtual hosts answers 404 to everything.
+                    ChainHandler::Http { tables: _ }
+                    | ChainHandler::AutoPassthrough
+                    | ChainHandler::Refuse { message: _ } => {}
+                }
+            }
+            to
+        }
+        Resource::Inbound(inbound) => vec![
+            key(ResourceKind::Cluster, Arc::clone(&inbound.cluster)),
+            key(ResourceKind::PolicySet, Arc::clone(&inbound.policies)),
+        ],
+        Resource::Service(service) => service
+            .ports
+            .iter()
+            .flat_map(|port| port.l4_routes.iter())
+            .map(|route| key(ResourceKind::L4Route, Arc::clone(route)))
+            .collect(),
+        Resource::Lookup(lookup) => {
+            lookup.services.iter().map(|host| key(ResourceKind::Service, Arc::clone(host))).collect()
+        }
+        Resource::VirtualHost(host) => {
+            host.entries.iter().map(|entry| key(ResourceKind::Route, Arc::clone(&entry.rule))).collect()
+        }
+        Resource::Route(rule) => match &rule.action {
+            RouteAction::Forward(forward) => forward
+                .backends
+                .iter()
+                .filter(|backend| backend.missing.is_none())
+                .map(|backend| key(ResourceKind::Cluster, Arc::clone(&backend.cluster)))
+                .collect(),
+            RouteAction::Redirect(_)
+            | RouteAction::DirectResponse { status: _, body: _, content_type: _ }
+            | RouteAction::Refuse { message: _ } => Vec::new(),
+        },
+        Resource::L4Route(route) => route
+            .backends
+            .iter()
+            .filter(|backend| !backend.is_missing)
+            .map(|backend| key(ResourceKind::Cluster, Arc::clone(&backend.cluster)))
+            .collect(),
+        Resource::Cluster(cluster) => {
+            match &cluster.tls {
+                UpstreamTls::Off
+                | UpstreamTls::Auto(_)
+                | UpstreamTls::Mesh(_)
+                | UpstreamTls::Originate(_)
+                | UpstreamTls::Refuse { message: _ } => {}
+            }
+            match &cluster.discovery {
+                Discovery::Endpoints { key: endpoints, subset: _ } => {
+                    vec![key(ResourceKind::Endpoints, Arc::clone(endpoints))]
+                }
+                Discovery::OriginalDestination | Discovery::Workload { port: _ } | Discovery::BlackHole => Vec::new(),
+            }
+        }
+        Resource::PolicySet(set) => {
+            set.policies.iter().map(|id| key(ResourceKind::Policy, Arc::clone(&id.0))).collect()
+        }
+    }
+}
