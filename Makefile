@@ -1,0 +1,38 @@
+# Thin: each target calls a script or cargo. `make demo` and `make test` are the two commands of the README.
+
+SCRIPTS := deploy/scripts
+.PHONY: demo test test-long build bench lint golden prerequisites
+
+demo:
+	@$(SCRIPTS)/prerequisites build demo
+	@$(SCRIPTS)/demo
+
+test:
+	@$(SCRIPTS)/prerequisites build demo test
+	@$(SCRIPTS)/test
+
+test-long:
+	@$(SCRIPTS)/prerequisites build demo test
+	@PALISADE_LONG=1 $(SCRIPTS)/test
+
+build:
+	@$(SCRIPTS)/prerequisites build
+	@$(SCRIPTS)/build
+
+bench:
+	@$(SCRIPTS)/prerequisites build demo test
+	@$(SCRIPTS)/bench
+
+bench-%:
+	@$(SCRIPTS)/prerequisites build demo test
+	@$(SCRIPTS)/bench $*
+
+lint:
+	@$(SCRIPTS)/prerequisites build lint
+	@$(SCRIPTS)/lint
+
+golden:
+	@PALISADE_GOLDEN=write $(SCRIPTS)/test golden
+
+prerequisites:
+	@$(SCRIPTS)/prerequisites
