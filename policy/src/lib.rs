@@ -1,1 +1,26 @@
-//! placeholder
+//! Who may: authorization rules as Cedar text, compiled to an indexed matcher that decides without allocating.
+//!
+//! The control plane calls [`admit_rule`] for each rule of a document: it translates the rule to Cedar text, validates it strictly and
+//! compiles it, and says what is wrong with a broken one. A proxy loads each [`palisade_model::policy::Policy`] once as a
+//! [`CompiledPolicy`], builds one [`PolicyEngine`] per policy set, asks it [`PolicyEngine::connect`] per connection and
+//! [`PolicyEngine::decide_http`] per request, and forwards only with the [`Permit`] that it got.
+//!
+//! Everything fails closed: what is unknown, missing, unreadable or failing denies.
+
+mod admit;
+mod decision;
+mod decision_id;
+mod engine;
+mod explain;
+mod facts;
+mod rule;
+mod schema;
+
+pub use admit::{Admission, RuleProblem, admit_rule, default_permit, fold_deny_all};
+pub use decision::{Decision, Denial, Permit, PolicyIndex, PolicyRef};
+pub use decision_id::{DecisionId, DecisionIds, InvalidDecisionId, ShortId};
+pub use engine::{CompiledPolicy, ConnectionDecision, PolicyEngine, Recorded, RecordedPolicy, Unrestricted};
+pub use explain::{CapturedHttp, CapturedRequest, Explanation, FailedClause, NearMiss};
+pub use facts::{CertificateNames, ClaimSet, ConnectionFacts, HeaderLines, JwtFacts, Peer, RequestFacts, TlsFacts};
+pub use rule::{Condition, Operation, RuleAction, RuleSpec, Source, TrustDomains};
+pub use schema::SCHEMA;
