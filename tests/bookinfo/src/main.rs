@@ -1,1 +1,123 @@
-fn main() {}
+//! `bookinfo`: the demo's services, shaped like Istio's Bookinfo, in one small program.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use axum::Router;
+use clap::{Parser, Subcommand};
+
+mod call;
+mod client;
+mod details;
+mod echo;
+mod forward;
+mod productpage;
+mod ratings;
+mod reviews;
+
+/// Services of a small book shop, for demonstrations and tests of a mesh.
+#[derive(Debug, Parser)]
+#[command(name = "bookinfo", version)]
+struct Arguments {
+    #[command(subcommand)]
+    service: Service,
+}
+
+#[derive(Debug, Subcommand)]
+enum Service {
+    /// The page: calls details and reviews.
+    Productpage(Listen),
+    /// Facts about a book.
+    Details(Listen),
+    /// Reviews of a book; v2 and v3 call ratings.
+    Reviews {
+        #[command(flatten)]
+        listen: Listen,
+        /// v1 shows no stars, v2 black ones, v3 red ones.
+        #[arg(long, value_enum, default_value = "v1")]
+        version: reviews::Version,
+    },
+    /// Stars given by reviewers.
+    Ratings(Listen),
+    /// Answers any request with what arrived: method, path, headers, body.
+    Echo(Listen),
+    /// Returns every byte it reads on a TCP connection.
+    TcpEcho(Listen),
+    /// Does nothing until it is ended: a place to call from.
+    Client,
+    /// Sends requests and prints what came back, as JSON lines.
+    Call(call::Call),
+}
+
+#[derive(Debug, Clone, Copy, clap::Args)]
+struct Listen {
+    /// Port to listen on.
+    #[arg(long, env = "PORT", default_value_t = 9080)]
+    port: u16,
+    /// Address to listen on.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
+    address: IpAddr,
+}
+
+impl Listen {
+    async fn bind(self) -> anyhow::Result<tokio::net::TcpListener> {
+        let address = SocketAddr::new(self.address, self.port);
+        tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on `{address}`"))
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Arguments::parse().service).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bookinfo: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(service: Service) -> anyhow::Result<ExitCode> {
+    match service {
+        Service::Productpage(listen) => serve(listen, productpage::router()).await,
+        Service::Details(listen) => serve(listen, details::router()).await,
+        Service::Reviews { listen, version } => serve(listen, reviews::router(version)).await,
+        Service::Ratings(listen) => serve(listen, ratings::router()).await,
+        Service::Echo(listen) => serve(listen, echo::router()).await,
+        Service::TcpEcho(listen) => {
+            let listener = listen.bind().await?;
+            tokio::select! {
+                result = echo::serve_bytes(listener) => result?,
+                () = ended() => {}
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Service::Client => {
+            ended().await;
+            Ok(ExitCode::SUCCESS)
+        }
+        Service::Call(call) => call.run().await,
+    }
+}
+
+async fn serve(listen: Listen, router: Router) -> anyhow::Result<ExitCode> {
+    let listener = listen.bind().await?;
+    println!("listening on {}", listener.local_addr()?);
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(ended()).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Completes on SIGTERM or SIGINT.
+async fn ended() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
