@@ -1,1 +1,3 @@
-//! placeholder
+//! The data plane that gateway and sidecar share. The only crate that sees Pingora.
+
+pub mod telemetry;
