@@ -1,3 +1,4 @@
 //! The data plane that gateway and sidecar share. The only crate that sees Pingora.
 
+pub mod admin;
 pub mod telemetry;
