@@ -1,1 +1,4 @@
-//! placeholder
+//! The proxy beside a pod's application: the parts that only a pod needs.
+
+pub mod dns;
+pub mod redirect;

@@ -1,0 +1,179 @@
+//! The DNS server's sockets.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hickory_proto::op::Message;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::answer::{Handled, encode, handle, udp_limit};
+use super::upstream::{forward, read_frame, write_frame};
+use super::{DnsSettings, Names};
+
+/// Queries over UDP in progress; further ones are dropped, and their clients ask again.
+const QUERY_LIMIT: usize = 1024;
+
+/// TCP connections; further ones wait in the kernel's queue.
+const CONNECTION_LIMIT: usize = 128;
+
+/// Longest wait for a client's next query on a TCP connection.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Longest query over UDP that is read; longer ones fail to parse.
+const QUERY_BYTES: usize = 4096;
+
+/// A server whose sockets are bound.
+#[derive(Debug)]
+pub struct DnsServer<N> {
+    sockets: Vec<(UdpSocket, TcpListener)>,
+    shared: Arc<Shared<N>>,
+}
+
+#[derive(Debug)]
+struct Shared<N> {
+    names: N,
+    search: Vec<String>,
+    resolvers: Vec<SocketAddr>,
+    socket_mark: Option<u32>,
+    turn: AtomicUsize,
+    queries: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl<N: Names> DnsServer<N> {
+    /// Binds every address, UDP and TCP on the same port.
+    ///
+    /// # Errors
+    /// Where an address cannot be bound.
+    pub async fn bind(settings: DnsSettings, names: N) -> io::Result<Self> {
+        let DnsSettings { listen, search, resolvers, socket_mark } = settings;
+        let mut sockets = Vec::with_capacity(listen.len());
+        for address in listen {
+            let udp = UdpSocket::bind(address).await?;
+            let tcp = TcpListener::bind(udp.local_addr()?).await?;
+            sockets.push((udp, tcp));
+        }
+        let shared = Shared {
+            names,
+            search,
+            resolvers,
+            socket_mark,
+            turn: AtomicUsize::new(0),
+            queries: Arc::new(Semaphore::new(QUERY_LIMIT)),
+            connections: Arc::new(Semaphore::new(CONNECTION_LIMIT)),
+        };
+        Ok(Self { sockets, shared: Arc::new(shared) })
+    }
+
+    /// The bound addresses, in the order of the settings.
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.sockets.iter().map(|(udp, _)| udp.local_addr()).collect()
+    }
+
+    /// Answers until `shutdown` completes; queries still in progress are then given up.
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) {
+        let mut tasks = JoinSet::new();
+        for (udp, tcp) in self.sockets {
+            tasks.spawn(serve_udp(Arc::new(udp), Arc::clone(&self.shared)));
+            tasks.spawn(serve_tcp(tcp, Arc::clone(&self.shared)));
+        }
+        tokio::select! {
+            () = shutdown => {}
+            // Neither ends by itself.
+            _ = tasks.join_next() => tracing::error!("the DNS server ended"),
+        }
+    }
+}
+
+impl<N: Names> Shared<N> {
+    /// The answer to one packet; `None`: there is none to give.
+    async fn answer(&self, packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let (request, response) = match handle(&self.names, &self.search, packet, turn).await {
+            Handled::Nothing => return None,
+            Handled::Response(response) => (Message::from_vec(packet).ok(), *response),
+            Handled::Forward(query) => {
+                let response = forward(&self.resolvers, self.socket_mark, &query, over_tcp).await;
+                (Some(query.request), response)
+            }
+        };
+        let limit = match &request {
+            _ if over_tcp => u16::MAX,
+            Some(request) => udp_limit(request),
+            None => super::answer::UDP_PAYLOAD_BYTES,
+        };
+        encode(&response, limit)
+    }
+}
+
+async fn serve_udp<N: Names>(socket: Arc<UdpSocket>, shared: Arc<Shared<N>>) {
+    let mut tasks = JoinSet::new();
+    let mut buffer = vec![0; QUERY_BYTES];
+    loop {
+        while tasks.try_join_next().is_some() {}
+        let (length, client) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                // Such as an earlier answer that its client no longer took; the socket itself is fine.
+                tracing::debug!(%error, "DNS socket");
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&shared.queries).try_acquire_owned() else { continue };
+        let packet = buffer.get(..length).unwrap_or_default().to_vec();
+        let (socket, shared) = (Arc::clone(&socket), Arc::clone(&shared));
+        tasks.spawn(async move {
+            if let Some(answer) = shared.answer(&packet, false).await
+                && let Err(error) = socket.send_to(&answer, client).await
+            {
+                tracing::debug!(%client, %error, "DNS answer not sent");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn serve_tcp<N: Names>(listener: TcpListener, shared: Arc<Shared<N>>) {
+    let mut tasks = JoinSet::new();
+    loop {
+        while tasks.try_join_next().is_some() {}
+        let Ok(place) = Arc::clone(&shared.connections).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "DNS connection not accepted");
+                // Out of descriptors: trying again at once would spin.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let shared = Arc::clone(&shared);
+        tasks.spawn(async move {
+            if let Err(error) = serve_connection(stream, &shared).await {
+                tracing::debug!(%error, "DNS connection");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn serve_connection<N: Names>(mut stream: TcpStream, shared: &Shared<N>) -> io::Result<()> {
+    loop {
+        let packet = match tokio::time::timeout(IDLE, read_frame(&mut stream)).await {
+            Ok(Ok(packet)) => packet,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Ok(()),
+        };
+        match shared.answer(&packet, true).await {
+            Some(answer) => write_frame(&mut stream, &answer).await?,
+            None => return Ok(()),
+        }
+    }
+}
