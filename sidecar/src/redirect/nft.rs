@@ -37,7 +37,7 @@ pub fn nft_script(redirect: &Redirect) -> String {
     script.line(1, "}");
 
     script.line(1, "chain output {");
-    script.line(2, "type nat hook output priority dstnat; policy accept;");
+    script.line(2, "type nat hook output priority -100; policy accept;");
     if let Some(names) = interfaces(excluded_interfaces) {
         script.line(2, format_args!("oifname {names} return"));
     }
