@@ -1,0 +1,199 @@
+//! HTTP/2 connections by endpoint and transport: streams are taken from them, nobody owns one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ahash::AHashMap;
+use bytes::Bytes;
+use h2::client::SendRequest;
+use parking_lot::{Mutex, RwLock};
+use pingora_core::protocols::{Digest, GetProxyDigest, GetSocketDigest, GetTimingDigest, UniqueID};
+use pingora_core::{Error, ErrorType, OrErr, Result};
+use tokio::sync::MutexGuard;
+use tokio::time::{Instant, timeout};
+
+use super::ConnectorSettings;
+use super::session::H2Upstream;
+use crate::transport::h2::ping;
+use crate::transport::stream::MeshStream;
+
+/// What requests must agree in to share a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct SlotKey {
+    pub(super) address: SocketAddr,
+    pub(super) transport: u32,
+}
+
+pub(super) struct Pools {
+    settings: ConnectorSettings,
+    slots: RwLock<AHashMap<SlotKey, Arc<Slot>>>,
+}
+
+/// The connections to one endpoint.
+#[derive(Default)]
+pub(super) struct Slot {
+    connections: Mutex<Vec<Arc<H2Connection>>>,
+    /// Held while dialling: a burst of requests opens one connection.
+    dialling: tokio::sync::Mutex<()>,
+}
+
+/// One HTTP/2 connection. Dropping the last reference closes it once its streams have ended.
+pub(super) struct H2Connection {
+    sender: SendRequest<Bytes>,
+    max_streams: usize,
+    streams: AtomicUsize,
+    is_leaving: AtomicBool,
+    idle_since: Mutex<Instant>,
+    pub(super) is_tls: bool,
+    pub(super) fd: i32,
+    pub(super) digest: Digest,
+}
+
+/// One stream's place on a connection.
+pub(super) struct Lease(pub(super) Arc<H2Connection>);
+
+impl Pools {
+    pub(super) fn new(settings: ConnectorSettings) -> Self {
+        Self { settings, slots: RwLock::default() }
+    }
+
+    pub(super) fn find(&self, key: &SlotKey) -> Option<Arc<Slot>> {
+        self.slots.read().get(key).cloned()
+    }
+
+    pub(super) fn slot(&self, key: SlotKey) -> Arc<Slot> {
+        self.find(&key).unwrap_or_else(|| Arc::clone(self.slots.write().entry(key).or_default()))
+    }
+
+    /// Makes an HTTP/2 connection of a stream, adds it to the slot, and opens its first stream.
+    pub(super) async fn establish(
+        &self,
+        slot: &Slot,
+        stream: MeshStream,
+        is_tls: bool,
+        limit: Duration,
+    ) -> Result<H2Upstream> {
+        let ConnectorSettings { windows, max_header_list_bytes, ping, h2_idle_timeout: _ } = &self.settings;
+        let digest = Digest {
+            ssl_digest: None,
+            timing_digest: stream.get_timing_digest(),
+            proxy_digest: stream.get_proxy_digest(),
+            socket_digest: stream.get_socket_digest(),
+        };
+        let fd = stream.id();
+        let handshake = h2::client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(windows.stream_bytes)
+            .initial_connection_window_size(windows.connection_bytes())
+            .max_send_buffer_size(usize::try_from(windows.stream_bytes).unwrap_or(usize::MAX))
+            .max_header_list_size(*max_header_list_bytes)
+            .handshake::<_, Bytes>(stream);
+        let (sender, mut driver) = match timeout(limit, handshake).await {
+            Ok(done) => done.or_err(ErrorType::H2Error, "handshake")?,
+            Err(_) => return Error::e_explain(ErrorType::ConnectTimedout, "HTTP/2 handshake"),
+        };
+        let connection = Arc::new(H2Connection {
+            sender,
+            max_streams: usize::try_from(windows.streams).unwrap_or(usize::MAX),
+            streams: AtomicUsize::new(0),
+            is_leaving: AtomicBool::new(false),
+            idle_since: Mutex::new(Instant::now()),
+            is_tls,
+            fd,
+            digest,
+        });
+        let (pings, settings) = (driver.ping_pong(), *ping);
+        let weak = Arc::downgrade(&connection);
+        // Ends by itself: when the connection does, or when nobody has a reference to it and its streams are done.
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = &mut driver => {}
+                () = ping::keepalive(pings, settings) => {}
+            }
+            if let Some(connection) = weak.upgrade() {
+                connection.leave();
+            }
+        });
+        slot.connections.lock().push(Arc::clone(&connection));
+        match connection.lease() {
+            Some(lease) => Ok(H2Upstream::new(lease)),
+            None => Error::e_explain(ErrorType::H2Error, "a new connection takes no stream"),
+        }
+    }
+
+    pub(super) fn reap(&self) {
+        let limit = self.settings.h2_idle_timeout;
+        self.slots.write().retain(|_, slot| {
+            let mut connections = slot.connections.lock();
+            connections.retain(|connection| !connection.is_gone() && !connection.has_idled(limit));
+            // A slot that is being dialled for is held by the one who dials.
+            !connections.is_empty() || Arc::strong_count(slot) > 1
+        });
+    }
+
+    pub(super) fn clear(&self) {
+        self.slots.write().clear();
+    }
+
+    pub(super) fn connections(&self) -> usize {
+        self.slots.read().values().map(|slot| slot.connections.lock().len()).sum()
+    }
+}
+
+impl Slot {
+    pub(super) async fn lock_dialling(&self) -> MutexGuard<'_, ()> {
+        self.dialling.lock().await
+    }
+
+    /// A stream on the newest connection that has room. `None`: dial.
+    pub(super) fn open_stream(&self) -> Option<H2Upstream> {
+        let mut connections = self.connections.lock();
+        connections.retain(|connection| !connection.is_gone());
+        connections.iter().rev().find_map(H2Connection::lease_of).map(H2Upstream::new)
+    }
+}
+
+impl H2Connection {
+    fn lease_of(this: &Arc<Self>) -> Option<Lease> {
+        this.lease()
+    }
+
+    /// Takes a place, if there is one.
+    fn lease(self: &Arc<Self>) -> Option<Lease> {
+        // The peer's SETTINGS may allow fewer streams than we do, or change that at any time.
+        let max = self.max_streams.min(self.sender.current_max_send_streams());
+        let taken = self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
+        taken.ok().map(|_| Lease(Arc::clone(self)))
+    }
+
+    pub(super) fn sender(&self) -> SendRequest<Bytes> {
+        self.sender.clone()
+    }
+
+    /// No further streams: the peer said GOAWAY, or the connection failed.
+    pub(super) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Release);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire) || {
+            // h2 knows of a GOAWAY or a failure as soon as it has read it; asking costs a lock.
+            let waker = futures::task::noop_waker();
+            let mut cx = std::task::Context::from_waker(&waker);
+            matches!(self.sender.clone().poll_ready(&mut cx), std::task::Poll::Ready(Err(_)))
+        }
+    }
+
+    fn has_idled(&self, limit: Duration) -> bool {
+        self.streams.load(Ordering::Acquire) == 0 && self.idle_since.lock().elapsed() >= limit
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        *self.0.idle_since.lock() = Instant::now();
+        self.0.streams.fetch_sub(1, Ordering::AcqRel);
+    }
+}

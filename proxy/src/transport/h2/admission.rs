@@ -1,0 +1,29 @@
+//! Which HTTP/2 requests become requests at all: what Pingora checks for its own sessions, and does not for ours.
+
+use http::{Method, StatusCode, header};
+use pingora_http::RequestHeader;
+
+use crate::transport::authority;
+
+/// Refuses what a proxy cannot forward with one meaning.
+///
+/// # Errors
+/// The status to answer with.
+pub(super) fn check(request: &RequestHeader) -> Result<(), StatusCode> {
+    if request.method == Method::CONNECT {
+        return Err(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let path = request.raw_path();
+    let is_asterisk = request.method == Method::OPTIONS && path == b"*";
+    if !(is_asterisk || path.first() == Some(&b'/')) || path.iter().any(|b| *b <= b' ' || *b == 0x7f) {
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    // The h2 crate checks the value and the body's length against it.
+    if request.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    match authority::of(request) {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) | Err(_) => Err(StatusCode::BAD_REQUEST),
+    }
+}

@@ -1,0 +1,361 @@
+//! Couples the two streams of one request, so that no write ever waits and each read waits for the other side.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http::{HeaderMap, Version};
+use parking_lot::Mutex;
+use pingora_core::protocols::Digest;
+use pingora_proxy::Session;
+use tokio::time::{Instant, Sleep};
+
+use super::meta::attached;
+use super::stream::Shared;
+
+/// Which end of a request a stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Down,
+    Up,
+}
+
+/// The coupling of one request. Lives in the extensions of its header, which Pingora's copies keep.
+pub(crate) struct Link {
+    /// Takes the request's body.
+    pub(crate) up: Half,
+    /// Takes the response's body.
+    pub(crate) down: Half,
+    /// Both sides take part: writes towards the client need not wait.
+    coupled: AtomicBool,
+    /// The chunk just read was the request's last.
+    last: AtomicBool,
+    /// The response ended first: the rest of the request is not wanted.
+    cut: AtomicBool,
+    trailers: Mutex<Option<HeaderMap>>,
+    client_reset: ResetCode,
+    upstream_reset: ResetCode,
+    idle: Idle,
+    sent: AtomicU64,
+    received: AtomicU64,
+    counts: AtomicBool,
+}
+
+/// Where one direction's bytes go.
+#[derive(Default)]
+enum Taker {
+    /// Nobody, or no longer: bytes are dropped and nobody waits.
+    #[default]
+    Gone,
+    H2(SendStream<Bytes>),
+    H1(Arc<Shared>),
+}
+
+/// The sending side of one direction. Never locked across an await.
+#[derive(Default)]
+pub(crate) struct Half(Mutex<Taker>);
+
+/// An HTTP/2 error code, if one was received.
+struct ResetCode(AtomicU32);
+
+/// A timer for a stream on which nothing moves.
+struct Idle {
+    /// Steps of any kind so far.
+    activity: AtomicU64,
+    expired: AtomicBool,
+    timer: Mutex<IdleTimer>,
+}
+
+#[derive(Default)]
+struct IdleTimer {
+    limit: Option<Duration>,
+    sleep: Option<Pin<Box<Sleep>>>,
+    seen: u64,
+}
+
+impl Half {
+    pub(crate) fn open_h2(&self, stream: SendStream<Bytes>) {
+        *self.0.lock() = Taker::H2(stream);
+    }
+
+    pub(crate) fn open_h1(&self, stream: Arc<Shared>) {
+        *self.0.lock() = Taker::H1(stream);
+    }
+
+    /// Forgets the taker. An HTTP/2 stream that was not ended is thereby cancelled.
+    pub(crate) fn close(&self) {
+        *self.0.lock() = Taker::Gone;
+    }
+
+    /// Resets an HTTP/2 stream, if it was not ended.
+    pub(crate) fn reset(&self, reason: Reason) {
+        let taker = std::mem::take(&mut *self.0.lock());
+        if let Taker::H2(mut stream) = taker {
+            stream.send_reset(reason);
+        }
+    }
+
+    /// Ready when the taker has room for all that was sent, and a byte more; also when there is no taker.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut *self.0.lock() {
+            Taker::Gone => Poll::Ready(()),
+            Taker::H1(stream) => stream.poll_room(cx),
+            Taker::H2(stream) => {
+                if stream.capacity() > 0 {
+                    return Poll::Ready(());
+                }
+                stream.reserve_capacity(1);
+                stream.poll_capacity(cx).map(|_| ())
+            }
+        }
+    }
+
+    /// Ready with the code when the taker has reset the stream or lost its connection.
+    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Option<Poll<Result<Reason, h2::Error>>> {
+        match &mut *self.0.lock() {
+            Taker::H2(stream) => Some(stream.poll_reset(cx)),
+            Taker::Gone | Taker::H1(_) => None,
+        }
+    }
+
+    pub(crate) fn send(&self, data: Bytes, end: bool) -> Result<(), h2::Error> {
+        if let Taker::H2(stream) = &mut *self.0.lock() {
+            stream.send_data(data, end)?;
+            if !end {
+                // `send_data` used up the reservation of a reader that waits for room.
+                stream.reserve_capacity(1);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send_trailers(&self, trailers: HeaderMap) -> Result<(), h2::Error> {
+        if let Taker::H2(stream) = &mut *self.0.lock() {
+            stream.send_trailers(trailers)?;
+        }
+        Ok(())
+    }
+}
+
+impl Default for ResetCode {
+    fn default() -> Self {
+        Self(AtomicU32::new(Self::NONE))
+    }
+}
+
+impl ResetCode {
+    const NONE: u32 = u32::MAX;
+
+    fn set(&self, reason: Reason) {
+        self.0.store(reason.into(), SeqCst);
+    }
+
+    fn get(&self) -> Option<Reason> {
+        match self.0.load(SeqCst) {
+            Self::NONE => None,
+            code => Some(code.into()),
+        }
+    }
+}
+
+impl Link {
+    pub(crate) fn new(stream_idle_timeout: Option<Duration>) -> Arc<Self> {
+        let timer = IdleTimer { limit: stream_idle_timeout, ..IdleTimer::default() };
+        Arc::new(Self {
+            up: Half::default(),
+            down: Half::default(),
+            coupled: AtomicBool::new(false),
+            last: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            trailers: Mutex::new(None),
+            client_reset: ResetCode::default(),
+            upstream_reset: ResetCode::default(),
+            idle: Idle { activity: AtomicU64::new(0), expired: AtomicBool::new(false), timer: Mutex::new(timer) },
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            counts: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn is_coupled(&self) -> bool {
+        self.coupled.load(SeqCst)
+    }
+
+    pub(crate) fn set_coupled(&self) {
+        self.coupled.store(true, SeqCst);
+    }
+
+    pub(crate) fn is_last(&self) -> bool {
+        self.last.load(SeqCst)
+    }
+
+    pub(crate) fn set_last(&self, last: bool) {
+        self.last.store(last, SeqCst);
+    }
+
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(SeqCst)
+    }
+
+    pub(crate) fn cut(&self) {
+        self.cut.store(true, SeqCst);
+    }
+
+    pub(crate) fn set_trailers(&self, trailers: Option<HeaderMap>) {
+        *self.trailers.lock() = trailers;
+    }
+
+    pub(crate) fn has_trailers(&self) -> bool {
+        self.trailers.lock().is_some()
+    }
+
+    /// A copy: a retry sends them again.
+    pub(crate) fn trailers(&self) -> Option<HeaderMap> {
+        self.trailers.lock().clone()
+    }
+
+    pub(crate) fn client_has_reset(&self, reason: Reason) {
+        self.client_reset.set(reason);
+    }
+
+    pub(crate) fn upstream_has_reset(&self, reason: Reason) {
+        self.upstream_reset.set(reason);
+    }
+
+    /// The code that tells the server that its client is gone: the client's own where that says something.
+    pub(crate) fn code_for_upstream(&self) -> Reason {
+        match self.client_reset.get() {
+            Some(reason @ (Reason::INTERNAL_ERROR | Reason::ENHANCE_YOUR_CALM)) => reason,
+            _ => Reason::CANCEL,
+        }
+    }
+
+    /// The code that tells the client that its response stays incomplete: the server's own where that says something.
+    pub(crate) fn code_for_client(&self) -> Reason {
+        match self.upstream_reset.get() {
+            Some(
+                reason @ (Reason::NO_ERROR
+                | Reason::CANCEL
+                | Reason::REFUSED_STREAM
+                | Reason::ENHANCE_YOUR_CALM
+                | Reason::HTTP_1_1_REQUIRED),
+            ) => reason,
+            _ => Reason::INTERNAL_ERROR,
+        }
+    }
+
+    /// A side's read may go on: the other side has room.
+    pub(crate) fn poll_gate(&self, reader: Side, cx: &mut Context<'_>) -> Poll<()> {
+        match reader {
+            Side::Down if self.is_cut() => Poll::Ready(()),
+            Side::Down => self.up.poll_room(cx),
+            Side::Up => self.down.poll_room(cx),
+        }
+    }
+
+    /// Something moved.
+    pub(crate) fn touch(&self) {
+        self.idle.activity.fetch_add(1, SeqCst);
+    }
+
+    /// Ready when nothing has moved for the stream idle timeout (at most twice that: it looks once per period).
+    pub(crate) fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut timer = self.idle.timer.lock();
+        let Some(limit) = timer.limit else { return Poll::Pending };
+        loop {
+            let activity = self.idle.activity.load(SeqCst);
+            let seen = timer.seen;
+            let sleep = timer.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            if activity == seen {
+                self.idle.expired.store(true, SeqCst);
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(Instant::now() + limit);
+            timer.seen = activity;
+        }
+    }
+
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.counts.store(true, SeqCst);
+        self.sent.fetch_add(bytes as u64, SeqCst);
+    }
+
+    pub(crate) fn count_received(&self, bytes: usize) {
+        self.counts.store(true, SeqCst);
+        self.received.fetch_add(bytes as u64, SeqCst);
+    }
+}
+
+fn link_of(session: &Session) -> Option<&Arc<Link>> {
+    session.req_header().extensions.get::<Arc<Link>>()
+}
+
+/// Couples a request's two streams. Call it first in `connected_to_upstream`, on every try, with that call's `digest`.
+///
+/// Without it an HTTP/1 side of a request waits in its writes, as stock Pingora does, and full-duplex traffic can stall.
+pub fn couple(session: &mut Session, upstream: Option<&Digest>) {
+    let Some(link) = link_of(session).cloned().or_else(|| couple_h1_client(session)) else { return };
+    let up = upstream.and_then(attached).and_then(|attached| attached.stream.upgrade());
+    link.up.close();
+    if let Some(up) = up.filter(|stream| stream.is_http1()) {
+        let body = session.req_header().version == Version::HTTP_2 || has_body_or_upgrades(session);
+        link.up.open_h1(Arc::clone(&up));
+        up.attach(&link, Side::Up, body);
+        link.set_coupled();
+    }
+    // An HTTP/2 upstream finds the link in the request's header.
+}
+
+/// The link of a request that came over HTTP/1: there is none before it has an upstream.
+fn couple_h1_client(session: &mut Session) -> Option<Arc<Link>> {
+    let down = attached(session.digest()?)?.stream.upgrade().filter(|stream| stream.is_http1())?;
+    let queues = has_body_or_upgrades(session);
+    let link = Link::new(down.stream_idle_timeout());
+    link.down.open_h1(Arc::clone(&down));
+    down.attach(&link, Side::Down, queues);
+    session.req_header_mut().extensions_mut().insert(Arc::clone(&link));
+    Some(link)
+}
+
+/// Whether both directions of a request can be busy at once.
+fn has_body_or_upgrades(session: &mut Session) -> bool {
+    session.is_upgrade_req() || !session.as_mut().is_body_empty()
+}
+
+/// Changes the stream idle timeout of this request, from now on. `None`: never. Call it after [`couple`].
+pub fn set_stream_idle_timeout(session: &Session, limit: Option<Duration>) {
+    if let Some(link) = link_of(session) {
+        let mut timer = link.idle.timer.lock();
+        timer.limit = limit;
+        timer.sleep = None;
+    }
+}
+
+/// Whether the request was ended by its stream idle timeout.
+#[must_use]
+pub fn is_stream_idle(session: &Session) -> bool {
+    link_of(session).is_some_and(|link| link.idle.expired.load(SeqCst))
+}
+
+/// Body bytes sent to the upstream and received from it, over all tries. Complete in `logging`.
+#[must_use]
+pub fn upstream_bytes(session: &Session) -> (u64, u64) {
+    match link_of(session).filter(|link| link.counts.load(SeqCst)) {
+        Some(link) => (link.sent.load(SeqCst), link.received.load(SeqCst)),
+        None => (
+            session.upstream_body_bytes_sent().unwrap_or(0) as u64,
+            session.upstream_body_bytes_received() as u64,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Claims about links that need no connection.

@@ -1,0 +1,418 @@
+//! The one stream type handed to Pingora: plaintext or TLS, either direction, with eager digests and lazy buffers.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::RawFd;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
+};
+use pingora_http::ResponseHeader;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::link::{Link, Side};
+use super::meta::{Attached, ConnMeta};
+
+mod core;
+mod head;
+mod wire;
+
+pub(crate) use self::core::Refusal;
+use self::core::{Core, Io, QUEUE};
+pub use wire::Wire;
+
+/// The application protocol that a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AppProtocol {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2, negotiated or by prior knowledge.
+    Http2,
+}
+
+/// A ready connection, as Pingora's `IO`.
+pub struct MeshStream {
+    shared: Arc<Shared>,
+    protocol: AppProtocol,
+    fd: RawFd,
+    socket: Arc<SocketDigest>,
+    digest: Arc<ProxyDigest>,
+    established: SystemTime,
+}
+
+/// What the stream's owner and the other side of the current request share.
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    /// A link is set: looked at before the lock.
+    is_linked: AtomicBool,
+    link: Mutex<Option<Attachment>>,
+    /// The owner hands over the rest itself when the stream is dropped.
+    is_owned: AtomicBool,
+    is_downstream: bool,
+    is_http1: bool,
+    stream_idle_timeout: Mutex<Option<Duration>>,
+}
+
+struct Attachment {
+    link: Weak<Link>,
+    side: Side,
+    queues: bool,
+}
+
+impl MeshStream {
+    /// A client's plaintext connection.
+    ///
+    /// # Errors
+    /// Out of memory in Pingora's header type only.
+    pub fn plain(wire: Wire, protocol: AppProtocol, meta: ConnMeta) -> Result<Self, pingora_core::BError> {
+        Self::build_plain(wire, protocol, meta, true)
+    }
+
+    /// A client's connection behind a completed TLS handshake. `meta.tls` should be set.
+    ///
+    /// # Errors
+    /// As [`MeshStream::plain`].
+    pub fn tls(
+        tls: tokio_rustls::server::TlsStream<Wire>,
+        protocol: AppProtocol,
+        meta: ConnMeta,
+    ) -> Result<Self, pingora_core::BError> {
+        let fd = tls.get_ref().0.fd();
+        Self::build(Io::Server(Box::new(tls)), fd, protocol, meta, true)
+    }
+
+    pub(crate) fn upstream_plain(
+        wire: Wire,
+        protocol: AppProtocol,
+        meta: ConnMeta,
+    ) -> Result<Self, pingora_core::BError> {
+        Self::build_plain(wire, protocol, meta, false)
+    }
+
+    pub(crate) fn upstream_tls(
+        tls: tokio_rustls::client::TlsStream<Wire>,
+        protocol: AppProtocol,
+        meta: ConnMeta,
+    ) -> Result<Self, pingora_core::BError> {
+        let fd = tls.get_ref().0.fd();
+        Self::build(Io::Client(Box::new(tls)), fd, protocol, meta, false)
+    }
+
+    fn build_plain(
+        mut wire: Wire,
+        protocol: AppProtocol,
+        meta: ConnMeta,
+        is_downstream: bool,
+    ) -> Result<Self, pingora_core::BError> {
+        let fd = wire.fd();
+        wire.read_directly();
+        Self::build(Io::Plain(wire), fd, protocol, meta, is_downstream)
+    }
+
+    fn build(
+        io: Io,
+        fd: RawFd,
+        protocol: AppProtocol,
+        meta: ConnMeta,
+        is_downstream: bool,
+    ) -> Result<Self, pingora_core::BError> {
+        // All cells are set now: a cell set later would ask a file descriptor that may by then be another socket's.
+        let socket = SocketDigest::from_raw_fd(fd);
+        let _ = socket.peer_addr.set(Some(meta.peer.into()));
+        let _ = socket.local_addr.set(Some(meta.local.into()));
+        let _ = socket.original_dst.set(meta.original_dst.map(Into::into));
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core::new(io)),
+            is_linked: AtomicBool::new(false),
+            link: Mutex::new(None),
+            is_owned: AtomicBool::new(false),
+            is_downstream,
+            is_http1: protocol == AppProtocol::Http1,
+            stream_idle_timeout: Mutex::new(None),
+        });
+        let attached = Attached { meta, stream: Arc::downgrade(&shared) };
+        let unused = Box::new(ResponseHeader::build(200, Some(0))?);
+        Ok(Self {
+            shared,
+            protocol,
+            fd,
+            socket: Arc::new(socket),
+            digest: Arc::new(ProxyDigest::new(unused, Some(Box::new(attached)))),
+            established: SystemTime::now(),
+        })
+    }
+
+    /// The protocol that the connection speaks.
+    #[must_use]
+    pub fn protocol(&self) -> AppProtocol {
+        self.protocol
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+}
+
+impl Shared {
+    /// Makes the stream one side of a request. `queues`: its writes never wait and its reads are gated.
+    pub(crate) fn attach(&self, link: &Arc<Link>, side: Side, queues: bool) {
+        *self.link.lock() = Some(Attachment { link: Arc::downgrade(link), side, queues });
+        self.is_linked.store(true, Ordering::Release);
+    }
+
+    /// The current request's link. A request that has ended leaves none.
+    fn attachment(&self) -> Option<(Arc<Link>, Side, bool)> {
+        if !self.is_linked.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut attachment = self.link.lock();
+        let found = attachment.as_ref().and_then(|a| Some((a.link.upgrade()?, a.side, a.queues)));
+        if found.is_none() {
+            *attachment = None;
+            self.is_linked.store(false, Ordering::Release);
+        }
+        found
+    }
+
+    /// Ready when little enough waits to be written that the other side may read on.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut core = self.core.lock();
+        core.progress(cx);
+        if core.is_broken() || core.queued() <= QUEUE { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    pub(crate) fn is_http1(&self) -> bool {
+        self.is_http1
+    }
+
+    /// The stream idle timeout of the requests on this connection.
+    pub(crate) fn stream_idle_timeout(&self) -> Option<Duration> {
+        *self.stream_idle_timeout.lock()
+    }
+
+    /// The caller serves requests on this connection, and closes it itself.
+    pub(crate) fn own(&self, stream_idle_timeout: Option<Duration>) {
+        self.is_owned.store(true, Ordering::Release);
+        *self.stream_idle_timeout.lock() = stream_idle_timeout;
+    }
+
+    /// The next request on this connection may begin: bounds its header.
+    pub(crate) fn begin_request(&self, max_head: usize, timeout: Duration) {
+        self.core.lock().begin_request(max_head, timeout);
+    }
+
+    /// Why the last request header was refused, and whether any of it had arrived.
+    pub(crate) fn refusal(&self) -> Option<(Refusal, bool)> {
+        let core = self.core.lock();
+        core.refusal.map(|refusal| (refusal, core.head.pending_bytes().is_none_or(|bytes| bytes > 0)))
+    }
+
+    /// Application bytes written to the connection, ever.
+    pub(crate) fn written(&self) -> u64 {
+        self.core.lock().written()
+    }
+
+    /// Waits until there is something to read; an end of the connection is an error.
+    pub(crate) async fn park(&self) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut core = self.core.lock();
+            core.progress(cx);
+            core.poll_park(cx)
+        })
+        .await
+    }
+
+    /// Writes and flushes.
+    pub(crate) async fn write_now(&self, bytes: &[u8]) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut core = self.core.lock();
+            if !core.is_settled() || bytes.is_empty() {
+                return core.poll_settle(cx);
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        poll_fn(|cx| Poll::Ready(self.core.lock().write_queued(cx, bytes).map(|_| ()))).await?;
+        poll_fn(|cx| self.core.lock().poll_settle(cx)).await
+    }
+
+    /// Waits until everything written has left, or the connection takes no more.
+    pub(crate) async fn settle(&self) {
+        let _ = poll_fn(|cx| self.core.lock().poll_settle(cx)).await;
+    }
+
+    /// Reads and drops what the client still sends, until it closes or `limit` is over.
+    pub(crate) async fn discard_input(&self, limit: Duration) {
+        let mut buf = vec![0; 16 * 1024];
+        let ended = async {
+            while poll_fn(|cx| {
+                let mut into = ReadBuf::new(&mut buf);
+                self.core.lock().poll_discard(cx, &mut into).map(|read| read.is_ok() && !into.filled().is_empty())
+            })
+            .await
+            {}
+        };
+        let _ = tokio::time::timeout(limit, ended).await;
+    }
+
+    /// Hands over what was written and closes the sending side, within `limit`.
+    pub(crate) async fn close(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, poll_fn(|cx| self.core.lock().poll_close(cx))).await;
+    }
+}
+
+/// How long the rest of a tunnel's bytes may take after Pingora has dropped the upstream stream.
+const UPSTREAM_LINGER: Duration = Duration::from_secs(5);
+
+impl Drop for MeshStream {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        // Pingora ends a tunnel by dropping the streams, with bytes that it has "written" still in our queue.
+        if shared.is_owned.load(Ordering::Acquire) || shared.core.lock().is_settled() {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let shared = Arc::clone(shared);
+            // Owned by its own deadline: nothing else needs the connection any more.
+            runtime.spawn(async move { shared.close(UPSTREAM_LINGER).await });
+        }
+    }
+}
+
+/// Pingora watches idle streams with reads of one initialised byte; its bodies are read into uninitialised buffers.
+fn is_probe(buf: &ReadBuf<'_>) -> bool {
+    buf.capacity() == 1 && buf.initialized().len() == 1
+}
+
+impl AsyncRead for MeshStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let shared = &self.shared;
+        let Some((link, side, queues)) = shared.attachment() else {
+            let mut core = shared.core.lock();
+            core.progress(cx);
+            if shared.is_downstream && shared.is_http1 && is_probe(buf) {
+                return core.poll_probe(cx);
+            }
+            return core.poll_read(cx, buf);
+        };
+        let before = buf.filled().len();
+        let read = if is_probe(buf) {
+            let mut core = shared.core.lock();
+            core.progress(cx);
+            if shared.is_downstream { core.poll_probe(cx) } else { core.poll_read(cx, buf) }
+        } else {
+            shared.core.lock().progress(cx);
+            // The other side's lock is taken alone, never inside ours.
+            if queues && link.poll_gate(side, cx).is_pending() {
+                Poll::Pending
+            } else {
+                shared.core.lock().poll_read(cx, buf)
+            }
+        };
+        match read {
+            Poll::Ready(Ok(())) => {
+                if buf.filled().len() > before {
+                    link.touch();
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
+            Poll::Pending => match link.poll_idle(cx) {
+                Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "stream idle timeout"))),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+}
+
+impl AsyncWrite for MeshStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.shared.attachment() {
+            Some((link, side, queues)) => {
+                if side == Side::Up && link.is_cut() {
+                    // The response is complete and nobody wants the rest of the request: it must not look complete.
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "answered early")));
+                }
+                link.touch();
+                let mut core = self.shared.core.lock();
+                if queues { Poll::Ready(core.write_queued(cx, buf)) } else { core.poll_write(cx, buf) }
+            }
+            None => self.shared.core.lock().poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let queues = self.shared.attachment().is_some_and(|(_, _, queues)| queues);
+        match self.shared.core.lock().poll_settle(cx) {
+            Poll::Pending if queues => Poll::Ready(Ok(())),
+            settled => settled,
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.core.lock().poll_close(cx)
+    }
+}
+
+/// Close_notify and FIN are written at once or not at all: a peer that takes no bytes must not hold up a request.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(1);
+
+#[async_trait]
+impl Shutdown for MeshStream {
+    async fn shutdown(&mut self) {
+        if !self.shared.is_owned.load(Ordering::Acquire) {
+            self.shared.close(SHUTDOWN_LIMIT).await;
+        }
+    }
+}
+
+impl UniqueID for MeshStream {
+    fn id(&self) -> i32 {
+        self.fd
+    }
+}
+
+impl Ssl for MeshStream {
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        match self.protocol {
+            AppProtocol::Http1 => None,
+            AppProtocol::Http2 => Some(ALPN::H2),
+        }
+    }
+}
+
+impl GetTimingDigest for MeshStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        vec![Some(TimingDigest { established_ts: self.established, ..TimingDigest::default() })]
+    }
+}
+
+impl GetProxyDigest for MeshStream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(Arc::clone(&self.digest))
+    }
+}
+
+impl GetSocketDigest for MeshStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.socket))
+    }
+}
+
+// Never peeked: what a connection speaks is decided before it comes here.
+impl Peek for MeshStream {}
+
+impl fmt::Debug for MeshStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshStream").field("fd", &self.fd).field("protocol", &self.protocol).finish_non_exhaustive()
+    }
+}
