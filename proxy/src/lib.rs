@@ -2,3 +2,4 @@
 
 pub mod admin;
 pub mod telemetry;
+pub mod transport;

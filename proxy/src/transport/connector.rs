@@ -26,7 +26,7 @@ mod session;
 
 pub use retry::retry_is_safe;
 use pool::{Pools, SlotKey};
-pub use session::H2Upstream;
+pub(crate) use session::H2Upstream;
 
 use super::limits::{H2Windows, PingKeepalive};
 use super::stream::AppProtocol;
