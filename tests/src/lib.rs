@@ -1,1 +1,10 @@
-//! placeholder
+//! What tests, tour and benchmarks share: a mesh of real processes, an HTTP client, and load.
+
+#![expect(clippy::indexing_slicing, reason = "test support; indexing a JSON value gives null, it does not panic")]
+
+pub mod checkout;
+pub mod http;
+pub mod load;
+pub mod mesh;
+pub mod tour;
+pub mod wait;
