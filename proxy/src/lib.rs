@@ -1,5 +1,7 @@
 //! The data plane that gateway and sidecar share. The only crate that sees Pingora.
 
 pub mod admin;
+pub mod serve;
 pub mod telemetry;
+pub mod tls;
 pub mod transport;

@@ -1,0 +1,37 @@
+//! From a socket to one [`Downstream`], and its end: accept, sniff, TLS, opaque relay, registry of what lives, drain.
+//!
+//! Gateway and sidecar both hand on a [`Downstream`]; they differ only in how they get it:
+//!
+//! ```text
+//! ListenerSet ─ Accepted ─┬─ admit_mesh     (sidecar inbound: PeerAuthentication mode, Istio's ALPN demultiplexing)
+//!                         ├─ admit_gateway  (PROXY protocol, user certificates by SNI, passthrough)
+//!                         └─ admit_captured (sidecar outbound: never terminates, recognises HTTP and TLS)
+//!                                └─ Downstream ─┬─ HTTP session (transport)
+//!                                               └─ l4::relay
+//! ```
+//!
+//! - [`ListenerSet`] reconciles a desired list of binds; what stays keeps its socket.
+//! - [`LiveRegistry`] knows every live connection and stream: drain, revocation and metrics read the same registry.
+//! - [`Drain`] stops accepting, tells sessions, waits, and ends what is left.
+
+pub mod decide;
+pub mod downstream;
+pub mod drain;
+pub mod handshake;
+pub mod l4;
+pub mod listener;
+pub mod proxy_protocol;
+pub mod registry;
+mod relay;
+pub mod sniff;
+pub mod socket;
+
+pub use decide::{DeclaredProtocol, MtlsMode, Payload, Refusal, Treatment, decide};
+pub use downstream::{
+    AdmissionTimeouts, Admitted, CapturedPort, Downstream, DownstreamStream, DownstreamTls, GatewayPort, GatewayServer,
+    GatewayTls, InboundPort, Refused, TlsFacts, admit_captured, admit_gateway, admit_mesh,
+};
+pub use drain::{Drain, DrainOutcome, DrainPlan, ShutdownWatch};
+pub use listener::{Accepted, Bind, ListenerError, ListenerKey, ListenerOptions, ListenerSet, ServeConnection};
+pub use registry::{LiveCounts, LiveFacts, LiveKind, LiveRegistry, Registration, Verdict};
+pub use sniff::{Sniffed, sniff};

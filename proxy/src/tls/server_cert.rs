@@ -1,0 +1,333 @@
+//! Terminating TLS with a user's certificates, as gateway listeners do.
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+use rustls::{
+    CipherSuite, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureAlgorithm,
+    SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::CryptoProvider,
+    server::{
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject};
+use sha2::{Digest, Sha256};
+
+use super::{
+    alpn,
+    client::names_match,
+    material::{InvalidMaterial, certificates_from_pem, certified_key, private_key_from_pem, root_store},
+    peer::InvalidPeer,
+    provider,
+};
+
+/// One certificate chain with its key, ready to sign.
+#[derive(Clone)]
+pub struct ServerCertificate(Arc<CertifiedKey>);
+
+/// A TLS protocol version that can be asked for. Older ones cannot be served; asking for them means 1.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    V1_2,
+    /// TLS 1.3.
+    V1_3,
+}
+
+/// Whether and how clients are authenticated.
+#[derive(Debug, Clone)]
+pub enum ClientAuth {
+    /// Not asked for (SIMPLE).
+    None,
+    /// Without a valid certificate the handshake fails (MUTUAL).
+    Required(ClientTrust),
+    /// One that is shown must be valid; none is accepted too (OPTIONAL_MUTUAL).
+    Optional(ClientTrust),
+}
+
+/// Whose client certificates are accepted.
+#[derive(Debug, Clone)]
+pub struct ClientTrust {
+    roots: Arc<RootCertStore>,
+    revocations: Vec<CertificateRevocationListDer<'static>>,
+    /// Exact names (DNS, URI or IP), one of which the certificate must hold. Empty: any name.
+    pub subject_alt_names: Vec<Arc<str>>,
+    /// SHA-256 of accepted leaf certificates. Empty, together with `spki_hashes`: any.
+    pub certificate_hashes: BTreeSet<[u8; 32]>,
+    /// SHA-256 of accepted public keys (DER SubjectPublicKeyInfo). One match in either set is enough.
+    pub spki_hashes: BTreeSet<[u8; 32]>,
+}
+
+/// What a listener or one of its servers says about TLS.
+#[derive(Debug, Clone)]
+pub struct TerminationSettings {
+    /// At least one; with several the first that the client can verify serves, ECDSA before RSA.
+    pub certificates: Vec<ServerCertificate>,
+    /// Client authentication.
+    pub client: ClientAuth,
+    /// Least version, normally [`TlsVersion::V1_2`].
+    pub min_version: TlsVersion,
+    /// Greatest version, normally [`TlsVersion::V1_3`].
+    pub max_version: TlsVersion,
+    /// ALPN answers, most preferred first; empty: ALPN is ignored.
+    pub alpn: Vec<Vec<u8>>,
+    /// OpenSSL names of the TLS 1.2 suites to allow; empty: all that are safe. TLS 1.3 suites are not affected.
+    pub cipher_suites: Vec<Arc<str>>,
+}
+
+/// Settings turned into configurations. Tickets belong to the value: build a new one and old sessions do not resume.
+#[derive(Clone)]
+pub struct Termination {
+    config: Arc<ServerConfig>,
+    /// For a client that shares none of our ALPN names, as Envoy goes on without.
+    silent: Arc<ServerConfig>,
+}
+
+#[derive(Debug)]
+struct ByAlgorithm {
+    ecdsa: Vec<Arc<CertifiedKey>>,
+    others: Vec<Arc<CertifiedKey>>,
+}
+
+#[derive(Debug)]
+struct UserClientVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    trust: ClientTrust,
+}
+
+impl ServerCertificate {
+    /// From PEM texts: chain, leaf first, and its key (RSA, ECDSA P-256 or P-384, Ed25519).
+    ///
+    /// # Errors
+    /// Says which part is unusable; never quotes key bytes.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, InvalidMaterial> {
+        let key = private_key_from_pem(key)?;
+        Ok(Self(certified_key(certificates_from_pem("certificate chain", chain)?, &key)?))
+    }
+}
+
+impl ClientTrust {
+    /// Trusts the CA certificates of a PEM text, and refuses what the revocation lists of `crl` (PEM) name.
+    ///
+    /// # Errors
+    /// When no CA is in it, or one of them or of the lists cannot be read.
+    pub fn from_pem(ca: &[u8], crl: Option<&[u8]>) -> Result<Self, InvalidMaterial> {
+        let roots = root_store("client CA", &certificates_from_pem("client CA", ca)?)?;
+        let revocations = match crl {
+            None => Vec::new(),
+            Some(pem) => CertificateRevocationListDer::pem_slice_iter(pem)
+                .collect::<Result<_, _>>()
+                .map_err(|source| InvalidMaterial::Pem { what: "revocation list", source })?,
+        };
+        Ok(Self {
+            roots: Arc::new(roots),
+            revocations,
+            subject_alt_names: Vec::new(),
+            certificate_hashes: BTreeSet::new(),
+            spki_hashes: BTreeSet::new(),
+        })
+    }
+
+    /// The checks beside the chain.
+    fn check(&self, leaf: &CertificateDer<'_>) -> Result<(), InvalidPeer> {
+        let parsed = webpki::EndEntityCert::try_from(leaf).map_err(|_| InvalidPeer::Unreadable)?;
+        if !self.subject_alt_names.is_empty() && !names_match(&parsed, &self.subject_alt_names) {
+            return Err(InvalidPeer::NotPinned);
+        }
+        if self.certificate_hashes.is_empty() && self.spki_hashes.is_empty() {
+            return Ok(());
+        }
+        let certificate: [u8; 32] = Sha256::digest(leaf).into();
+        let key: [u8; 32] = Sha256::digest(parsed.subject_public_key_info()).into();
+        if self.certificate_hashes.contains(&certificate) || self.spki_hashes.contains(&key) {
+            Ok(())
+        } else {
+            Err(InvalidPeer::NotPinned)
+        }
+    }
+}
+
+impl TerminationSettings {
+    /// The usual form: one certificate, no client authentication, TLS 1.2 to 1.3, `h2,http/1.1`.
+    pub fn simple(certificate: ServerCertificate) -> Self {
+        Self {
+            certificates: vec![certificate],
+            client: ClientAuth::None,
+            min_version: TlsVersion::V1_2,
+            max_version: TlsVersion::V1_3,
+            alpn: alpn::owned(&alpn::HTTP_ANSWERS),
+            cipher_suites: Vec::new(),
+        }
+    }
+}
+
+impl Termination {
+    /// Builds the configurations.
+    ///
+    /// # Errors
+    /// No certificate, an empty version range, no cipher suite left, or a client CA that cannot be used.
+    pub fn new(settings: TerminationSettings) -> Result<Self, InvalidMaterial> {
+        let TerminationSettings { certificates, client, min_version, max_version, alpn, cipher_suites } = settings;
+        if certificates.is_empty() {
+            return Err(InvalidMaterial::Empty("server certificate list"));
+        }
+        let unusable = |what: &'static str| move |source| InvalidMaterial::Unusable { what, source };
+        let versions: &[_] = match (min_version, max_version) {
+            (TlsVersion::V1_2, TlsVersion::V1_2) => &[&TLS12],
+            (TlsVersion::V1_2, TlsVersion::V1_3) => &[&TLS13, &TLS12],
+            (TlsVersion::V1_3, TlsVersion::V1_3) => &[&TLS13],
+            (TlsVersion::V1_3, TlsVersion::V1_2) => return Err(InvalidMaterial::Empty("TLS version range")),
+        };
+        let builder = ServerConfig::builder_with_provider(provider_with(&cipher_suites)?)
+            .with_protocol_versions(versions)
+            .map_err(unusable("TLS version range"))?;
+        let builder = match client {
+            ClientAuth::None => builder.with_no_client_auth(),
+            ClientAuth::Required(trust) => builder.with_client_cert_verifier(user_verifier(trust, false)?),
+            ClientAuth::Optional(trust) => builder.with_client_cert_verifier(user_verifier(trust, true)?),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(ByAlgorithm::new(certificates)));
+        config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable("ticket key"))?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        let silent = Arc::new(config.clone());
+        config.alpn_protocols = alpn;
+        Ok(Self { config: Arc::new(config), silent })
+    }
+
+    /// The configuration for a connection whose client offers these ALPN names.
+    pub fn config<T: AsRef<[u8]>>(&self, offer: &[T]) -> Arc<ServerConfig> {
+        let negotiable = alpn::is_negotiable(&self.config.alpn_protocols, offer);
+        Arc::clone(if negotiable { &self.config } else { &self.silent })
+    }
+}
+
+impl ByAlgorithm {
+    fn new(certificates: Vec<ServerCertificate>) -> Self {
+        let (ecdsa, others) = certificates
+            .into_iter()
+            .map(|ServerCertificate(certified)| certified)
+            .partition(|certified| certified.key.algorithm() == SignatureAlgorithm::ECDSA);
+        Self { ecdsa, others }
+    }
+}
+
+impl ResolvesServerCert for ByAlgorithm {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let signs = |certified: &&Arc<CertifiedKey>| certified.key.choose_scheme(hello.signature_schemes()).is_some();
+        let takes_ecdsa = hello.cipher_suites().iter().any(|suite| is_for_ecdsa(*suite));
+        let ecdsa = self.ecdsa.iter().filter(|_| takes_ecdsa);
+        ecdsa.chain(&self.others).find(signs).or_else(|| self.ecdsa.first()).map(Arc::clone)
+    }
+}
+
+impl ClientCertVerifier for UserClientVerifier {
+    fn offer_client_auth(&self) -> bool {
+        self.chain.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.chain.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.chain.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        self.trust.check(end_entity)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+impl fmt::Debug for ServerCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerCertificate").field("certificates", &self.0.cert.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Termination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Termination").finish_non_exhaustive()
+    }
+}
+
+fn user_verifier(trust: ClientTrust, optional: bool) -> Result<Arc<dyn ClientCertVerifier>, InvalidMaterial> {
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::clone(&trust.roots), provider())
+        .with_crls(trust.revocations.iter().cloned());
+    if !trust.revocations.is_empty() {
+        // As Envoy's: a list for some issuers leaves the others unchecked.
+        builder = builder.allow_unknown_revocation_status();
+    }
+    if optional {
+        builder = builder.allow_unauthenticated();
+    }
+    Ok(Arc::new(UserClientVerifier { chain: builder.build()?, trust }))
+}
+
+fn is_for_ecdsa(suite: CipherSuite) -> bool {
+    suite.as_str().is_some_and(|name| name.starts_with("TLS13_") || name.contains("_ECDSA_"))
+}
+
+/// The provider restricted to the named TLS 1.2 suites, OpenSSL spelling. Names that cannot be served are left out, as
+/// Envoy's `[A|B]` groups are used to say "what is there".
+fn provider_with(names: &[Arc<str>]) -> Result<Arc<CryptoProvider>, InvalidMaterial> {
+    if names.is_empty() {
+        return Ok(provider());
+    }
+    let mut restricted = provider().as_ref().clone();
+    restricted.cipher_suites.retain(|suite| {
+        let is_new = suite.version() == &TLS13;
+        is_new || openssl_name(suite.suite()).is_some_and(|name| names.iter().any(|wanted| wanted.as_ref() == name))
+    });
+    if restricted.cipher_suites.iter().all(|suite| suite.version() == &TLS13) {
+        return Err(InvalidMaterial::Empty("cipher suite list"));
+    }
+    Ok(Arc::new(restricted))
+}
+
+fn openssl_name(suite: CipherSuite) -> Option<&'static str> {
+    Some(match suite {
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-ECDSA-CHACHA20-POLY1305",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
+        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
+        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;
