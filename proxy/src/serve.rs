@@ -14,6 +14,7 @@
 //! - [`LiveRegistry`] knows every live connection and stream: drain, revocation and metrics read the same registry.
 //! - [`Drain`] stops accepting, tells sessions, waits, and ends what is left.
 
+pub mod admit;
 pub mod decide;
 pub mod downstream;
 pub mod drain;
@@ -26,11 +27,12 @@ mod relay;
 pub mod sniff;
 pub mod socket;
 
-pub use decide::{DeclaredProtocol, MtlsMode, Payload, Refusal, Treatment, decide};
-pub use downstream::{
-    AdmissionTimeouts, Admitted, CapturedPort, Downstream, DownstreamStream, DownstreamTls, GatewayPort, GatewayServer,
-    GatewayTls, InboundPort, Refused, TlsFacts, admit_captured, admit_gateway, admit_mesh,
+pub use admit::{
+    AdmissionTimeouts, Admitted, CapturedPort, GatewayPort, GatewayServer, GatewayTls, InboundPort, RefusalCause,
+    Refused, admit_captured, admit_gateway, admit_mesh,
 };
+pub use decide::{DeclaredProtocol, MtlsMode, Payload, Refusal, Treatment, decide};
+pub use downstream::{Downstream, DownstreamStream, DownstreamTls, HttpDownstream, NotServable, TlsFacts};
 pub use drain::{Drain, DrainOutcome, DrainPlan, ShutdownWatch};
 pub use listener::{Accepted, Bind, ListenerError, ListenerKey, ListenerOptions, ListenerSet, ServeConnection};
 pub use registry::{LiveCounts, LiveFacts, LiveKind, LiveRegistry, Registration, Verdict};

@@ -4,10 +4,13 @@ use std::{io, sync::Arc, time::Duration};
 
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use rustls_pki_types::UnixTime;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::tls::{InvalidPeer, PeerCertificate};
+use crate::{
+    tls::{InvalidPeer, PeerCertificate},
+    transport::Wire,
+};
 
 /// What a completed handshake proved.
 #[derive(Debug, Clone)]
@@ -43,11 +46,11 @@ pub enum HandshakeError {
 /// # Errors
 /// [`HandshakeError`]. A peer that is refused gets a TLS alert.
 pub async fn terminate(
-    stream: TcpStream,
+    stream: Wire,
     config: Arc<ServerConfig>,
     limit: Duration,
     now: UnixTime,
-) -> Result<(Box<TlsStream<TcpStream>>, HandshakeFacts), HandshakeError> {
+) -> Result<(Box<TlsStream<Wire>>, HandshakeFacts), HandshakeError> {
     let handshake = TlsAcceptor::from(config).accept(stream);
     let stream = timeout(limit, handshake)
         .await
@@ -57,7 +60,7 @@ pub async fn terminate(
     Ok((Box::new(stream), facts))
 }
 
-fn facts(stream: &TlsStream<TcpStream>, now: UnixTime) -> Result<HandshakeFacts, InvalidPeer> {
+fn facts(stream: &TlsStream<Wire>, now: UnixTime) -> Result<HandshakeFacts, InvalidPeer> {
     let session = stream.get_ref().1;
     let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     let peer = session.peer_certificates().map(PeerCertificate::from_chain).transpose()?;

@@ -12,13 +12,15 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use crate::transport::Wire;
+
 /// The bytes of a client's connection. Match on it where the concrete type matters (parking an idle connection).
 #[derive(Debug)]
 pub enum DownstreamStream {
     /// As they are on the wire.
     Plain(TcpStream),
     /// Inside TLS that we terminate.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Wire>>),
 }
 
 impl DownstreamStream {
@@ -26,7 +28,7 @@ impl DownstreamStream {
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.get_ref().0.tcp(),
         }
     }
 }
