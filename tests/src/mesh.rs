@@ -223,15 +223,18 @@ impl Mesh {
     /// # Errors
     /// When `palisade dev exec` cannot be run. The command's own failure is in the output.
     pub async fn exec(&self, pod: &Pod, command: &[&str]) -> anyhow::Result<Output> {
-        Command::new(checkout::binary("palisade")?)
-            .args(["dev", "exec", "--name", &self.name])
-            .arg(format!("{}/{}", pod.namespace, pod.name))
-            .arg("--")
-            .args(command)
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .context("cannot run `palisade dev exec`")
+        let output = self.command(pod)?.args(command).stdin(Stdio::null()).output();
+        output.await.context("cannot run `palisade dev exec`")
+    }
+
+    /// `palisade dev exec` into a pod, to which program and arguments are to be added.
+    ///
+    /// # Errors
+    /// When `palisade` has not been built.
+    pub fn command(&self, pod: &Pod) -> anyhow::Result<Command> {
+        let mut command = Command::new(checkout::binary("palisade")?);
+        command.args(["dev", "exec", "--name", &self.name]).arg(format!("{}/{}", pod.namespace, pod.name)).arg("--");
+        Ok(command)
     }
 
     /// The access log of a pod's or gateway's proxy so far.
