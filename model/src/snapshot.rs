@@ -136,7 +136,7 @@ fn check_closed(entries: &Entries) -> Result<(), InvalidSnapshot> {
 
 /// What a resource refers to and cannot do without. Secrets are not among them: without one the handshake fails, which
 /// is what the documents ask for.
-fn references(resource: &Resource) -> Vec<ResourceKey> {
+pub fn references(resource: &Resource) -> Vec<ResourceKey> {
     let key = ResourceKey::new;
     match resource {
         Resource::Settings(_) | Resource::Endpoints(_) | Resource::Policy(_) | Resource::Secret(_) => Vec::new(),
