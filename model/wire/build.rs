@@ -1,0 +1,19 @@
+//! Compiles the protocol files without protoc.
+
+use std::path::Path;
+
+const FILES: [&str; 3] =
+    ["palisade/v1/delta.proto", "palisade/v1/transaction.proto", "istio/v1/auth/certificate.proto"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let root = Path::new("proto");
+    let files = protox::compile(FILES, [root])?;
+    tonic_prost_build::configure()
+        .bytes(".palisade.v1")
+        .btree_map(".palisade.v1")
+        .skip_debug(["palisade.v1.Secret", "palisade.v1.Entry", "palisade.v1.Chunk"])
+        .emit_rerun_if_changed(false)
+        .compile_fds(files)?;
+    Ok(())
+}

@@ -1,0 +1,660 @@
+//! Random model values, for property tests here and in other crates.
+//!
+//! [`snapshot`] makes closed snapshots; [`resource`] makes any resource by itself, references and all.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use ipnet::IpNet;
+use palisade_model::{
+    cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, TcpKeepalive, UpstreamProtocol, UpstreamTls},
+    endpoint::{Address, Endpoint, EndpointHealth, Endpoints, PeerProxy},
+    host::HostPattern,
+    identity::{SpiffeId, TrustDomain},
+    listener::{
+        Chain, ChainHandler, ClientValidation, InboundPort, Listener, MtlsMode, Protocol, ServerTls, ServerTlsMode,
+        TlsVersion,
+    },
+    origin::Origin,
+    policy::{DenyAll, Effect, Policy, PolicyId, PolicyMode, PolicySet},
+    resource::{Entries, Entry, Feature, Meta, Resource, ResourceKey, ResourceKind},
+    route::{
+        Backend, Fault, FaultAbort, Forward, HeaderMatch, HeaderMutations, PathMatch, PathRewrite, Percent, QueryMatch,
+        Redirect, RedirectPort, RetryOn, RetryPolicy, Rewrite, RouteAction, RouteEntry, RouteMatch, RouteRule,
+        StringMatch, VirtualHost,
+    },
+    secret::{PrivateKey, Secret},
+    service::{DnsName, L4Backend, L4Route, Lookup, Query, Service, ServicePort},
+    settings::{
+        ClientAddress, ForwardClientCert, OutboundPolicy, PathNormalization, ProxyKind, ProxySettings, WorkloadRef,
+    },
+    snapshot::{Snapshot, references},
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+/// Names come from a small set so that random resources collide and refer to each other.
+fn name() -> impl Strategy<Value = Arc<str>> + Clone {
+    select(vec!["a", "b", "c", "d", "e"]).prop_map(Arc::from)
+}
+
+fn text() -> impl Strategy<Value = Arc<str>> + Clone {
+    prop_oneof![Just(String::new()), "[a-z/.*:|-]{1,12}", "\\PC{0,6}"].prop_map(Arc::from)
+}
+
+fn list<T: std::fmt::Debug>(item: impl Strategy<Value = T>) -> impl Strategy<Value = Arc<[T]>> {
+    vec(item, 0..3).prop_map(Arc::from)
+}
+
+fn set<T: std::fmt::Debug + Ord>(item: impl Strategy<Value = T>) -> impl Strategy<Value = BTreeSet<T>> {
+    vec(item, 0..3).prop_map(BTreeSet::from_iter)
+}
+
+fn duration() -> impl Strategy<Value = Duration> + Clone {
+    prop_oneof![
+        (0..100_000u64).prop_map(Duration::from_millis),
+        (any::<u64>(), 0..1_000_000_000u32).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
+    ]
+}
+
+fn ip() -> impl Strategy<Value = IpAddr> + Clone {
+    prop_oneof![
+        any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from(bits))),
+        any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from(bits)))
+    ]
+}
+
+fn socket() -> impl Strategy<Value = SocketAddr> {
+    prop_oneof![
+        (ip(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port)),
+        (any::<u128>(), any::<u16>(), any::<u32>(), any::<u32>())
+            .prop_map(|(ip, port, flow, scope)| SocketAddrV6::new(ip.into(), port, flow, scope).into())
+    ]
+}
+
+fn network() -> impl Strategy<Value = IpNet> {
+    (ip(), any::<u8>()).prop_map(|(ip, length)| {
+        let longest = if ip.is_ipv4() { 32 } else { 128 };
+        IpNet::new(ip, length % (longest + 1)).unwrap_or_else(|_| IpNet::from(ip))
+    })
+}
+
+fn pattern() -> impl Strategy<Value = HostPattern> + Clone {
+    prop_oneof![
+        Just(HostPattern::Any),
+        "[a-z0-9-]{1,6}(\\.[a-z]{1,4}){0,2}".prop_map(|host| HostPattern::Exact(host.into())),
+        "\\.[a-z]{1,6}".prop_map(|suffix| HostPattern::Suffix(suffix.into()))
+    ]
+}
+
+fn trust_domain() -> impl Strategy<Value = TrustDomain> + Clone {
+    "[a-z0-9._-]{1,12}".prop_filter_map("a trust domain", |text| text.parse().ok())
+}
+
+fn identity() -> impl Strategy<Value = SpiffeId> {
+    (trust_domain(), name(), name())
+        .prop_filter_map("an identity", |(domain, namespace, account)| SpiffeId::new(domain, &namespace, &account).ok())
+}
+
+fn labels() -> impl Strategy<Value = BTreeMap<Arc<str>, Arc<str>>> {
+    vec((text(), text()), 0..3).prop_map(BTreeMap::from_iter)
+}
+
+/// A user's object.
+pub fn origin() -> impl Strategy<Value = Origin> {
+    (text(), text(), name(), name(), text(), any::<i64>()).prop_map(
+        |(group, kind, namespace, name, uid, generation)| Origin { group, kind, namespace, name, uid, generation },
+    )
+}
+
+/// Provenance, with features drawn from a small set.
+pub fn meta() -> impl Strategy<Value = Meta> {
+    (list(origin()), set(select(vec!["x", "y"]).prop_map(|feature| Feature(feature.into()))))
+        .prop_map(|(origins, requires)| Meta { origins, requires })
+}
+
+fn workload() -> impl Strategy<Value = WorkloadRef> {
+    (name(), name()).prop_map(|(namespace, name)| WorkloadRef { namespace, name })
+}
+
+fn settings() -> impl Strategy<Value = ProxySettings> {
+    use PathNormalization as P;
+    let who = (select(vec![ProxyKind::Gateway, ProxyKind::Sidecar]), workload(), identity(), list(ip()));
+    let mesh = (
+        trust_domain(),
+        set(trust_domain()),
+        select(vec![P::None, P::Base, P::MergeSlashes, P::DecodeAndMergeSlashes]),
+        any::<bool>(),
+        (any::<u32>(), any::<bool>()),
+    );
+    let edge = (
+        select(vec![
+            ForwardClientCert::Sanitize,
+            ForwardClientCert::ForwardOnly,
+            ForwardClientCert::AppendForward,
+            ForwardClientCert::SanitizeSet,
+            ForwardClientCert::AlwaysForwardOnly,
+        ]),
+        select(vec![OutboundPolicy::AllowAny, OutboundPolicy::RegistryOnly]),
+        set(any::<u16>()),
+        text(),
+    );
+    (who, mesh, edge).prop_map(|(who, mesh, edge)| {
+        let (kind, workload, identity, addresses) = who;
+        let (trust_domain, trust_domain_aliases, path_normalization, reject_path_parameters, client) = mesh;
+        let (forward_client_cert, outbound, outbound_http_ports, cluster_domain) = edge;
+        ProxySettings {
+            kind,
+            workload,
+            identity,
+            addresses,
+            trust_domain,
+            trust_domain_aliases,
+            path_normalization,
+            reject_path_parameters,
+            client_address: ClientAddress { trusted_hops: client.0, proxy_protocol: client.1 },
+            forward_client_cert,
+            outbound,
+            outbound_http_ports,
+            cluster_domain,
+        }
+    })
+}
+
+fn tls_version() -> impl Strategy<Value = TlsVersion> {
+    select(vec![TlsVersion::V1_2, TlsVersion::V1_3])
+}
+
+fn chain() -> impl Strategy<Value = Chain> {
+    let client = (text(), any::<bool>(), list(text()))
+        .prop_map(|(ca, is_required, subject_alt_names)| ClientValidation { ca, is_required, subject_alt_names });
+    let mode = prop_oneof![
+        (list(text()), option::of(client))
+            .prop_map(|(certificates, client)| ServerTlsMode::Secrets { certificates, client }),
+        Just(ServerTlsMode::Mesh)
+    ];
+    let tls = (mode, tls_version(), tls_version(), list(text()))
+        .prop_map(|(mode, min_version, max_version, alpn)| ServerTls { mode, min_version, max_version, alpn });
+    let handler = prop_oneof![
+        list((pattern(), name())).prop_map(|tables| ChainHandler::Http { tables }),
+        list(name()).prop_map(|routes| ChainHandler::Tcp { routes }),
+        Just(ChainHandler::AutoPassthrough),
+        text().prop_map(|message| ChainHandler::Refuse { message })
+    ];
+    (text(), list(pattern()), option::of(tls), handler).prop_map(|(name, sni, tls, handler)| Chain {
+        name,
+        sni,
+        tls,
+        handler,
+    })
+}
+
+fn protocol() -> impl Strategy<Value = Protocol> {
+    select(vec![Protocol::Http, Protocol::Http2, Protocol::Tcp, Protocol::Tls, Protocol::Auto])
+}
+
+fn listener() -> impl Strategy<Value = Listener> {
+    (name(), option::of(ip()), any::<u16>(), any::<u16>(), list(chain()), name()).prop_map(
+        |(key, address, port, declared_port, chains, policies)| Listener {
+            key,
+            address,
+            port,
+            declared_port,
+            chains,
+            policies,
+        },
+    )
+}
+
+fn inbound() -> impl Strategy<Value = InboundPort> {
+    let mode = select(vec![MtlsMode::Disable, MtlsMode::Permissive, MtlsMode::Strict]);
+    (option::of(0..4u16), protocol(), mode, name(), option::of(text()), name()).prop_map(
+        |(port, protocol, mtls, cluster, service, policies)| InboundPort {
+            port,
+            protocol,
+            mtls,
+            cluster,
+            service,
+            policies,
+        },
+    )
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    let dns = (text(), list(ip())).prop_map(|(name, addresses)| DnsName { name, addresses });
+    let port = (any::<u16>(), protocol(), option::of(text()), list(name()))
+        .prop_map(|(port, protocol, table, l4_routes)| ServicePort { port, protocol, table, l4_routes });
+    (name(), name(), list(ip()), any::<bool>(), list(dns), list(port)).prop_map(
+        |(host, namespace, addresses, is_headless, names, ports)| Service {
+            host,
+            namespace,
+            addresses,
+            is_headless,
+            names,
+            ports,
+        },
+    )
+}
+
+/// Something that a proxy may ask about.
+pub fn query() -> impl Strategy<Value = Query> {
+    prop_oneof![name().prop_map(Query::Host), ip().prop_map(Query::Address)]
+}
+
+fn lookup() -> impl Strategy<Value = Lookup> {
+    (query(), list(name())).prop_map(|(query, services)| Lookup { query, services })
+}
+
+fn virtual_host() -> impl Strategy<Value = VirtualHost> {
+    let entry = (name(), 0..3u32).prop_map(|(rule, alternative)| RouteEntry { rule, alternative });
+    (name(), name(), list(pattern()), any::<bool>(), list(entry)).prop_map(
+        |(table, name, domains, https_redirect, entries)| VirtualHost { table, name, domains, https_redirect, entries },
+    )
+}
+
+fn path_match() -> impl Strategy<Value = PathMatch> {
+    prop_oneof![
+        (text(), any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Exact { value, ignore_case }),
+        (text(), any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Prefix { value, ignore_case }),
+        text().prop_map(|value| PathMatch::SegmentPrefix { value }),
+        text().prop_map(|value| PathMatch::Regex { value })
+    ]
+}
+
+fn string_match() -> impl Strategy<Value = StringMatch> + Clone {
+    prop_oneof![
+        text().prop_map(StringMatch::Exact),
+        text().prop_map(StringMatch::Prefix),
+        text().prop_map(StringMatch::Regex)
+    ]
+}
+
+fn route_match() -> impl Strategy<Value = RouteMatch> {
+    let header = (text(), option::of(string_match()), any::<bool>())
+        .prop_map(|(name, value, is_inverted)| HeaderMatch { name, value, is_inverted });
+    let query = (text(), option::of(string_match())).prop_map(|(name, value)| QueryMatch { name, value });
+    let one = || option::of(string_match());
+    (any::<u32>(), option::of(path_match()), one(), one(), one(), list(header), list(query)).prop_map(
+        |(source_index, path, scheme, method, authority, headers, query)| RouteMatch {
+            source_index,
+            path,
+            scheme,
+            method,
+            authority,
+            headers,
+            query,
+        },
+    )
+}
+
+fn mutations() -> impl Strategy<Value = HeaderMutations> {
+    (list(text()), list((text(), text())), list((text(), text()))).prop_map(|(remove, set, add)| HeaderMutations {
+        remove,
+        set,
+        add,
+    })
+}
+
+fn path_rewrite() -> impl Strategy<Value = PathRewrite> {
+    prop_oneof![
+        text().prop_map(PathRewrite::Full),
+        text().prop_map(PathRewrite::Prefix),
+        text().prop_map(PathRewrite::SegmentPrefix),
+        (text(), text()).prop_map(|(pattern, substitution)| PathRewrite::Regex { pattern, substitution })
+    ]
+}
+
+const RETRY_ON: [RetryOn; 16] = [
+    RetryOn::ServerError,
+    RetryOn::GatewayError,
+    RetryOn::Reset,
+    RetryOn::ResetBeforeRequest,
+    RetryOn::ConnectFailure,
+    RetryOn::EnvoyRatelimited,
+    RetryOn::Retriable4xx,
+    RetryOn::RefusedStream,
+    RetryOn::RetriableStatusCodes,
+    RetryOn::RetriableHeaders,
+    RetryOn::Http3PostConnectFailure,
+    RetryOn::Cancelled,
+    RetryOn::DeadlineExceeded,
+    RetryOn::Internal,
+    RetryOn::ResourceExhausted,
+    RetryOn::Unavailable,
+];
+
+fn retries() -> impl Strategy<Value = RetryPolicy> {
+    (
+        any::<u32>(),
+        option::of(duration()),
+        set(select(RETRY_ON.to_vec())),
+        set(any::<u16>()),
+        duration(),
+        duration(),
+        any::<bool>(),
+    )
+        .prop_map(|(attempts, per_try, on, statuses, backoff, max_backoff, avoid_previous)| RetryPolicy {
+            attempts,
+            per_try,
+            on,
+            statuses,
+            backoff,
+            max_backoff,
+            avoid_previous,
+        })
+}
+
+fn action() -> impl Strategy<Value = RouteAction> {
+    let backend = (name(), option::of(any::<u16>()), any::<u32>(), mutations(), mutations()).prop_map(
+        |(cluster, missing, weight, request_headers, response_headers)| Backend {
+            cluster,
+            missing,
+            weight,
+            request_headers,
+            response_headers,
+        },
+    );
+    let rewrite =
+        (option::of(path_rewrite()), option::of(text())).prop_map(|(path, authority)| Rewrite { path, authority });
+    let forward = (list(backend), mutations(), rewrite, option::of(duration()), option::of(retries())).prop_map(
+        |(backends, request_headers, rewrite, timeout, retries)| Forward {
+            backends,
+            request_headers,
+            rewrite,
+            timeout,
+            retries,
+        },
+    );
+    let port = prop_oneof![
+        any::<u16>().prop_map(RedirectPort::Explicit),
+        Just(RedirectPort::ProtocolDefault),
+        Just(RedirectPort::Request)
+    ];
+    let redirect = (option::of(text()), option::of(text()), port, option::of(path_rewrite()), any::<u16>())
+        .prop_map(|(scheme, authority, port, path, status)| Redirect { scheme, authority, port, path, status });
+    prop_oneof![
+        forward.prop_map(RouteAction::Forward),
+        redirect.prop_map(RouteAction::Redirect),
+        (any::<u16>(), vec(any::<u8>(), 0..8), option::of(text())).prop_map(|(status, body, content_type)| {
+            RouteAction::DirectResponse { status, body: Bytes::from(body), content_type }
+        }),
+        text().prop_map(|message| RouteAction::Refuse { message })
+    ]
+}
+
+fn route() -> impl Strategy<Value = RouteRule> {
+    let share = || (0..=Percent::ALWAYS.0).prop_map(Percent);
+    let abort = prop_oneof![any::<u16>().prop_map(FaultAbort::Http), any::<u32>().prop_map(FaultAbort::Grpc)];
+    let fault = (option::of((duration(), share())), option::of((abort, share())))
+        .prop_map(|(delay, abort)| Fault { delay, abort });
+    (name(), text(), option::of(text()), any::<u32>(), list(route_match()), fault, action(), mutations()).prop_map(
+        |(key, source, name, rule, matches, fault, action, response_headers)| RouteRule {
+            key,
+            source,
+            name,
+            rule,
+            matches,
+            fault,
+            action,
+            response_headers,
+        },
+    )
+}
+
+fn l4_route() -> impl Strategy<Value = L4Route> {
+    let backend = (name(), any::<bool>(), any::<u32>()).prop_map(|(cluster, is_missing, weight)| L4Backend {
+        cluster,
+        is_missing,
+        weight,
+    });
+    (name(), text(), any::<u32>(), any::<u32>(), list(pattern()), list(network()), list(backend)).prop_map(
+        |(key, source, rule, alternative, sni, destinations, backends)| L4Route {
+            key,
+            source,
+            rule,
+            alternative,
+            sni,
+            destinations,
+            backends,
+        },
+    )
+}
+
+fn upstream_tls() -> impl Strategy<Value = UpstreamTls> {
+    let mesh = || (text(), list(text())).prop_map(|(sni, subject_alt_names)| MeshTls { sni, subject_alt_names });
+    let one = || option::of(text());
+    let originate = (one(), list(text()), one(), one(), any::<bool>(), tls_version()).prop_map(
+        |(sni, subject_alt_names, ca, client_certificate, skip_verify, min_version)| Originate {
+            sni,
+            subject_alt_names,
+            ca,
+            client_certificate,
+            skip_verify,
+            min_version,
+        },
+    );
+    prop_oneof![
+        Just(UpstreamTls::Off),
+        mesh().prop_map(UpstreamTls::Auto),
+        mesh().prop_map(UpstreamTls::Mesh),
+        originate.prop_map(UpstreamTls::Originate),
+        text().prop_map(|message| UpstreamTls::Refuse { message })
+    ]
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    let discovery = prop_oneof![
+        (name(), labels()).prop_map(|(key, subset)| Discovery::Endpoints { key, subset }),
+        Just(Discovery::OriginalDestination),
+        option::of(any::<u16>()).prop_map(|port| Discovery::Workload { port }),
+        Just(Discovery::BlackHole)
+    ];
+    let protocol =
+        select(vec![UpstreamProtocol::Http1, UpstreamProtocol::Http2, UpstreamProtocol::Client, UpstreamProtocol::Tcp]);
+    let balancer = prop_oneof![
+        any::<u32>().prop_map(|choices| LoadBalancer::LeastRequest { choices }),
+        Just(LoadBalancer::RoundRobin),
+        Just(LoadBalancer::Random),
+        Just(LoadBalancer::Passthrough)
+    ];
+    let keepalive = (option::of(duration()), option::of(duration()), option::of(any::<u32>()))
+        .prop_map(|(time, interval, probes)| TcpKeepalive { time, interval, probes });
+    (
+        name(),
+        discovery,
+        protocol,
+        upstream_tls(),
+        balancer,
+        duration(),
+        any::<u32>(),
+        option::of(keepalive),
+        option::of(duration()),
+    )
+        .prop_map(
+            |(
+                name,
+                discovery,
+                protocol,
+                tls,
+                load_balancer,
+                connect_timeout,
+                requests,
+                tcp_keepalive,
+                idle_timeout,
+            )| {
+                Cluster {
+                    name,
+                    discovery,
+                    protocol,
+                    tls,
+                    load_balancer,
+                    connect_timeout,
+                    max_requests_per_connection: requests,
+                    tcp_keepalive,
+                    idle_timeout,
+                }
+            },
+        )
+}
+
+fn endpoints() -> impl Strategy<Value = Endpoints> {
+    let address = prop_oneof![
+        socket().prop_map(Address::Socket),
+        text().prop_map(Address::Unix),
+        (text(), any::<u16>()).prop_map(|(host, port)| Address::Name(host, port))
+    ];
+    let health = select(vec![EndpointHealth::Healthy, EndpointHealth::Unhealthy, EndpointHealth::Draining]);
+    let peer = select(vec![PeerProxy::None, PeerProxy::Istio, PeerProxy::Palisade]);
+    let endpoint =
+        (address, any::<u32>(), any::<u32>(), health, labels(), option::of(text()), peer, option::of(workload()))
+            .prop_map(|(address, weight, priority, health, labels, locality, peer, workload)| Endpoint {
+                address,
+                weight,
+                priority,
+                health,
+                labels,
+                locality,
+                peer,
+                workload,
+            });
+    (name(), list(endpoint), set(identity())).prop_map(|(key, endpoints, identities)| Endpoints {
+        key,
+        endpoints,
+        identities,
+    })
+}
+
+fn policy_id() -> impl Strategy<Value = PolicyId> {
+    name().prop_map(PolicyId)
+}
+
+fn policy_set() -> impl Strategy<Value = PolicySet> {
+    let deny =
+        (policy_id(), option::of(origin()), text()).prop_map(|(id, source, message)| DenyAll { id, source, message });
+    (name(), list(policy_id()), option::of(deny)).prop_map(|(key, policies, deny_all)| PolicySet {
+        key,
+        policies,
+        deny_all,
+    })
+}
+
+fn policy() -> impl Strategy<Value = Policy> {
+    (
+        policy_id(),
+        option::of(origin()),
+        option::of(any::<u32>()),
+        select(vec![Effect::Permit, Effect::Forbid]),
+        select(vec![PolicyMode::Enforce, PolicyMode::Audit, PolicyMode::Shadow]),
+        text(),
+        any::<u32>(),
+        vec(any::<u8>(), 0..8),
+    )
+        .prop_map(|(id, source, rule, effect, mode, cedar, ir_version, ir)| Policy {
+            id,
+            source,
+            rule,
+            effect,
+            mode,
+            cedar,
+            ir_version,
+            ir: Bytes::from(ir),
+        })
+}
+
+fn secret() -> impl Strategy<Value = Secret> {
+    let key = text().prop_map(|pem| PrivateKey::new(&pem));
+    (name(), option::of(text()), option::of(key), option::of(text()))
+        .prop_map(|(key, certificate, private_key, ca)| Secret { key, certificate, private_key, ca })
+}
+
+// Strategies are nested values; boxes keep them off the stack.
+
+/// Any resource. What it refers to need not exist.
+pub fn resource() -> BoxedStrategy<Resource> {
+    prop_oneof![
+        settings().prop_map(Resource::Settings).boxed(),
+        listener().prop_map(Resource::Listener).boxed(),
+        inbound().prop_map(Resource::Inbound).boxed(),
+        service().prop_map(Resource::Service).boxed(),
+        lookup().prop_map(Resource::Lookup).boxed(),
+        virtual_host().prop_map(Resource::VirtualHost).boxed(),
+        route().prop_map(Resource::Route).boxed(),
+        l4_route().prop_map(Resource::L4Route).boxed(),
+        cluster().prop_map(Resource::Cluster).boxed(),
+        endpoints().prop_map(Resource::Endpoints).boxed(),
+        policy_set().prop_map(Resource::PolicySet).boxed(),
+        policy().prop_map(Resource::Policy).boxed(),
+        secret().prop_map(Resource::Secret).boxed()
+    ]
+    .boxed()
+}
+
+/// Any entry.
+pub fn entry() -> BoxedStrategy<Arc<Entry>> {
+    (resource(), meta())
+        .prop_filter_map("hashable", |(resource, meta)| Entry::new(resource, meta).ok().map(Arc::new))
+        .boxed()
+}
+
+/// A closed snapshot: random resources, less those that refer to what is not among them.
+pub fn snapshot() -> BoxedStrategy<Arc<Snapshot>> {
+    // Leaves are drawn more often, so that something is left to refer to.
+    let leaf = prop_oneof![
+        policy_set().prop_map(|set| PolicySet { policies: Arc::from([]), ..set }).prop_map(Resource::PolicySet).boxed(),
+        policy().prop_map(Resource::Policy).boxed(),
+        endpoints().prop_map(Resource::Endpoints).boxed(),
+        cluster().prop_map(|cluster| Resource::Cluster(Cluster { discovery: Discovery::BlackHole, ..cluster })).boxed(),
+        cluster().prop_map(Resource::Cluster).boxed(),
+        route().prop_map(Resource::Route).boxed()
+    ];
+    let any_resource = prop_oneof![leaf.boxed(), resource()].boxed();
+    let without_features = any::<bool>();
+    (settings(), vec((any_resource, meta(), without_features), 0..24))
+        .prop_filter_map("closed", |(settings, resources)| {
+            let mut entries = Entries::new();
+            for (resource, mut meta, is_plain) in resources {
+                if is_plain {
+                    meta.requires.clear();
+                }
+                let entry = Entry::new(resource, meta).ok()?;
+                if entry.key().kind != ResourceKind::Settings {
+                    entries.insert(entry.key().clone(), Arc::new(entry));
+                }
+            }
+            let settings = Entry::new(Resource::Settings(settings), Meta::default()).ok()?;
+            entries.insert(settings.key().clone(), Arc::new(settings));
+            Snapshot::new(closed(entries)).ok().map(Arc::new)
+        })
+        .boxed()
+}
+
+/// Leaves out what dangles, and virtual hosts that repeat a pattern of their table.
+fn closed(mut entries: Entries) -> Entries {
+    let mut domains = BTreeSet::new();
+    let repeated: Vec<ResourceKey> = entries
+        .iter()
+        .filter(|(_, entry)| match entry.resource() {
+            Resource::VirtualHost(host) => {
+                host.domains.iter().any(|domain| !domains.insert((Arc::clone(&host.table), domain.to_string())))
+            }
+            _ => false,
+        })
+        .map(|(key, _)| key.clone())
+        .collect();
+    repeated.iter().for_each(|key| drop(entries.remove(key)));
+    loop {
+        let dangling: Vec<ResourceKey> = entries
+            .iter()
+            .filter(|(_, entry)| references(entry.resource()).iter().any(|to| !entries.contains_key(to)))
+            .map(|(key, _)| key.clone())
+            .collect();
+        if dangling.is_empty() {
+            return entries;
+        }
+        dangling.iter().for_each(|key| drop(entries.remove(key)));
+    }
+}

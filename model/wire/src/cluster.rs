@@ -1,0 +1,122 @@
+//! Mirrors `palisade_model::cluster`.
+
+use palisade_model::cluster::{
+    Cluster, Discovery, LoadBalancer, MeshTls, Originate, TcpKeepalive, UpstreamProtocol, UpstreamTls,
+};
+
+use crate::{
+    field::{InvalidField, Problem, Wire, mapping, wire_enum, wire_struct},
+    proto::v1::{self, discovery, load_balancer, upstream_tls},
+};
+
+wire_struct!(Cluster => v1::Cluster {
+    name: plain,
+    discovery: required,
+    protocol: plain,
+    tls: required,
+    load_balancer: required,
+    connect_timeout: required,
+    max_requests_per_connection: same,
+    tcp_keepalive: optional,
+    idle_timeout: optional,
+});
+wire_enum!(UpstreamProtocol => v1::UpstreamProtocol { Http1, Http2, Client, Tcp });
+wire_struct!(MeshTls => v1::MeshTls { sni: plain, subject_alt_names: list });
+wire_struct!(Originate => v1::Originate {
+    sni: optional,
+    subject_alt_names: list,
+    ca: optional,
+    client_certificate: optional,
+    skip_verify: same,
+    min_version: plain,
+});
+wire_struct!(TcpKeepalive => v1::TcpKeepalive { time: optional, interval: optional, probes: optional });
+
+impl Wire for Discovery {
+    type Message = v1::Discovery;
+
+    fn encode(&self) -> v1::Discovery {
+        let kind = match self {
+            Self::Endpoints { key, subset } => discovery::Kind::Endpoints(discovery::Endpoints {
+                key: key.encode(),
+                subset: mapping::labels().0(subset),
+            }),
+            Self::OriginalDestination => discovery::Kind::OriginalDestination(v1::Empty {}),
+            Self::Workload { port } => {
+                discovery::Kind::Workload(discovery::Workload { port: mapping::optional().0(port) })
+            }
+            Self::BlackHole => discovery::Kind::BlackHole(v1::Empty {}),
+        };
+        v1::Discovery { kind: Some(kind) }
+    }
+
+    fn decode(message: v1::Discovery) -> Result<Self, InvalidField> {
+        let v1::Discovery { kind } = message;
+        match kind.ok_or(InvalidField::new(Problem::Missing))? {
+            discovery::Kind::Endpoints(discovery::Endpoints { key, subset }) => {
+                Ok(Self::Endpoints { key: key.into(), subset: mapping::labels().1(subset)? })
+            }
+            discovery::Kind::OriginalDestination(v1::Empty {}) => Ok(Self::OriginalDestination),
+            discovery::Kind::Workload(discovery::Workload { port }) => {
+                Ok(Self::Workload { port: mapping::optional().1(port).map_err(|error| error.inside("workload.port"))? })
+            }
+            discovery::Kind::BlackHole(v1::Empty {}) => Ok(Self::BlackHole),
+        }
+    }
+}
+
+impl Wire for UpstreamTls {
+    type Message = v1::UpstreamTls;
+
+    fn encode(&self) -> v1::UpstreamTls {
+        let kind = match self {
+            Self::Off => upstream_tls::Kind::Off(v1::Empty {}),
+            Self::Auto(tls) => upstream_tls::Kind::Auto(tls.encode()),
+            Self::Mesh(tls) => upstream_tls::Kind::Mesh(tls.encode()),
+            Self::Originate(tls) => upstream_tls::Kind::Originate(tls.encode()),
+            Self::Refuse { message } => upstream_tls::Kind::Refuse(message.encode()),
+        };
+        v1::UpstreamTls { kind: Some(kind) }
+    }
+
+    fn decode(message: v1::UpstreamTls) -> Result<Self, InvalidField> {
+        let v1::UpstreamTls { kind } = message;
+        match kind.ok_or(InvalidField::new(Problem::Missing))? {
+            upstream_tls::Kind::Off(v1::Empty {}) => Ok(Self::Off),
+            upstream_tls::Kind::Auto(tls) => MeshTls::decode(tls).map(Self::Auto).map_err(|e| e.inside("auto")),
+            upstream_tls::Kind::Mesh(tls) => MeshTls::decode(tls).map(Self::Mesh).map_err(|e| e.inside("mesh")),
+            upstream_tls::Kind::Originate(tls) => {
+                Originate::decode(tls).map(Self::Originate).map_err(|error| error.inside("originate"))
+            }
+            upstream_tls::Kind::Refuse(message) => Ok(Self::Refuse { message: message.into() }),
+        }
+    }
+}
+
+impl Wire for LoadBalancer {
+    type Message = v1::LoadBalancer;
+
+    fn encode(&self) -> v1::LoadBalancer {
+        let kind = match *self {
+            Self::LeastRequest { choices } => {
+                load_balancer::Kind::LeastRequest(load_balancer::LeastRequest { choices })
+            }
+            Self::RoundRobin => load_balancer::Kind::RoundRobin(v1::Empty {}),
+            Self::Random => load_balancer::Kind::Random(v1::Empty {}),
+            Self::Passthrough => load_balancer::Kind::Passthrough(v1::Empty {}),
+        };
+        v1::LoadBalancer { kind: Some(kind) }
+    }
+
+    fn decode(message: v1::LoadBalancer) -> Result<Self, InvalidField> {
+        let v1::LoadBalancer { kind } = message;
+        match kind.ok_or(InvalidField::new(Problem::Missing))? {
+            load_balancer::Kind::LeastRequest(load_balancer::LeastRequest { choices }) => {
+                Ok(Self::LeastRequest { choices })
+            }
+            load_balancer::Kind::RoundRobin(v1::Empty {}) => Ok(Self::RoundRobin),
+            load_balancer::Kind::Random(v1::Empty {}) => Ok(Self::Random),
+            load_balancer::Kind::Passthrough(v1::Empty {}) => Ok(Self::Passthrough),
+        }
+    }
+}
