@@ -19,14 +19,14 @@ mod certificates {
 
     /// Key types of root and workload certificates.
     #[derive(Debug, Clone, Copy)]
-    pub enum Keys {
+    pub(super) enum Keys {
         Ecdsa,
         Rsa,
     }
 
     /// Writes a root under Istio's `cacerts` names, and the certificate of `legacy`, with the `openssl` that every
     /// Debian has: rcgen with ring cannot make RSA keys.
-    pub fn write(folder: &Path, keys: Keys) -> anyhow::Result<()> {
+    pub(super) fn write(folder: &Path, keys: Keys) -> anyhow::Result<()> {
         fs::create_dir_all(folder)?;
         let script = r#"
             set -e
