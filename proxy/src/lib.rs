@@ -1,6 +1,8 @@
 //! The data plane that gateway and sidecar share. The only crate that sees Pingora.
 
 pub mod admin;
+pub mod index;
+pub mod request;
 pub mod serve;
 pub mod telemetry;
 pub mod tls;

@@ -1,0 +1,85 @@
+//! Policy engines: one per policy set, rebuilt only when a member or the set itself changed.
+
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use palisade_model::{
+    hash::ContentHash,
+    policy::{DenyAll, PolicyId},
+    resource::{Resource, ResourceKind},
+    snapshot::Snapshot,
+};
+use palisade_policy::{CompiledPolicy, PolicyEngine, Unrestricted};
+
+/// The engines of a snapshot.
+#[derive(Debug)]
+pub struct PolicyTable {
+    policies: AHashMap<Arc<str>, (ContentHash, Arc<CompiledPolicy>)>,
+    sets: AHashMap<Arc<str>, IndexedSet>,
+    unknown: Arc<PolicyEngine>,
+    egress: Arc<PolicyEngine>,
+    passthrough: Arc<PolicyEngine>,
+}
+
+#[derive(Debug, Clone)]
+struct IndexedSet {
+    hash: ContentHash,
+    engine: Arc<PolicyEngine>,
+}
+
+impl PolicyTable {
+    pub(super) fn build(snapshot: &Snapshot, previous: Option<&Self>) -> Self {
+        let mut changed = ahash::AHashSet::new();
+        let mut policies = AHashMap::new();
+        for entry in snapshot.of_kind(ResourceKind::Policy) {
+            let Resource::Policy(policy) = entry.resource() else { continue };
+            let name = &entry.key().name;
+            let held = previous.and_then(|p| p.policies.get(name)).filter(|(hash, _)| *hash == entry.hash());
+            let compiled = held.map(|(_, compiled)| Arc::clone(compiled)).unwrap_or_else(|| {
+                changed.insert(Arc::clone(name));
+                Arc::new(CompiledPolicy::load(policy))
+            });
+            policies.insert(Arc::clone(name), (entry.hash(), compiled));
+        }
+        let mut sets = AHashMap::new();
+        for entry in snapshot.of_kind(ResourceKind::PolicySet) {
+            let Resource::PolicySet(set) = entry.resource() else { continue };
+            let held = previous.and_then(|p| p.sets.get(&set.key)).filter(|held| {
+                held.hash == entry.hash() && !set.policies.iter().any(|PolicyId(id)| changed.contains(id))
+            });
+            let indexed = held.cloned().unwrap_or_else(|| {
+                let lookup = |PolicyId(id): &PolicyId| policies.get(id).map(|(_, compiled)| Arc::clone(compiled));
+                IndexedSet { hash: entry.hash(), engine: Arc::new(PolicyEngine::build(set, lookup)) }
+            });
+            sets.insert(Arc::clone(&set.key), indexed);
+        }
+        let (unknown, egress, passthrough) = match previous {
+            Some(held) => (Arc::clone(&held.unknown), Arc::clone(&held.egress), Arc::clone(&held.passthrough)),
+            None => (
+                Arc::new(PolicyEngine::deny_all(DenyAll {
+                    id: PolicyId("mesh/unknown-policy-set".into()),
+                    source: None,
+                    message: "the policy set of this target is not known".into(),
+                })),
+                Arc::new(PolicyEngine::unrestricted(Unrestricted::Egress)),
+                Arc::new(PolicyEngine::unrestricted(Unrestricted::AutoPassthrough)),
+            ),
+        };
+        Self { policies, sets, unknown, egress, passthrough }
+    }
+
+    /// The engine of a set; one that denies everything when the set is not known.
+    pub fn engine(&self, set: &str) -> &Arc<PolicyEngine> {
+        self.sets.get(set).map_or(&self.unknown, |indexed| &indexed.engine)
+    }
+
+    /// The engine of outbound traffic that no egress policy selects.
+    pub fn egress(&self) -> &Arc<PolicyEngine> {
+        &self.egress
+    }
+
+    /// The engine of AUTO_PASSTHROUGH servers, which Istio does not authorize.
+    pub fn auto_passthrough(&self) -> &Arc<PolicyEngine> {
+        &self.passthrough
+    }
+}

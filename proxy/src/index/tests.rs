@@ -1,0 +1,107 @@
+//! What an index takes over from its predecessor, and what it refuses.
+
+use palisade_model::{
+    cluster::Discovery,
+    host::HostPattern,
+    policy::PolicySet,
+    route::{
+        Fault, HeaderMutations, PathMatch, RouteAction, RouteEntry, RouteMatch, RouteRule, VirtualHost,
+    },
+};
+
+use super::*;
+use crate::request::testing::{cluster, endpoint, endpoints, settings, snapshot};
+
+fn rule(key: &str, path: PathMatch) -> Resource {
+    Resource::Route(RouteRule {
+        key: key.into(),
+        source: "VirtualService foo/a".into(),
+        name: None,
+        rule: 0,
+        matches: [RouteMatch { path: Some(path), ..RouteMatch::default() }].into(),
+        fault: Fault::default(),
+        action: RouteAction::Refuse { message: "".into() },
+        response_headers: HeaderMutations::default(),
+    })
+}
+
+fn host(table: &str, name: &str, domains: &[&str], rule: &str) -> Resource {
+    Resource::VirtualHost(VirtualHost {
+        table: table.into(),
+        name: name.into(),
+        domains: domains.iter().map(|d| d.parse::<HostPattern>().unwrap()).collect(),
+        https_redirect: false,
+        entries: [RouteEntry { rule: rule.into(), alternative: 0 }].into(),
+    })
+}
+
+fn prefix(value: &str) -> PathMatch {
+    PathMatch::Prefix { value: value.into(), ignore_case: false }
+}
+
+fn base(addresses: &[&str], path: &str) -> Vec<Resource> {
+    let subset = Default::default();
+    vec![
+        Resource::Settings(settings(palisade_model::settings::ProxyKind::Sidecar)),
+        rule("a", prefix(path)),
+        rule("b", prefix("/")),
+        host("outbound:80", "a", &["a.com", "*.a.com"], "a"),
+        host("outbound:80", "b", &["*"], "b"),
+        host("outbound:90", "b", &["b.com"], "b"),
+        Resource::Cluster(cluster("outbound|80||a", Discovery::Endpoints { key: "a|80".into(), subset })),
+        Resource::Endpoints(endpoints("a|80", addresses.iter().map(|a| endpoint(a, 1)).collect())),
+        Resource::PolicySet(PolicySet { key: "workload/foo/a".into(), policies: [].into(), deny_all: None }),
+    ]
+}
+
+#[test]
+fn unchanged_parts_are_taken_over_and_changed_ones_are_not() {
+    let first = RuntimeIndex::build(snapshot(base(&["10.0.0.1:80"], "/a")), None).unwrap();
+    let second = RuntimeIndex::build(snapshot(base(&["10.0.0.1:80"], "/b")), Some(&first)).unwrap();
+    let same = |table: &str| Arc::ptr_eq(first.table(table).unwrap(), second.table(table).unwrap());
+    assert!(same("outbound:90"));
+    assert!(!same("outbound:80"));
+    let untouched = |index: &RuntimeIndex| Arc::clone(index.table("outbound:80").unwrap().find("x").unwrap());
+    assert!(Arc::ptr_eq(&untouched(&first), &untouched(&second)));
+    let cluster = |index: &RuntimeIndex| Arc::clone(index.cluster("outbound|80||a").unwrap());
+    assert!(Arc::ptr_eq(&cluster(&first), &cluster(&second)));
+    let engine = |index: &RuntimeIndex| Arc::clone(index.policies().engine("workload/foo/a"));
+    assert!(Arc::ptr_eq(&engine(&first), &engine(&second)));
+    assert!(Arc::ptr_eq(first.settings(), second.settings()));
+}
+
+#[test]
+fn requests_in_flight_survive_a_new_index() {
+    let first = RuntimeIndex::build(snapshot(base(&["10.0.0.1:80"], "/a")), None).unwrap();
+    let live = |index: &RuntimeIndex| Arc::clone(&index.cluster("outbound|80||a").unwrap().endpoints()[0].live);
+    let guard = live(&first).begin();
+    let second =
+        RuntimeIndex::build(snapshot(base(&["10.0.0.1:80", "10.0.0.2:80"], "/a")), Some(&first)).unwrap();
+    assert_eq!(live(&second).in_flight(), 1);
+    drop(guard);
+    assert_eq!(live(&second).in_flight(), 0);
+}
+
+#[test]
+fn the_most_specific_host_wins() {
+    let index = RuntimeIndex::build(snapshot(base(&[], "/a")), None).unwrap();
+    let table = index.table("outbound:80").unwrap();
+    for (name, expected) in [("a.com", "a"), ("x.a.com", "a"), ("x.y.a.com", "a"), ("b.com", "b"), (".a.com", "b")] {
+        assert_eq!(&*table.find(name).unwrap().host().name, expected, "{name}");
+    }
+    assert!(index.table("outbound:90").unwrap().find("a.com").is_none());
+}
+
+#[test]
+fn a_malformed_expression_names_its_rule() {
+    let mut resources = base(&[], "/a");
+    resources.push(rule("c", PathMatch::Regex { value: "(".into() }));
+    let error = RuntimeIndex::build(snapshot(resources), None).unwrap_err();
+    assert_eq!(error.key, ResourceKey::new(ResourceKind::Route, "c"));
+}
+
+#[test]
+fn an_unknown_policy_set_denies() {
+    let index = RuntimeIndex::build(snapshot(base(&[], "/a")), None).unwrap();
+    assert!(!Arc::ptr_eq(index.policies().engine("nowhere"), index.policies().engine("workload/foo/a")));
+}

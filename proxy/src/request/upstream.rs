@@ -1,0 +1,247 @@
+//! What goes upstream: TLS, protocol, and the headers that a hop adds, keeps and strips.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, header};
+use palisade_model::{
+    cluster::{Originate, UpstreamProtocol, UpstreamTls},
+    endpoint::PeerProxy,
+    settings::{ForwardClientCert, ProxyKind},
+};
+
+use super::{
+    changes::HeaderChange,
+    connection::{Admitted, Mode},
+    facts::{Chance, ClientCertificate, Direction, HttpVersion, Request},
+};
+use crate::index::{IndexedCluster, IndexedEndpoint, RuntimeIndex};
+
+/// TLS towards one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlannedTls {
+    /// Plaintext.
+    Off,
+    /// Mesh mutual TLS.
+    Mesh {
+        /// Server name to send.
+        sni: Arc<str>,
+        /// Names of which the server must present one; empty = only the chain is checked.
+        sans: Arc<[Arc<str>]>,
+    },
+    /// A server outside the mesh.
+    Originate(Arc<Originate>),
+    /// The document asks for TLS that cannot be built.
+    Refuse(Arc<str>),
+}
+
+/// What is spoken to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedProtocol {
+    /// HTTP/2 instead of HTTP/1.1.
+    pub is_http2: bool,
+    /// An HTTP/1 request rides HTTP/2 between two Palisade sidecars; the receiver restores this version.
+    pub carries: Option<HttpVersion>,
+}
+
+/// Header by which one Palisade sidecar tells another the version of a request that rides HTTP/2. Never leaves the mesh.
+pub const VERSION_HEADER: HeaderName = HeaderName::from_static("x-palisade-version");
+/// Header that names a denial to its caller.
+pub const DECISION_HEADER: HeaderName = HeaderName::from_static("x-palisade-decision");
+
+const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+
+/// TLS towards one endpoint of a cluster; `None` = no endpoint is listed, so nothing is known about it.
+pub fn tls_towards(cluster: &IndexedCluster, endpoint: Option<&IndexedEndpoint>) -> PlannedTls {
+    let mesh = |tls: &palisade_model::cluster::MeshTls| PlannedTls::Mesh {
+        sni: Arc::clone(&tls.sni),
+        sans: match tls.subject_alt_names.is_empty() {
+            true => Arc::clone(cluster.sans()),
+            false => Arc::clone(&tls.subject_alt_names),
+        },
+    };
+    match &cluster.cluster().tls {
+        UpstreamTls::Off => PlannedTls::Off,
+        UpstreamTls::Auto(tls) => match endpoint.map(|e| e.endpoint.peer) {
+            Some(PeerProxy::Istio | PeerProxy::Palisade) => mesh(tls),
+            Some(PeerProxy::None) | None => PlannedTls::Off,
+        },
+        UpstreamTls::Mesh(tls) => mesh(tls),
+        UpstreamTls::Originate(originate) => PlannedTls::Originate(Arc::new(originate.clone())),
+        UpstreamTls::Refuse { message } => PlannedTls::Refuse(Arc::clone(message)),
+    }
+}
+
+/// What is spoken to an endpoint for a request of `version`.
+pub fn protocol_towards(
+    cluster: &IndexedCluster,
+    endpoint: Option<&IndexedEndpoint>,
+    tls: &PlannedTls,
+    version: HttpVersion,
+    is_upgrade: bool,
+) -> PlannedProtocol {
+    let http1 = PlannedProtocol { is_http2: false, carries: None };
+    if is_upgrade {
+        return http1;
+    }
+    let is_palisade = endpoint.is_some_and(|e| e.endpoint.peer == PeerProxy::Palisade);
+    let may_ride = is_palisade && matches!(tls, PlannedTls::Mesh { .. });
+    let is_http2 = match cluster.cluster().protocol {
+        UpstreamProtocol::Http2 => true,
+        UpstreamProtocol::Client => version == HttpVersion::Http2,
+        UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => false,
+    };
+    if is_http2 {
+        return PlannedProtocol { is_http2: true, carries: None };
+    }
+    match may_ride {
+        // An HTTP/2 request to a cluster that speaks HTTP/1 comes out as HTTP/1.1 behind the other sidecar as well.
+        true => PlannedProtocol {
+            is_http2: true,
+            carries: Some(if version == HttpVersion::Http10 { version } else { HttpVersion::Http11 }),
+        },
+        false => http1,
+    }
+}
+
+/// Changes that every forwarded request gets, before those of its route.
+pub fn hop_changes(
+    index: &RuntimeIndex,
+    admitted: &Admitted,
+    request: &Request<'_>,
+    remote_ip: std::net::IpAddr,
+    chance: &mut Chance,
+) -> Vec<HeaderChange> {
+    let mut changes = Vec::with_capacity(8);
+    let is_gateway = index.settings().kind == ProxyKind::Gateway;
+    for name in [&VERSION_HEADER, &DECISION_HEADER] {
+        if request.headers.contains_key(name) {
+            changes.push(HeaderChange::Remove(name.clone()));
+        }
+    }
+    if is_gateway {
+        edge_changes(admitted, request, remote_ip, &mut changes);
+    }
+    let trusts_proto = !is_gateway || index.settings().client_address.trusted_hops > 0;
+    if !(trusts_proto && request.headers.contains_key(&FORWARDED_PROTO)) {
+        let scheme = if request.scheme == "https" { "https" } else { "http" };
+        changes.push(HeaderChange::Set(FORWARDED_PROTO, HeaderValue::from_static(scheme)));
+    }
+    if is_gateway || !request.headers.contains_key(&REQUEST_ID) {
+        push_set(&mut changes, REQUEST_ID, &chance.request_id());
+    }
+    client_certificate(index, admitted, request, &mut changes);
+    changes.push(HeaderChange::Set(ATTEMPT_COUNT, HeaderValue::from_static("1")));
+    changes
+}
+
+/// What the edge strips and asserts: callers outside the mesh cannot speak for it (CVE-2024-45806, CVE-2023-27487).
+fn edge_changes(
+    admitted: &Admitted,
+    request: &Request<'_>,
+    remote_ip: std::net::IpAddr,
+    changes: &mut Vec<HeaderChange>,
+) {
+    let stripped = request.headers.keys().filter(|name| name.as_str().starts_with("x-envoy-"));
+    changes.extend(stripped.map(|name| HeaderChange::Remove(name.clone())));
+    let peer = admitted.facts.source.ip().to_canonical().to_string();
+    let lines = request.headers.get_all(&FORWARDED_FOR);
+    let mut chain: Vec<u8> = Vec::new();
+    for line in lines {
+        chain.extend_from_slice(line.as_bytes());
+        chain.push(b',');
+    }
+    chain.extend_from_slice(peer.as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&chain) {
+        changes.push(HeaderChange::Set(FORWARDED_FOR, value));
+    }
+    push_set(changes, EXTERNAL_ADDRESS, &remote_ip.to_string());
+}
+
+fn client_certificate(
+    index: &RuntimeIndex,
+    admitted: &Admitted,
+    request: &Request<'_>,
+    changes: &mut Vec<HeaderChange>,
+) {
+    let settings = index.settings();
+    let mode = match (settings.kind, admitted.facts.direction) {
+        // The application speaks for nobody's certificate.
+        (ProxyKind::Sidecar, Direction::Outbound) => ForwardClientCert::Sanitize,
+        _ => settings.forward_client_cert,
+    };
+    let is_ours = matches!(admitted.mode, Mode::Mtls | Mode::TlsTerminated);
+    let certificate = admitted.facts.tls.as_ref().filter(|_| is_ours).and_then(|tls| tls.certificate.as_ref());
+    let remove = |changes: &mut Vec<HeaderChange>| {
+        if request.headers.contains_key(&FORWARDED_CLIENT_CERT) {
+            changes.push(HeaderChange::Remove(FORWARDED_CLIENT_CERT));
+        }
+    };
+    match (mode, certificate) {
+        (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {}
+        (ForwardClientCert::Sanitize, _) | (_, None) => remove(changes),
+        (ForwardClientCert::SanitizeSet, Some(certificate)) => {
+            push_set(changes, FORWARDED_CLIENT_CERT, &element(&settings.identity.to_string(), certificate));
+        }
+        (ForwardClientCert::AppendForward, Some(certificate)) => {
+            let mut value: Vec<u8> = Vec::new();
+            for line in request.headers.get_all(&FORWARDED_CLIENT_CERT) {
+                value.extend_from_slice(line.as_bytes());
+                value.push(b',');
+            }
+            value.extend_from_slice(element(&settings.identity.to_string(), certificate).as_bytes());
+            if let Ok(value) = HeaderValue::from_bytes(&value) {
+                changes.push(HeaderChange::Set(FORWARDED_CLIENT_CERT, value));
+            }
+        }
+    }
+}
+
+/// One element of `x-forwarded-client-cert`, in Envoy's form and order.
+fn element(own: &str, certificate: &ClientCertificate) -> String {
+    let ClientCertificate { names, trust: _, fingerprint } = certificate;
+    let mut element = format!("By={own}");
+    if let Some(fingerprint) = fingerprint {
+        element.push_str(&format!(";Hash={fingerprint}"));
+    }
+    element.push_str(&format!(";Subject=\"{}\"", names.subject.replace('\\', "\\\\").replace('"', "\\\"")));
+    for uri in &names.uris {
+        element.push_str(&format!(";URI={uri}"));
+    }
+    for name in &names.dns {
+        element.push_str(&format!(";DNS={name}"));
+    }
+    element
+}
+
+fn push_set(changes: &mut Vec<HeaderChange>, name: HeaderName, value: &str) {
+    // A name in a certificate may hold what no header may: then nothing is asserted, and nothing of the client's stays.
+    changes.push(match HeaderValue::try_from(value) {
+        Ok(value) => HeaderChange::Set(name, value),
+        Err(_) => HeaderChange::Remove(name),
+    });
+}
+
+/// Whether a request asks to switch protocols (WebSocket and the like).
+pub fn is_upgrade(request: &Request<'_>) -> bool {
+    let asks = |name: HeaderName, word: &str| {
+        request.headers.get_all(name).iter().any(|line| {
+            line.to_str().is_ok_and(|line| line.split(',').any(|token| token.trim().eq_ignore_ascii_case(word)))
+        })
+    };
+    request.version == HttpVersion::Http11
+        && request.headers.contains_key(header::UPGRADE)
+        && asks(header::CONNECTION, "upgrade")
+}
+
+/// Whether a request is gRPC: its answers are then gRPC's.
+pub fn is_grpc(request: &Request<'_>) -> bool {
+    let content_type = request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    content_type.and_then(|value| value.strip_prefix(b"application/grpc")).is_some_and(|rest| {
+        rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' '))
+    })
+}
