@@ -1,0 +1,18 @@
+//! The Gateway API's kinds, version 1.6, both channels. `v1` and `v1beta1` share one schema.
+
+mod filter;
+mod gateway;
+mod gateway_class;
+mod http_route;
+mod object_reference;
+mod reference_grant;
+
+pub use filter::*;
+pub use gateway::*;
+pub use gateway_class::*;
+pub use http_route::*;
+pub use object_reference::*;
+pub use reference_grant::*;
+
+/// The API group of the Gateway API.
+pub const GROUP: &str = "gateway.networking.k8s.io";

@@ -1,0 +1,43 @@
+//! How typed kinds are read: every problem of a document is found in one pass, each with its path, and one bad field spoils no other.
+//!
+//! A kind is declared once with [`record!`], [`choice!`] and [`one_of!`]: fields, types, defaults and the constraints of its CRD schema stand together.
+
+#[macro_use]
+mod macros;
+mod cursor;
+pub(crate) mod formats;
+mod leaf;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use cursor::{Cursor, nearest, present, shorten};
+pub(crate) use formats::Check;
+pub use leaf::{Bytes, IntOrString};
+
+use serde_json::{Map, Value};
+
+/// Whether a field is written and not null.
+pub(crate) fn is_present(fields: &Map<String, Value>, key: &str) -> bool {
+    present(fields, key).is_some()
+}
+
+/// A type that a part of a document can be read into.
+pub(crate) trait Decode: Sized {
+    /// Reads a value that is not null. `None` if it cannot be used; the reason then is among the cursor's issues.
+    fn decode(value: &Value, cursor: &mut Cursor<'_>) -> Option<Self>;
+
+    /// What an absent field means; `None` makes the field a required one.
+    fn absent() -> Option<Self> {
+        None
+    }
+}
+
+/// What it means that a field is not written.
+pub(crate) enum Absent<T> {
+    /// What [`Decode::absent`] of its type says.
+    OfType,
+    /// The schema's default.
+    Default(T),
+    /// The field is required.
+    Refused,
+}
