@@ -2,6 +2,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "test support; indexing a JSON value gives null, it does not panic")]
 
+pub mod bench;
 pub mod checkout;
 pub mod http;
 pub mod load;
