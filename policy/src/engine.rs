@@ -1,29 +1,55 @@
 //! The engine of one policy set: built once, shared by all threads, asked per connection and per request.
 
-use std::sync::Arc;
-
-use palisade_model::policy::{DenyAll, Policy, PolicyId, PolicySet};
-
-use crate::{
-    CapturedHttp, CapturedRequest, ConnectionFacts, Decision, Denial, Explanation, PolicyIndex, PolicyRef, RequestFacts,
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicU64, Ordering},
 };
 
-/// One policy, ready to be evaluated; shared by all sets that it is in, and kept across configurations that do not change it.
-#[derive(Debug)]
-pub struct CompiledPolicy {
-    policy: PolicyRef,
-}
+use palisade_model::policy::{DenyAll, Effect, PolicyId, PolicyMode, PolicySet};
+
+use crate::{
+    CompiledPolicy, ConnectionFacts, Decision, Denial, Permit, PolicyIndex, PolicyRef, RequestFacts,
+    admit::permit_all,
+    eval::{ConnectionView, Outcome, RequestState, RequestView, Target, View},
+    ir::Actions,
+};
+
+mod capture;
+mod record;
+mod stage;
+
+pub use record::{Recorded, RecordedPolicy};
+
+use stage::{Candidates, Hit, Stage};
 
 /// The policies of one target, indexed. Immutable; `Send` and `Sync`.
 #[derive(Debug)]
 pub struct PolicyEngine {
-    policies: Vec<PolicyRef>,
+    /// Tells engines apart, so that what a connection remembers of one is never used by another.
+    generation: u64,
+    target: Target,
+    enforced: Vec<Arc<CompiledPolicy>>,
+    recorded: Vec<Arc<CompiledPolicy>>,
+    http: Stage,
+    denies_all: Option<DeniesAll>,
+    tells_grpc_apart: bool,
+}
+
+/// Why everything is denied.
+#[derive(Debug)]
+struct DeniesAll {
+    denial: Denial,
+    policy: PolicyRef,
+    message: String,
 }
 
 /// What the engine remembers of one connection.
 #[derive(Debug)]
 pub struct ConnectionDecision {
+    generation: u64,
     facts: ConnectionFacts,
+    view: ConnectionView,
+    http: OnceLock<Candidates>,
 }
 
 /// Traffic that no policy set stands before, by design.
@@ -35,136 +61,109 @@ pub enum Unrestricted {
     AutoPassthrough,
 }
 
-/// What audited and shadowed policies say of a request. They never change the answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recorded {
-    /// One entry for each audited and shadowed policy, in canonical order.
-    pub policies: Vec<RecordedPolicy>,
-    /// The decision if all shadowed policies were enforced as well (`true`: allowed); `None` without shadowed policies.
-    pub all_allowed: Option<bool>,
-}
-
-/// One audited or shadowed policy's say.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordedPolicy {
-    /// The policy.
-    pub policy: PolicyRef,
-    /// Whether it matched. A policy that failed to evaluate counts as matched if it is a forbid.
-    pub matched: bool,
-    /// The decision if the policy's document alone were enforced as well (`true`: allowed); `None` for an audited policy.
-    pub allowed: Option<bool>,
-}
-
-impl CompiledPolicy {
-    /// Loads a policy from its compiled form; from its text when that form's version is unknown or its bytes are damaged. Never fails: a
-    /// policy that cannot be read at all grants nothing if it is a permit, and denies the whole target if it is a forbid.
-    pub fn load(policy: &Policy) -> Self {
-        Self { policy: policy.into() }
-    }
-
-    /// The policy's names.
-    pub fn policy(&self) -> &PolicyRef {
-        &self.policy
-    }
-
-    /// Why this policy cannot be read; `None` for a sound one.
-    pub fn problem(&self) -> Option<&str> {
-        None
-    }
-
-    /// How often Cedar itself had to evaluate this policy, because it has no compiled form.
-    pub fn fallback_evaluations(&self) -> u64 {
-        0
-    }
-
-    /// How often evaluating this policy failed.
-    pub fn evaluation_errors(&self) -> u64 {
-        0
-    }
-}
+static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
 
 impl PolicyEngine {
-    /// The engine of one set. A member that `lookup` does not know denies the whole target.
+    /// The engine of one set. A member that `lookup` does not know, and an enforced forbid that cannot be read, deny the whole target.
     pub fn build(set: &PolicySet, lookup: impl Fn(&PolicyId) -> Option<Arc<CompiledPolicy>>) -> Self {
-        let policies = set.policies.iter().filter_map(|id| lookup(id).map(|p| p.policy.clone())).collect();
-        Self { policies }
+        let PolicySet { key, policies, deny_all } = set;
+        let mut engine = Self::empty(key);
+        let mut denies_all = deny_all.as_ref().map(DeniesAll::of_document);
+        for id in policies.iter() {
+            let Some(policy) = lookup(id) else {
+                denies_all.get_or_insert_with(|| DeniesAll::of_missing(id));
+                continue;
+            };
+            if policy.policy().mode == PolicyMode::Enforce {
+                engine.enforced.push(policy);
+            } else {
+                engine.recorded.push(policy);
+            }
+        }
+        for (position, policy) in engine.enforced.iter().enumerate() {
+            if let Some(problem) = policy.problem().filter(|_| policy.is_forbid()) {
+                let denial = Denial::Failed(index_of(position));
+                let message = problem.to_owned();
+                denies_all.get_or_insert_with(|| DeniesAll { denial, policy: policy.policy().clone(), message });
+            }
+        }
+        engine.http = Stage::build(&engine.enforced, Actions::L7);
+        engine.tells_grpc_apart = engine.enforced.iter().chain(&engine.recorded).any(|p| p.tells_grpc_apart());
+        engine.denies_all = denies_all;
+        engine
     }
 
     /// An engine that denies everything: for a target whose policy set is not known.
-    pub fn deny_all(reason: DenyAll) -> Self {
-        let _ = reason;
-        Self { policies: Vec::new() }
+    pub fn deny_all(reason: &DenyAll) -> Self {
+        Self { denies_all: Some(DeniesAll::of_document(reason)), ..Self::empty("") }
     }
 
     /// An engine that permits everything, for what is unrestricted by design.
     pub fn unrestricted(what: Unrestricted) -> Self {
-        let _ = what;
-        Self { policies: Vec::new() }
+        let id = match what {
+            Unrestricted::Egress => "mesh/default-egress",
+            Unrestricted::AutoPassthrough => "mesh/auto-passthrough",
+        };
+        let enforced = vec![Arc::new(CompiledPolicy::load(&permit_all(id)))];
+        Self { http: Stage::build(&enforced, Actions::L7), enforced, ..Self::empty("") }
+    }
+
+    fn empty(key: &str) -> Self {
+        Self {
+            generation: NEXT_GENERATION.fetch_add(1, Ordering::Relaxed),
+            target: Target::of_key(key),
+            enforced: Vec::new(),
+            recorded: Vec::new(),
+            http: Stage::default(),
+            denies_all: None,
+            tells_grpc_apart: false,
+        }
     }
 
     /// What holds for a whole connection: call it once per connection, and again when the engine was replaced.
     pub fn connect(&self, facts: &ConnectionFacts) -> ConnectionDecision {
-        ConnectionDecision { facts: facts.clone() }
+        ConnectionDecision {
+            generation: self.generation,
+            facts: facts.clone(),
+            view: ConnectionView::of(facts),
+            http: OnceLock::new(),
+        }
     }
 
-    /// Decides one request. A connection that another engine has looked at is looked at again, at some cost.
+    /// Decides one request, without allocating for an authority in lower case. A connection that another engine has looked at is looked at
+    /// again, at some cost.
     pub fn decide_http(&self, connection: &ConnectionDecision, request: &RequestFacts<'_>) -> Decision {
-        let _ = (connection, request);
-        Decision::Deny(Denial::NoPermit)
+        if let Some(denies_all) = &self.denies_all {
+            return Decision::Deny(denies_all.denial);
+        }
+        let fresh;
+        let candidates = if connection.generation == self.generation {
+            connection.http.get_or_init(|| self.candidates(&connection.view))
+        } else {
+            fresh = self.candidates(&connection.view);
+            &fresh
+        };
+        if let Some(hit) = candidates.constant {
+            return decision(hit);
+        }
+        let mut lowered = Vec::new();
+        let request = RequestView::of(request, &mut lowered);
+        let view = self.view(&connection.view, RequestState::Known(&request));
+        decision(self.http.decide(&self.enforced, candidates, &view, request.path))
     }
 
     /// Decides an opaque connection, by the TCP forms of the policies.
     pub fn decide_tcp(&self, connection: &ConnectionDecision) -> Decision {
-        let _ = connection;
-        Decision::Deny(Denial::NoPermit)
-    }
-
-    /// Whether there are audited or shadowed policies, so that recording is worth asking for.
-    pub fn records(&self) -> bool {
-        false
-    }
-
-    /// What audited and shadowed policies say of a request.
-    pub fn record_http(&self, connection: &ConnectionDecision, request: &RequestFacts<'_>) -> Recorded {
-        let _ = (connection, request);
-        Recorded { policies: Vec::new(), all_allowed: None }
-    }
-
-    /// What audited and shadowed policies say of an opaque connection.
-    pub fn record_tcp(&self, connection: &ConnectionDecision) -> Recorded {
-        let _ = connection;
-        Recorded { policies: Vec::new(), all_allowed: None }
-    }
-
-    /// Copies what [`PolicyEngine::explain`] needs; of the header lines only those that the policies mention.
-    pub fn capture_http(&self, connection: &ConnectionDecision, request: &RequestFacts<'_>) -> CapturedRequest {
-        let http = CapturedHttp {
-            method: request.method.to_owned(),
-            scheme: request.scheme.to_owned(),
-            authority: request.authority.to_vec(),
-            path: request.path.to_vec(),
-            headers: Vec::new(),
-            remote_ip: request.remote_ip,
-            jwt: request.jwt.cloned(),
-            now: request.now,
-        };
-        CapturedRequest { connection: connection.facts.clone(), http: Some(http) }
-    }
-
-    /// Copies what [`PolicyEngine::explain`] needs of an opaque connection.
-    pub fn capture_tcp(&self, connection: &ConnectionDecision) -> CapturedRequest {
-        CapturedRequest { connection: connection.facts.clone(), http: None }
-    }
-
-    /// Decides again, slowly, and says why: for `why`, `eval` and the admin page.
-    pub fn explain(&self, captured: &CapturedRequest) -> Explanation {
-        let _ = captured;
-        Explanation { allowed: false, policies: Vec::new(), nearest: Vec::new(), message: None }
+        if let Some(denies_all) = &self.denies_all {
+            return Decision::Deny(denies_all.denial);
+        }
+        let view = self.view(&connection.view, RequestState::Opaque);
+        decision(stage::decide_all(&self.enforced, &view))
     }
 
     /// A policy of this engine.
     pub fn policy(&self, index: PolicyIndex) -> Option<&PolicyRef> {
-        self.policies.get(usize::try_from(index.0).ok()?)
+        self.enforced.get(usize::try_from(index.0).ok()?).map(|p| p.policy())
     }
 
     /// The policy that decided; `None` for the default deny.
@@ -172,8 +171,29 @@ impl PolicyEngine {
         match decision {
             Decision::Allow(permit) => self.policy(permit.policy()),
             Decision::Deny(Denial::Forbidden(index) | Denial::Failed(index)) => self.policy(*index),
-            Decision::Deny(Denial::NoPermit | Denial::DenyAll) => None,
+            Decision::Deny(Denial::DenyAll) => self.denies_all.as_ref().map(|d| &d.policy),
+            Decision::Deny(Denial::NoPermit) => None,
         }
+    }
+
+    /// Members that cannot be read, with the reason: for status.
+    pub fn problems(&self) -> impl Iterator<Item = (&PolicyRef, &str)> {
+        self.enforced.iter().chain(&self.recorded).filter_map(|p| Some((p.policy(), p.problem()?)))
+    }
+
+    fn candidates(&self, connection: &ConnectionView) -> Candidates {
+        // Whether the request is a gRPC call is not known yet; a policy that asks is never folded to a constant.
+        let view = View { action: Actions::HTTP, target: &self.target, connection, request: RequestState::Pending };
+        self.http.candidates(&self.enforced, &view, self.tells_grpc_apart)
+    }
+
+    fn view<'a>(&'a self, connection: &'a ConnectionView, request: RequestState<'a>) -> View<'a> {
+        let action = match request {
+            RequestState::Opaque => Actions::TCP,
+            RequestState::Known(request) if self.tells_grpc_apart && request.is_grpc() => Actions::GRPC,
+            RequestState::Known(_) | RequestState::Pending => Actions::HTTP,
+        };
+        View { action, target: &self.target, connection, request }
     }
 }
 
@@ -182,4 +202,47 @@ impl ConnectionDecision {
     pub fn facts(&self) -> &ConnectionFacts {
         &self.facts
     }
+
+    /// Whether every request of this connection will be decided alike, as far as requests asked so far have shown; `Some(true)`: allowed.
+    pub fn constant(&self) -> Option<bool> {
+        self.http.get().and_then(|c| c.constant).map(|hit| matches!(hit, Hit::Permitted(_)))
+    }
+}
+
+impl DeniesAll {
+    fn of_document(reason: &DenyAll) -> Self {
+        let DenyAll { id, source, message } = reason;
+        let policy = PolicyRef {
+            id: id.clone(),
+            source: source.clone(),
+            rule: None,
+            effect: Effect::Forbid,
+            mode: PolicyMode::Enforce,
+        };
+        Self { denial: Denial::DenyAll, policy, message: message.to_string() }
+    }
+
+    fn of_missing(id: &PolicyId) -> Self {
+        let policy =
+            PolicyRef { id: id.clone(), source: None, rule: None, effect: Effect::Forbid, mode: PolicyMode::Enforce };
+        Self { denial: Denial::DenyAll, policy, message: format!("policy `{id}` of this target is missing") }
+    }
+}
+
+fn index_of(position: usize) -> PolicyIndex {
+    PolicyIndex(u32::try_from(position).unwrap_or(u32::MAX))
+}
+
+fn decision(hit: Hit) -> Decision {
+    match hit {
+        Hit::Permitted(index) => Decision::Allow(Permit::granted_by(index)),
+        Hit::Forbidden(index) => Decision::Deny(Denial::Forbidden(index)),
+        Hit::Failed(index) => Decision::Deny(Denial::Failed(index)),
+        Hit::Nothing => Decision::Deny(Denial::NoPermit),
+    }
+}
+
+/// A forbid that fails denies as if it had matched.
+fn is_forbidding(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::True | Outcome::Error)
 }

@@ -8,18 +8,33 @@
 //! Everything fails closed: what is unknown, missing, unreadable or failing denies.
 
 mod admit;
+mod check;
+mod compile;
+mod compiled;
 mod decision;
 mod decision_id;
 mod engine;
+mod eval;
 mod explain;
 mod facts;
+mod fallback;
+mod form;
+mod glob;
+mod index;
+mod ipset;
+mod ir;
+mod pattern;
+mod peer;
 mod rule;
 mod schema;
+mod translate;
 
 pub use admit::{Admission, RuleProblem, admit_rule, default_permit, fold_deny_all};
+pub use check::{Finding, MAX_DEPTH, MAX_TEXT_BYTES, check_text};
+pub use compiled::CompiledPolicy;
 pub use decision::{Decision, Denial, Permit, PolicyIndex, PolicyRef};
 pub use decision_id::{DecisionId, DecisionIds, InvalidDecisionId, ShortId};
-pub use engine::{CompiledPolicy, ConnectionDecision, PolicyEngine, Recorded, RecordedPolicy, Unrestricted};
+pub use engine::{ConnectionDecision, PolicyEngine, Recorded, RecordedPolicy, Unrestricted};
 pub use explain::{CapturedHttp, CapturedRequest, Explanation, FailedClause, NearMiss};
 pub use facts::{CertificateNames, ClaimSet, ConnectionFacts, HeaderLines, JwtFacts, Peer, RequestFacts, TlsFacts};
 pub use rule::{Condition, Operation, RuleAction, RuleSpec, Source, TrustDomains};

@@ -1,0 +1,108 @@
+//! What is kept of a request so that its decision can be explained later, and the explanation.
+
+use std::ops::ControlFlow;
+
+use palisade_model::policy::Effect;
+
+use super::{ConnectionDecision, PolicyEngine, is_forbidding};
+use crate::{
+    CapturedHttp, CapturedRequest, Explanation, NearMiss, PolicyRef, RequestFacts,
+    eval::{ConnectionView, Outcome, RequestState, RequestView, View},
+    explain::failed_clauses,
+    ir::Actions,
+};
+
+impl PolicyEngine {
+    /// Copies what [`PolicyEngine::explain`] needs; of the header lines only those that the policies mention.
+    pub fn capture_http(&self, connection: &ConnectionDecision, request: &RequestFacts<'_>) -> CapturedRequest {
+        let RequestFacts { method, scheme, authority, path, headers, remote_ip, jwt, now } = request;
+        let mut names: Vec<&str> = self.enforced.iter().chain(&self.recorded).flat_map(|p| p.header_names()).collect();
+        if self.tells_grpc_apart {
+            names.push("content-type");
+        }
+        names.sort_unstable();
+        names.dedup();
+        let mut lines = Vec::new();
+        for name in names {
+            headers.visit_lines(name, &mut |line| {
+                lines.push((name.to_owned(), line.to_vec()));
+                ControlFlow::Continue(())
+            });
+        }
+        let http = CapturedHttp {
+            method: (*method).to_owned(),
+            scheme: (*scheme).to_owned(),
+            authority: authority.to_vec(),
+            path: path.to_vec(),
+            headers: lines,
+            remote_ip: *remote_ip,
+            jwt: jwt.cloned(),
+            now: *now,
+        };
+        CapturedRequest { connection: connection.facts.clone(), http: Some(http) }
+    }
+
+    /// Copies what [`PolicyEngine::explain`] needs of an opaque connection.
+    pub fn capture_tcp(&self, connection: &ConnectionDecision) -> CapturedRequest {
+        CapturedRequest { connection: connection.facts.clone(), http: None }
+    }
+
+    /// Decides again, slowly, and says why: for `why`, `eval` and the admin page.
+    pub fn explain(&self, captured: &CapturedRequest) -> Explanation {
+        let CapturedRequest { connection, http } = captured;
+        let connection = ConnectionView::of(connection);
+        let Some(http) = http else { return self.explain_view(&self.view(&connection, RequestState::Opaque)) };
+        let facts = RequestFacts {
+            method: &http.method,
+            scheme: &http.scheme,
+            authority: &http.authority,
+            path: &http.path,
+            headers: &http.headers,
+            remote_ip: http.remote_ip,
+            jwt: http.jwt.as_ref(),
+            now: http.now,
+        };
+        let mut lowered = Vec::new();
+        let request = RequestView::of(&facts, &mut lowered);
+        self.explain_view(&self.view(&connection, RequestState::Known(&request)))
+    }
+
+    fn explain_view(&self, view: &View<'_>) -> Explanation {
+        if let Some(denies_all) = &self.denies_all {
+            return Explanation {
+                allowed: false,
+                policies: vec![denies_all.policy.clone()],
+                nearest: Vec::new(),
+                message: Some(denies_all.message.clone()),
+            };
+        }
+        let said: Vec<(&PolicyRef, Outcome)> = self.enforced.iter().map(|p| (p.policy(), p.eval(view))).collect();
+        let matching = |effect: Effect| -> Vec<PolicyRef> {
+            let is_hit = |outcome: Outcome| {
+                if effect == Effect::Forbid { is_forbidding(outcome) } else { outcome == Outcome::True }
+            };
+            said.iter()
+                .filter(|(p, outcome)| p.effect == effect && is_hit(*outcome))
+                .map(|(p, _)| (*p).clone())
+                .collect()
+        };
+        let forbids = matching(Effect::Forbid);
+        if !forbids.is_empty() {
+            return Explanation { allowed: false, policies: forbids, nearest: Vec::new(), message: None };
+        }
+        let permits = matching(Effect::Permit);
+        if !permits.is_empty() {
+            return Explanation { allowed: true, policies: permits, nearest: Vec::new(), message: None };
+        }
+        let layer = if view.action == Actions::TCP { Actions::TCP } else { Actions::L7 };
+        let mut nearest: Vec<NearMiss> = self
+            .enforced
+            .iter()
+            .filter(|p| !p.is_forbid() && p.is_about(layer))
+            .map(|p| NearMiss { policy: p.policy().clone(), failed: failed_clauses(p, view) })
+            .collect();
+        nearest.sort_by_key(|miss| miss.failed.len());
+        nearest.truncate(NearMiss::LIMIT);
+        Explanation { allowed: false, policies: Vec::new(), nearest, message: None }
+    }
+}

@@ -1,0 +1,241 @@
+//! The indexed policies of HTTP requests: grouped by principal, inside a group by path; and what of them is left for one connection.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::index_of;
+use crate::{
+    CompiledPolicy, PolicyIndex,
+    eval::{Outcome, View},
+    index::{PathIndex, path_keys, principal_keys},
+    ir::{Actions, Entity},
+};
+
+/// What a set says of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hit {
+    Permitted(PolicyIndex),
+    Forbidden(PolicyIndex),
+    Failed(PolicyIndex),
+    Nothing,
+}
+
+/// Policies by principal and path.
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    /// The group of policies that need no particular principal comes first.
+    groups: Vec<Group>,
+    by_principal: HashMap<Entity, usize, ahash::RandomState>,
+}
+
+/// Policies that need the same principal.
+#[derive(Debug, Default)]
+struct Group {
+    /// Places in the engine's list, ascending.
+    members: Vec<u32>,
+    forbids: PathIndex,
+    permits: PathIndex,
+}
+
+/// What is left of a stage for one connection.
+#[derive(Debug)]
+pub(super) struct Candidates {
+    /// Groups that the principal is in.
+    groups: Vec<Narrowed>,
+    /// The answer to every request, where the connection alone decides.
+    pub constant: Option<Hit>,
+}
+
+/// A group and what each of its members came to, as far as the connection decides.
+#[derive(Debug)]
+struct Narrowed {
+    group: usize,
+    outcomes: Box<[Outcome]>,
+}
+
+impl Stage {
+    pub(super) fn build(policies: &[Arc<CompiledPolicy>], actions: Actions) -> Self {
+        let mut stage = Self { groups: vec![Group::default()], by_principal: HashMap::default() };
+        for (position, policy) in policies.iter().enumerate() {
+            if !policy.is_about(actions) {
+                continue;
+            }
+            // Looking a policy up by what it needs skips its evaluation, and with it an error: only where there can be none.
+            let condition = policy.program().filter(|_| policy.is_infallible()).map(|p| &p.condition);
+            let paths = condition.and_then(path_keys);
+            let groups = match condition.and_then(principal_keys) {
+                None => vec![0],
+                Some(principals) => principals.into_iter().map(|principal| stage.group_of(principal)).collect(),
+            };
+            for group in groups {
+                if let Some(group) = stage.groups.get_mut(group) {
+                    let at = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
+                    group.members.push(index_of(position).0);
+                    let index = if policy.is_forbid() { &mut group.forbids } else { &mut group.permits };
+                    index.add(at, paths.clone());
+                }
+            }
+        }
+        stage
+    }
+
+    fn group_of(&mut self, principal: Entity) -> usize {
+        let next = self.groups.len();
+        let group = *self.by_principal.entry(principal).or_insert(next);
+        if group == next {
+            self.groups.push(Group::default());
+        }
+        group
+    }
+
+    /// Collects the groups of a connection's principal and evaluates their members as far as the connection goes.
+    pub(super) fn candidates(
+        &self,
+        policies: &[Arc<CompiledPolicy>],
+        view: &View<'_>,
+        may_be_grpc: bool,
+    ) -> Candidates {
+        let of_principal = view.connection.principal.entities.iter().filter_map(|e| self.by_principal.get(e).copied());
+        let mut groups = Vec::new();
+        let mut summary = Summary::default();
+        for group in std::iter::once(0).chain(of_principal) {
+            let Some(members) = self.groups.get(group).map(|g| &g.members).filter(|m| !m.is_empty()) else { continue };
+            let outcomes = members.iter().map(|index| {
+                let Some(policy) = policy_at(policies, *index) else { return Outcome::Error };
+                let outcome =
+                    if may_be_grpc && policy.tells_grpc_apart() { Outcome::Unknown } else { policy.eval(view) };
+                summary.add(*index, policy.is_forbid(), outcome);
+                outcome
+            });
+            groups.push(Narrowed { group, outcomes: outcomes.collect() });
+        }
+        Candidates { groups, constant: summary.constant() }
+    }
+
+    /// Decides one request: forbids first, each side by the first match in canonical order.
+    pub(super) fn decide(
+        &self,
+        policies: &[Arc<CompiledPolicy>],
+        candidates: &Candidates,
+        view: &View<'_>,
+        path: &[u8],
+    ) -> Hit {
+        if let Some((index, outcome)) = self.first(policies, candidates, view, path, true) {
+            return if outcome == Outcome::True {
+                Hit::Forbidden(PolicyIndex(index))
+            } else {
+                Hit::Failed(PolicyIndex(index))
+            };
+        }
+        self.first(policies, candidates, view, path, false)
+            .map_or(Hit::Nothing, |(index, _)| Hit::Permitted(PolicyIndex(index)))
+    }
+
+    fn first(
+        &self,
+        policies: &[Arc<CompiledPolicy>],
+        candidates: &Candidates,
+        view: &View<'_>,
+        path: &[u8],
+        is_forbid: bool,
+    ) -> Option<(u32, Outcome)> {
+        let mut best: Option<(u32, Outcome)> = None;
+        for narrowed in &candidates.groups {
+            let Some(group) = self.groups.get(narrowed.group) else { continue };
+            let index = if is_forbid { &group.forbids } else { &group.permits };
+            for list in index.lists(path) {
+                for at in list {
+                    let at = usize::try_from(*at).unwrap_or(usize::MAX);
+                    let (Some(known), Some(policy_index)) = (narrowed.outcomes.get(at), group.members.get(at)) else {
+                        continue;
+                    };
+                    if best.is_some_and(|(first, _)| *policy_index >= first) {
+                        break;
+                    }
+                    let outcome = match known {
+                        Outcome::Unknown => policy_at(policies, *policy_index).map_or(Outcome::Error, |p| p.eval(view)),
+                        decided => *decided,
+                    };
+                    if outcome == Outcome::True || (is_forbid && super::is_forbidding(outcome)) {
+                        best = Some((*policy_index, outcome));
+                        break;
+                    }
+                }
+            }
+        }
+        best
+    }
+}
+
+/// Decides without an index: for opaque connections, which are asked about once.
+pub(super) fn decide_all(policies: &[Arc<CompiledPolicy>], view: &View<'_>) -> Hit {
+    let mut permitted = None;
+    for (position, policy) in policies.iter().enumerate() {
+        if !policy.is_forbid() && permitted.is_some() {
+            continue;
+        }
+        match (policy.is_forbid(), policy.eval(view)) {
+            (true, Outcome::True) => return Hit::Forbidden(index_of(position)),
+            (true, Outcome::Error | Outcome::Unknown) => return Hit::Failed(index_of(position)),
+            (false, Outcome::True) => permitted = Some(index_of(position)),
+            (_, Outcome::False) | (false, Outcome::Error | Outcome::Unknown) => {}
+        }
+    }
+    permitted.map_or(Hit::Nothing, Hit::Permitted)
+}
+
+fn policy_at(policies: &[Arc<CompiledPolicy>], index: u32) -> Option<&CompiledPolicy> {
+    policies.get(usize::try_from(index).ok()?).map(|p| &**p)
+}
+
+/// Whether the connection alone decides: nothing that is still open could come before what is known.
+#[derive(Default)]
+struct Summary {
+    forbid: Side,
+    permit: Side,
+}
+
+#[derive(Default)]
+struct Side {
+    hit: Option<(u32, Outcome)>,
+    open: Option<u32>,
+}
+
+impl Summary {
+    fn add(&mut self, index: u32, is_forbid: bool, outcome: Outcome) {
+        let side = if is_forbid { &mut self.forbid } else { &mut self.permit };
+        match outcome {
+            Outcome::True => side.note(index, outcome),
+            Outcome::Error if is_forbid => side.note(index, outcome),
+            Outcome::Unknown => side.open = Some(side.open.map_or(index, |open| open.min(index))),
+            Outcome::False | Outcome::Error => {}
+        }
+    }
+
+    fn constant(&self) -> Option<Hit> {
+        if let Some((index, outcome)) = self.forbid.decided() {
+            let index = PolicyIndex(index);
+            return Some(if outcome == Outcome::True { Hit::Forbidden(index) } else { Hit::Failed(index) });
+        }
+        if self.forbid.hit.is_some() || self.forbid.open.is_some() {
+            return None;
+        }
+        match self.permit.decided() {
+            Some((index, _)) => Some(Hit::Permitted(PolicyIndex(index))),
+            None if self.permit.open.is_none() => Some(Hit::Nothing),
+            None => None,
+        }
+    }
+}
+
+impl Side {
+    fn note(&mut self, index: u32, outcome: Outcome) {
+        if self.hit.is_none_or(|(first, _)| index < first) {
+            self.hit = Some((index, outcome));
+        }
+    }
+
+    /// The first match, if nothing open comes before it.
+    fn decided(&self) -> Option<(u32, Outcome)> {
+        self.hit.filter(|(index, _)| self.open.is_none_or(|open| index < &open))
+    }
+}

@@ -1,0 +1,206 @@
+//! What can be known of a condition before it is evaluated: whether it can fail, and which principals and paths it needs.
+
+use std::collections::HashMap;
+
+use crate::ir::{Actions, Address, Entity, Kind, Node, Optional, Program, Test, Text};
+
+/// A path that a condition needs, in the form that requests are looked up by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum PathKey {
+    /// The whole path.
+    Exact(Box<[u8]>),
+    /// The path's first segments with the slash behind them; at most [`MAX_SEGMENTS`].
+    Prefix(Box<[u8]>),
+}
+
+/// How many leading segments of a path are looked at. One look-up each per request.
+pub(crate) const MAX_SEGMENTS: usize = 3;
+
+/// More alternatives than this are not worth separate entries.
+const MAX_KEYS: usize = 256;
+
+/// What a guard established to the left makes safe to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guard<'a> {
+    Has(Optional),
+    Header(&'a str),
+    Claim(&'a str),
+    Kind(Kind),
+}
+
+/// Whether evaluating the program can never fail: everything that may be absent is asked for first.
+pub(crate) fn is_infallible(program: &Program) -> bool {
+    is_safe(&program.condition, program.actions.intersects(Actions::TCP), &mut Vec::new())
+}
+
+fn is_safe<'a>(node: &'a Node, may_be_opaque: bool, guards: &mut Vec<Guard<'a>>) -> bool {
+    match node {
+        Node::Const(_) => true,
+        Node::Not(child) => is_safe(child, may_be_opaque, guards),
+        Node::Any(children) => children.iter().all(|child| {
+            let established = guards.len();
+            let is_child_safe = is_safe(child, may_be_opaque, guards);
+            guards.truncate(established);
+            is_child_safe
+        }),
+        Node::All(children) => {
+            let established = guards.len();
+            let are_children_safe = children.iter().all(|child| {
+                let is_child_safe = is_safe(child, may_be_opaque, guards);
+                if let Node::Test(test, _) = child {
+                    guards.extend(guard_of(test));
+                }
+                is_child_safe
+            });
+            guards.truncate(established);
+            are_children_safe
+        }
+        Node::Test(test, _) => is_test_safe(test, may_be_opaque, guards),
+    }
+}
+
+fn guard_of(test: &Test) -> Option<Guard<'_>> {
+    match test {
+        Test::Has(optional) | Test::HasInTls(optional) => Some(Guard::Has(*optional)),
+        Test::HasHeader(name) => Some(Guard::Header(name)),
+        Test::HasClaim(key) => Some(Guard::Claim(key)),
+        Test::PrincipalKind(kind) => Some(Guard::Kind(*kind)),
+        _ => None,
+    }
+}
+
+fn is_test_safe(test: &Test, may_be_opaque: bool, guards: &[Guard<'_>]) -> bool {
+    let has = |optional| guards.contains(&Guard::Has(optional));
+    let has_request = !may_be_opaque;
+    match test {
+        Test::PrincipalIs(_)
+        | Test::PrincipalIn(_)
+        | Test::PrincipalKind(_)
+        | Test::Action(_)
+        | Test::ResourceIs(_)
+        | Test::ResourceIn(_)
+        | Test::ResourceKind(_)
+        | Test::AddressIn(Address::Source | Address::Remote | Address::Destination, _)
+        | Test::Has(Optional::Tls | Optional::Sni | Optional::Alpn | Optional::Jwt) => true,
+        Test::Has(Optional::Query) | Test::HasHeader(_) => has_request,
+        Test::HasInTls(_) => has(Optional::Tls),
+        Test::TextIn(text, _) | Test::TextLike(text, _) => match text {
+            Text::Method | Text::Scheme | Text::Authority | Text::Host | Text::Path => has_request,
+            Text::Query => has_request && has(Optional::Query),
+            Text::Sni => has(Optional::Sni),
+            Text::Alpn => has(Optional::Alpn),
+            Text::TlsVersion => has(Optional::Tls) || has(Optional::Sni) || has(Optional::Alpn),
+            Text::JwtIssuer | Text::JwtSubject => has(Optional::Jwt),
+            Text::PrincipalName | Text::PrincipalNamespace | Text::PrincipalTrustDomain => {
+                guards.contains(&Guard::Kind(Kind::ServiceAccount))
+            }
+            Text::ExternalPeerId => guards.contains(&Guard::Kind(Kind::ExternalPeer)),
+        },
+        Test::NumberIn(number, _) => match number {
+            crate::ir::Number::SourcePort | crate::ir::Number::DestinationPort => true,
+            crate::ir::Number::Depth => has_request,
+        },
+        Test::HeaderIn(name, _) => has_request && guards.contains(&Guard::Header(name)),
+        Test::HasClaim(_) | Test::AudienceIn(_) => has(Optional::Jwt),
+        Test::ClaimIn(key, _) => has(Optional::Jwt) && guards.contains(&Guard::Claim(key)),
+        Test::Matched(patterns) => {
+            has_request || patterns.iter().all(|p| p.level() == crate::pattern::PatternLevel::Connection)
+        }
+    }
+}
+
+/// The principals of which one is needed for the condition to hold; `None`: any may do.
+pub(crate) fn principal_keys(node: &Node) -> Option<Vec<Entity>> {
+    needed(node, &|test| match test {
+        Test::PrincipalIs(entity) => Some(vec![entity.clone()]),
+        Test::PrincipalIn(entities) => Some(entities.as_slice().to_vec()),
+        _ => None,
+    })
+}
+
+/// The paths of which one is needed for the condition to hold; `None`: any may do.
+pub(crate) fn path_keys(node: &Node) -> Option<Vec<PathKey>> {
+    needed(node, &|test| match test {
+        Test::TextIn(Text::Path, paths) => {
+            Some(paths.as_slice().iter().map(|p| PathKey::Exact(p.as_bytes().into())).collect())
+        }
+        Test::TextLike(Text::Path, glob) => match glob.literal_prefix() {
+            (path, true) => Some(vec![PathKey::Exact(path.as_bytes().into())]),
+            (prefix, false) => leading_segments(prefix.as_bytes()).last().map(|p| vec![PathKey::Prefix(p.into())]),
+        },
+        Test::Matched(patterns) => patterns
+            .iter()
+            .map(|pattern| match pattern {
+                crate::pattern::Pattern::Path { template, .. } => {
+                    leading_segments(template.literal_prefix().as_bytes()).last().map(|p| PathKey::Prefix(p.into()))
+                }
+                _ => None,
+            })
+            .collect(),
+        _ => None,
+    })
+}
+
+/// `/`-closed leading parts of a path, shortest first: `/a/b/c` has `/a/` and `/a/b/`.
+pub(crate) fn leading_segments(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter()
+        .enumerate()
+        .skip(1)
+        .filter(|(_, byte)| **byte == b'/')
+        .take(MAX_SEGMENTS)
+        .filter_map(|(at, _)| path.get(..=at))
+}
+
+fn needed<K: Ord>(node: &Node, of_test: &dyn Fn(&Test) -> Option<Vec<K>>) -> Option<Vec<K>> {
+    match node {
+        Node::Const(false) => Some(Vec::new()),
+        Node::Const(true) | Node::Not(_) => None,
+        Node::Test(test, _) => of_test(test),
+        Node::All(children) => children.iter().filter_map(|child| needed(child, of_test)).min_by_key(Vec::len),
+        Node::Any(children) => {
+            let mut all = Vec::new();
+            for child in children {
+                all.extend(needed(child, of_test)?);
+                if all.len() > MAX_KEYS {
+                    return None;
+                }
+            }
+            all.sort();
+            all.dedup();
+            Some(all)
+        }
+    }
+}
+
+/// Policies of one principal group, by the paths that they need. Positions are places in the group's members, ascending.
+#[derive(Debug, Default)]
+pub(crate) struct PathIndex {
+    always: Vec<u32>,
+    exact: HashMap<Box<[u8]>, Vec<u32>, ahash::RandomState>,
+    prefix: HashMap<Box<[u8]>, Vec<u32>, ahash::RandomState>,
+}
+
+impl PathIndex {
+    /// Adds a member; positions must come in ascending order.
+    pub(crate) fn add(&mut self, position: u32, keys: Option<Vec<PathKey>>) {
+        let Some(keys) = keys else {
+            self.always.push(position);
+            return;
+        };
+        for key in keys {
+            match key {
+                PathKey::Exact(path) => self.exact.entry(path).or_default().push(position),
+                PathKey::Prefix(path) => self.prefix.entry(path).or_default().push(position),
+            }
+        }
+    }
+
+    /// The lists of members that may match a path; `None` is an opaque connection, for which nothing is left out.
+    pub(crate) fn lists<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a [u32]> {
+        let exact = (!self.exact.is_empty()).then(|| self.exact.get(path)).flatten();
+        let prefixes = (!self.prefix.is_empty()).then(|| leading_segments(path).filter_map(|p| self.prefix.get(p)));
+        std::iter::once(self.always.as_slice())
+            .chain(exact.map(Vec::as_slice))
+            .chain(prefixes.into_iter().flatten().map(Vec::as_slice))
+    }
+}
