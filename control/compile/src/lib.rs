@@ -1,1 +1,23 @@
-//! placeholder
+//! From documents to the mesh model: pure functions, the same bytes for the same inputs whatever the order of arrival.
+//!
+//! [`Inputs::new`] takes parsed documents; [`compile`] resolves them to a [`Mesh`] and [`Reports`]; [`scope`] cuts one proxy's
+//! [`Snapshot`](palisade_model::snapshot::Snapshot) out of the mesh. [`plan()`] says what a mesh on one machine has to run.
+
+mod checks;
+mod hosts;
+pub mod inputs;
+mod lower;
+mod mesh;
+mod object;
+mod plan;
+mod reports;
+mod resolve;
+pub mod settings;
+mod time;
+
+pub use inputs::{GatewayKind, Inputs, SourceDocument, SourceOptions};
+pub use mesh::{Compiled, Mesh, ProxyRef, ScopeError, compile, scope};
+pub use object::{Head, Location, Object, ObjectKey};
+pub use plan::{GatewayPlan, Plan, PodPlan, plan};
+pub use reports::{Code, Condition, Diagnostic, ObjectName, Reports};
+pub use settings::{ControlSettings, InvalidSetting, MeshSettings};

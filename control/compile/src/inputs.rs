@@ -1,0 +1,89 @@
+//! Inputs: everything that compiling may see, in sorted maps. Equal inputs give equal bytes, whatever the order of arrival.
+
+mod addresses;
+pub mod core;
+mod gateway_pods;
+mod kubernetes;
+mod sources;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use palisade_crds::{Broken, gateway_api, istio};
+
+pub use gateway_pods::GatewayKind;
+pub use sources::{SourceDocument, SourceOptions};
+
+use crate::{
+    object::{Head, Object, ObjectKey},
+    reports::Reports,
+    settings::MeshSettings,
+};
+
+/// Objects of one kind by namespace and name.
+pub type Objects<T> = BTreeMap<ObjectKey, Object<T>>;
+
+/// Everything that compiling may see.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Mesh-wide settings.
+    pub settings: MeshSettings,
+    /// Namespaces that are declared; others exist without labels.
+    pub namespaces: BTreeMap<Arc<str>, core::Namespace>,
+    /// Services, with addresses.
+    pub services: Objects<core::Service>,
+    /// EndpointSlices as written.
+    pub endpoint_slices: Objects<core::EndpointSlice>,
+    /// Pods: written, made from workloads, and those of gateways; with addresses.
+    pub pods: Objects<core::Pod>,
+    /// Secrets.
+    pub secrets: Objects<core::KeyedBytes>,
+    /// ConfigMaps.
+    pub config_maps: Objects<core::KeyedBytes>,
+    /// Gateway API GatewayClasses (no namespace).
+    pub gateway_classes: Objects<gateway_api::GatewayClass>,
+    /// Gateway API Gateways.
+    pub api_gateways: Objects<gateway_api::Gateway>,
+    /// Gateway API HTTPRoutes.
+    pub http_routes: Objects<gateway_api::HttpRoute>,
+    /// Gateway API ReferenceGrants.
+    pub reference_grants: Objects<gateway_api::ReferenceGrant>,
+    /// Istio Gateways.
+    pub gateways: Objects<istio::Gateway>,
+    /// Istio VirtualServices.
+    pub virtual_services: Objects<istio::VirtualService>,
+    /// Istio DestinationRules.
+    pub destination_rules: Objects<istio::DestinationRule>,
+    /// Istio AuthorizationPolicies.
+    pub authorization_policies: Objects<istio::AuthorizationPolicy>,
+    /// Istio PeerAuthentications.
+    pub peer_authentications: Objects<istio::PeerAuthentication>,
+    /// Istio RequestAuthentications.
+    pub request_authentications: Objects<istio::RequestAuthentication>,
+    /// Security documents that were rejected: what they select fails closed.
+    pub broken_policies: Vec<(Head, Broken)>,
+    /// Findings so far.
+    pub reports: Reports,
+}
+
+impl Inputs {
+    /// Pods of a namespace, by name.
+    pub fn pods_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Object<core::Pod>> {
+        in_namespace(&self.pods, namespace)
+    }
+
+    /// Services of a namespace, by name.
+    pub fn services_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Object<core::Service>> {
+        in_namespace(&self.services, namespace)
+    }
+
+    /// A namespace; undeclared ones have no labels.
+    pub fn namespace(&self, name: &str) -> core::Namespace {
+        self.namespaces.get(name).cloned().unwrap_or_default()
+    }
+}
+
+fn in_namespace<'a, T>(objects: &'a Objects<T>, namespace: &Arc<str>) -> impl Iterator<Item = &'a Object<T>> {
+    let start = ObjectKey::new(Arc::clone(namespace), "");
+    let namespace = Arc::clone(namespace);
+    objects.range(start..).take_while(move |(key, _)| key.namespace == namespace).map(|(_, object)| object)
+}

@@ -1,0 +1,188 @@
+//! Kubernetes core objects as compiling reads them: addresses, ports, labels and readiness, nothing else.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use crate::{
+    inputs::GatewayKind,
+    object::{Object, ObjectKey},
+};
+
+/// A namespace; one that no document declares has no labels.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Namespace {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A Kubernetes Service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Service {
+    /// Virtual addresses; empty for headless services and aliases.
+    pub addresses: Vec<IpAddr>,
+    /// `clusterIP: None`.
+    pub is_headless: bool,
+    /// Target of an ExternalName service.
+    pub external_name: Option<String>,
+    /// Pods behind it; empty = endpoints are written by someone else.
+    pub selector: BTreeMap<String, String>,
+    /// Ports.
+    pub ports: Vec<ServicePort>,
+    /// Not ready pods count as ready.
+    pub publish_not_ready: bool,
+    /// `internalTrafficPolicy: Local`.
+    pub is_local_only: bool,
+    /// External addresses (`status.loadBalancer`, `externalIPs`), by which a gateway's Service is reached.
+    pub external_addresses: Vec<IpAddr>,
+    /// Address families that it has or is to get.
+    pub families: Vec<Family>,
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// One port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Port name; empty where there is only one.
+    pub name: String,
+    /// The port that clients dial.
+    pub port: u16,
+    /// The pod's port.
+    pub target: TargetPort,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub transport: String,
+    /// `appProtocol`.
+    pub app_protocol: Option<String>,
+}
+
+/// A pod's port, by number or by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TargetPort {
+    /// This port.
+    Number(u16),
+    /// The container port of this name.
+    Name(String),
+}
+
+/// A pod: written, or made from a Deployment or StatefulSet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pod {
+    /// Addresses, the first one is the primary.
+    pub ips: Vec<IpAddr>,
+    /// The pod shares its node's network.
+    pub is_host_network: bool,
+    /// Service account, `default` where none is written.
+    pub service_account: String,
+    /// Node; empty when not scheduled or unknown.
+    pub node: String,
+    /// `spec.hostname`, or the name of a StatefulSet's pod.
+    pub hostname: Option<String>,
+    /// `spec.subdomain`: the headless service that names the pod.
+    pub subdomain: Option<String>,
+    /// Containers, init containers that stay (`restartPolicy: Always`) excluded.
+    pub containers: Vec<Container>,
+    /// `Ready`; true where there is no status.
+    pub is_ready: bool,
+    /// Finished (`Succeeded`, `Failed`) or being deleted.
+    pub is_gone: bool,
+    /// A sidecar runs beside it.
+    pub is_injected: bool,
+    /// Mesh TLS is accepted there (`security.istio.io/tlsMode=istio`, written or by injection).
+    pub accepts_mesh_tls: bool,
+    /// The sidecar is known to be ours.
+    pub is_palisade: bool,
+    /// The pod is a gateway that no document runs: what it serves, and the name by which people know it.
+    pub gateway: Option<(GatewayKind, ObjectKey)>,
+}
+
+/// A container, as far as `palisade dev` runs it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Container {
+    /// Container name.
+    pub name: String,
+    /// Image reference.
+    pub image: String,
+    /// Entry point; empty = the image's.
+    pub command: Vec<String>,
+    /// Arguments.
+    pub args: Vec<String>,
+    /// Environment variables with a literal value.
+    pub env: Vec<(String, String)>,
+    /// Declared ports.
+    pub ports: Vec<ContainerPort>,
+}
+
+/// A declared container port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// Port name; empty when unnamed.
+    pub name: String,
+    /// Port number.
+    pub port: u16,
+}
+
+/// An EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EndpointSlice {
+    /// Name of the Service that it belongs to.
+    pub service: String,
+    /// Ports by name.
+    pub ports: Vec<SlicePort>,
+    /// Endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+}
+
+/// A port of an EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlicePort {
+    /// Name of the Service's port; empty where there is only one.
+    pub name: String,
+    /// Port number at the endpoint.
+    pub port: u16,
+}
+
+/// One endpoint of an EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SliceEndpoint {
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `conditions.ready`; `None` counts as true.
+    pub ready: Option<bool>,
+    /// `conditions.serving`.
+    pub serving: Option<bool>,
+    /// `conditions.terminating`.
+    pub terminating: Option<bool>,
+    /// Name of the pod in `targetRef`.
+    pub pod: Option<String>,
+    /// `hostname`.
+    pub hostname: Option<String>,
+    /// `nodeName`.
+    pub node: Option<String>,
+    /// `zone`.
+    pub zone: Option<String>,
+}
+
+/// A Secret or ConfigMap: bytes by key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct KeyedBytes {
+    /// Content by key.
+    pub entries: BTreeMap<String, Arc<[u8]>>,
+}
+
+impl Pod {
+    /// The number of a container port by name.
+    pub fn named_port(&self, name: &str) -> Option<u16> {
+        self.containers.iter().flat_map(|c| &c.ports).find(|port| port.name == name).map(|port| port.port)
+    }
+}
+
+/// A pod with its metadata.
+pub type PodObject = Object<Pod>;

@@ -1,0 +1,111 @@
+//! Pods of gateways that no document runs: one per Gateway API Gateway of our classes, one per Istio Gateway selector.
+
+use std::{collections::{BTreeMap, BTreeSet}, sync::Arc};
+
+use crate::{
+    inputs::{Inputs, core},
+    object::{Head, Object, ObjectKey, selects},
+};
+
+/// Label of pods that serve a Gateway API Gateway.
+pub(crate) const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+/// Label with that Gateway's class.
+const GATEWAY_CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
+/// GatewayClasses that are served.
+pub(crate) const CLASSES: [&str; 3] = ["palisade", "palisade-egress", "istio"];
+/// Name of the controller in GatewayClasses.
+pub(crate) const CONTROLLER: &str = "palisade.dev/gateway-controller";
+
+/// Which documents a gateway pod serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GatewayKind {
+    /// One Gateway API Gateway.
+    GatewayApi,
+    /// All Istio Gateways that select it.
+    Istio,
+}
+
+/// Whether a class is one of ours: by name, or by a GatewayClass with our controller.
+pub(crate) fn is_served_class(inputs: &Inputs, class: &str) -> bool {
+    let key = ObjectKey::new("", class);
+    match inputs.gateway_classes.get(&key) {
+        Some(written) => written.spec.controller_name == CONTROLLER || CLASSES.contains(&class),
+        None => CLASSES.contains(&class),
+    }
+}
+
+/// Pods for gateways that have none, in a fixed order.
+pub(crate) fn missing(inputs: &Inputs) -> Vec<Object<core::Pod>> {
+    let mut pods = Vec::new();
+    for gateway in inputs.api_gateways.values() {
+        let class = &gateway.spec.gateway_class_name;
+        if !is_served_class(inputs, class) {
+            continue;
+        }
+        let labels = BTreeMap::from([
+            (GATEWAY_NAME_LABEL.to_owned(), gateway.head.key.name.to_string()),
+            (GATEWAY_CLASS_LABEL.to_owned(), class.clone()),
+        ]);
+        let is_run = inputs.pods_in(&gateway.head.key.namespace).any(|pod| {
+            pod.head.labels.get(GATEWAY_NAME_LABEL).is_some_and(|name| **name == *gateway.head.key.name)
+        });
+        if is_run {
+            continue;
+        }
+        let infrastructure = gateway.spec.infrastructure.as_ref();
+        let labels = labels.into_iter().chain(infrastructure.map(|i| i.labels.clone()).unwrap_or_default()).collect();
+        let name = format!("{}-{class}", gateway.head.key.name);
+        let key = ObjectKey::new(Arc::clone(&gateway.head.key.namespace), name.as_str());
+        pods.push(pod(key, &name, labels, GatewayKind::GatewayApi, gateway.head.key.clone()));
+    }
+    let selectors: BTreeSet<&BTreeMap<String, String>> = inputs
+        .gateways
+        .values()
+        .map(|gateway| &gateway.spec.selector)
+        .filter(|selector| !selector.is_empty())
+        .filter(|selector| !inputs.pods.values().any(|pod| selects(selector, &pod.head.labels)))
+        .collect();
+    let root = &inputs.settings.root_namespace;
+    let mut names = BTreeSet::new();
+    for selector in selectors {
+        let Some(name) = selector.get("istio").or_else(|| selector.values().next()) else { continue };
+        // Two selectors with one name: the later ones are told apart by number.
+        let name = (1..)
+            .map(|n: u32| if n == 1 { name.clone() } else { format!("{name}-{n}") })
+            .find(|name| {
+                let key = ObjectKey::new(Arc::clone(root), name.as_str());
+                !inputs.pods.contains_key(&key) && names.insert(name.clone())
+            });
+        let Some(name) = name else { continue };
+        let key = ObjectKey::new(Arc::clone(root), name.as_str());
+        pods.push(pod(key.clone(), &name, selector.clone(), GatewayKind::Istio, key));
+    }
+    pods
+}
+
+fn pod(
+    key: ObjectKey,
+    service_account: &str,
+    labels: BTreeMap<String, String>,
+    kind: GatewayKind,
+    gateway: ObjectKey,
+) -> Object<core::Pod> {
+    Object {
+        head: Head {
+            group: "".into(),
+            kind: "Pod".into(),
+            key,
+            uid: "".into(),
+            generation: 0,
+            created: i64::MIN,
+            labels,
+            annotations: BTreeMap::new(),
+        },
+        spec: core::Pod {
+            service_account: service_account.to_owned(),
+            is_ready: true,
+            gateway: Some((kind, gateway)),
+            ..core::Pod::default()
+        },
+    }
+}

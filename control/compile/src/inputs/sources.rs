@@ -1,0 +1,297 @@
+//! From parsed documents to inputs: one object per name, file defaults, addresses, settings.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use palisade_crds::{Broken, Document, Meta, Object as Kind, Parsed, istio::MeshConfig};
+
+use crate::{
+    inputs::{
+        Inputs, Objects,
+        addresses::{Addresses, Range},
+        core, gateway_pods, kubernetes,
+    },
+    object::{Head, Location, Object, ObjectKey},
+    reports::{Code, Diagnostic, ObjectName, Report, Reports},
+    settings::{ControlSettings, MeshSettings},
+};
+
+/// A document with where it stands.
+#[derive(Debug, Clone)]
+pub struct SourceDocument {
+    /// The text, for lines.
+    pub document: Arc<Document>,
+    /// What it says.
+    pub parsed: Arc<Parsed>,
+}
+
+/// How documents are read.
+#[derive(Debug, Clone, Default)]
+pub struct SourceOptions {
+    /// Settings that are not in documents.
+    pub control: ControlSettings,
+    /// The source stands in for an API server: addresses are assigned, Pods made from Deployments, every Pod counts as injected,
+    /// gateways get a pod.
+    pub is_files: bool,
+}
+
+impl SourceDocument {
+    /// Parses a document. Objects without namespace belong to `default_namespace`.
+    pub fn parse(document: Document, default_namespace: &str) -> Self {
+        let parsed = palisade_crds::parse(&document, default_namespace);
+        Self { document: Arc::new(document), parsed: Arc::new(parsed) }
+    }
+
+    fn location(&self) -> Location {
+        Location {
+            file: Arc::clone(&self.document.file),
+            line: self.document.line(&palisade_crds::Path::root()).unwrap_or(0),
+        }
+    }
+}
+
+impl Inputs {
+    /// Inputs from documents in any order. Of several documents for one object the last in order of file and line counts.
+    pub fn new(documents: impl IntoIterator<Item = SourceDocument>, options: &SourceOptions) -> Self {
+        let mut reports = Reports::default();
+        let documents = unique(documents, &mut reports);
+        let settings = mesh_settings(&documents, options, &mut reports);
+        let mut inputs = Self {
+            settings,
+            namespaces: BTreeMap::new(),
+            services: Objects::new(),
+            endpoint_slices: Objects::new(),
+            pods: Objects::new(),
+            secrets: Objects::new(),
+            config_maps: Objects::new(),
+            gateway_classes: Objects::new(),
+            api_gateways: Objects::new(),
+            http_routes: Objects::new(),
+            reference_grants: Objects::new(),
+            gateways: Objects::new(),
+            virtual_services: Objects::new(),
+            destination_rules: Objects::new(),
+            authorization_policies: Objects::new(),
+            peer_authentications: Objects::new(),
+            request_authentications: Objects::new(),
+            broken_policies: Vec::new(),
+            reports,
+        };
+        let mut templates = Vec::new();
+        for source in &documents {
+            inputs.report_issues(source);
+            inputs.add(source, &mut templates);
+        }
+        if options.is_files {
+            inputs.add_pods_of(templates);
+            inputs.assign_addresses();
+        }
+        let namespaces = inputs.namespaces.clone();
+        for pod in inputs.pods.values_mut() {
+            let namespace = namespaces.get(&pod.head.key.namespace).cloned().unwrap_or_default();
+            kubernetes::decide_injection(pod, &namespace, options.is_files);
+        }
+        inputs
+    }
+
+    fn report_issues(&mut self, source: &SourceDocument) {
+        let meta = &source.parsed.meta;
+        let object = ObjectName {
+            group: meta.group.as_str().into(),
+            kind: meta.kind.as_str().into(),
+            namespace: meta.namespace.as_str().into(),
+            name: meta.name.as_str().into(),
+        };
+        self.reports.locate(object.clone(), Arc::clone(&source.document));
+        for issue in &source.parsed.issues {
+            self.reports.push(Diagnostic {
+                code: issue.code.id(),
+                severity: issue.severity,
+                object: object.clone(),
+                path: issue.path.to_string(),
+                message: issue.message.clone(),
+                file: Arc::clone(&source.document.file),
+                line: source.document.line_of_issue(issue).unwrap_or(0),
+            });
+        }
+    }
+
+    fn add(&mut self, source: &SourceDocument, templates: &mut Vec<kubernetes::Template>) {
+        let head = head(&source.parsed.meta);
+        let key = head.key.clone();
+        match &source.parsed.object {
+            Kind::Namespace(_) => {
+                let Head { labels, annotations, .. } = head;
+                self.namespaces.insert(key.name, core::Namespace { labels, annotations });
+            }
+            Kind::Service(service) => insert(&mut self.services, head, kubernetes::service(service)),
+            Kind::EndpointSlice(slice) => {
+                let service = head.labels.get("kubernetes.io/service-name").cloned().unwrap_or_default();
+                insert(&mut self.endpoint_slices, head, kubernetes::slice(slice, service));
+            }
+            Kind::Pod(pod) => insert(&mut self.pods, head, kubernetes::pod(pod)),
+            Kind::Deployment(deployment) => templates.extend(kubernetes::deployment(head, deployment)),
+            Kind::StatefulSet(set) => templates.extend(kubernetes::stateful_set(head, set)),
+            Kind::Secret(secret) => {
+                let entries = secret.data.iter().map(|(k, v)| (k.clone(), Arc::from(v.as_slice()))).collect();
+                insert(&mut self.secrets, head, core::KeyedBytes { entries });
+            }
+            Kind::ConfigMap(map) => insert(&mut self.config_maps, head, kubernetes::config_map(map)),
+            Kind::GatewayClass(class) => insert(&mut self.gateway_classes, head, (**class).clone()),
+            Kind::Gateway(gateway) => insert(&mut self.api_gateways, head, (**gateway).clone()),
+            Kind::HttpRoute(route) => insert(&mut self.http_routes, head, (**route).clone()),
+            Kind::ReferenceGrant(grant) => insert(&mut self.reference_grants, head, (**grant).clone()),
+            Kind::IstioGateway(gateway) => insert(&mut self.gateways, head, (**gateway).clone()),
+            Kind::VirtualService(service) => insert(&mut self.virtual_services, head, (**service).clone()),
+            Kind::DestinationRule(rule) => insert(&mut self.destination_rules, head, (**rule).clone()),
+            Kind::AuthorizationPolicy(policy) => insert(&mut self.authorization_policies, head, (**policy).clone()),
+            Kind::PeerAuthentication(policy) => insert(&mut self.peer_authentications, head, (**policy).clone()),
+            Kind::RequestAuthentication(policy) => insert(&mut self.request_authentications, head, (**policy).clone()),
+            Kind::Broken(broken) => self.add_broken(head, broken),
+            // Checked and reported where they were read; nothing is compiled from them.
+            Kind::ServiceAccount(_)
+            | Kind::ServiceEntry(_)
+            | Kind::WorkloadEntry(_)
+            | Kind::Sidecar(_)
+            | Kind::Telemetry(_)
+            | Kind::CedarPolicy(_)
+            | Kind::PolicyTest(_)
+            | Kind::Unknown { group: _, kind: _ } => {}
+        }
+    }
+
+    /// A rejected document counts as absent, unless it is there to protect something.
+    fn add_broken(&mut self, head: Head, broken: &Broken) {
+        if broken.kind.is_policy() {
+            self.broken_policies.push((head, broken.clone()));
+        }
+    }
+
+    /// Pods of Deployments and StatefulSets that have none, and of gateways that nothing runs.
+    fn add_pods_of(&mut self, templates: Vec<kubernetes::Template>) {
+        for template in templates {
+            let has_pods = self
+                .pods
+                .values()
+                .filter(|pod| pod.head.key.namespace == template.head.key.namespace)
+                .any(|pod| template.owns(&pod.head.labels));
+            if has_pods {
+                continue;
+            }
+            for pod in template.pods() {
+                self.pods.entry(pod.head.key.clone()).or_insert(pod);
+            }
+        }
+        for pod in gateway_pods::missing(self) {
+            self.pods.entry(pod.head.key.clone()).or_insert(pod);
+        }
+    }
+
+    fn assign_addresses(&mut self) {
+        let mut addresses = Addresses::default();
+        let slices = self.endpoint_slices.values().flat_map(|slice| &slice.spec.endpoints);
+        let written = self
+            .pods
+            .values()
+            .flat_map(|pod| &pod.spec.ips)
+            .chain(self.services.values().flat_map(|service| &service.spec.addresses))
+            .chain(slices.flat_map(|endpoint| &endpoint.addresses));
+        for address in written {
+            addresses.reserve(*address);
+        }
+        for (key, pod) in &mut self.pods {
+            if pod.spec.ips.is_empty() {
+                pod.spec.ips.extend(addresses.assign(Range::Pods, key));
+            }
+        }
+        for (key, service) in &mut self.services {
+            let needs_one = !service.spec.is_headless && service.spec.external_name.is_none();
+            if needs_one && service.spec.addresses.is_empty() {
+                for family in &service.spec.families {
+                    let range = match family {
+                        core::Family::V4 => Range::Services,
+                        core::Family::V6 => Range::Services6,
+                    };
+                    service.spec.addresses.extend(addresses.assign(range, key));
+                }
+            }
+        }
+    }
+}
+
+fn insert<T>(objects: &mut Objects<T>, head: Head, spec: T) {
+    objects.insert(head.key.clone(), Object { head, spec });
+}
+
+fn head(meta: &Meta) -> Head {
+    Head {
+        group: meta.group.as_str().into(),
+        kind: meta.kind.as_str().into(),
+        key: ObjectKey::new(meta.namespace.as_str(), meta.name.as_str()),
+        uid: meta.uid.as_deref().unwrap_or_default().into(),
+        generation: meta.generation,
+        created: meta.creation_timestamp.map_or(i64::MIN, |time| time.as_second()),
+        labels: meta.labels.clone(),
+        annotations: meta.annotations.clone(),
+    }
+}
+
+/// One document per object: the last in order of file and line, as `kubectl apply` leaves it.
+fn unique(documents: impl IntoIterator<Item = SourceDocument>, reports: &mut Reports) -> Vec<SourceDocument> {
+    let mut sorted: Vec<(Location, SourceDocument)> =
+        documents.into_iter().map(|source| (source.location(), source)).collect();
+    sorted.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let mut by_object: BTreeMap<(String, String, String, String), SourceDocument> = BTreeMap::new();
+    let mut nameless = Vec::new();
+    for (location, source) in sorted {
+        let meta = &source.parsed.meta;
+        if meta.name.is_empty() {
+            nameless.push(source);
+            continue;
+        }
+        let key = (meta.group.clone(), meta.kind.clone(), meta.namespace.clone(), meta.name.clone());
+        let line = location.line;
+        if let Some(earlier) = by_object.insert(key, source.clone()) {
+            let head = head(&earlier.parsed.meta);
+            let message = format!("replaced by a later document for the same object, {}:{line}", location.file);
+            let report = Report::warning(&head, Code::DuplicateObject, "metadata.name", &message);
+            reports.push(report.at(earlier.document.file.clone(), earlier.location().line));
+        }
+    }
+    by_object.into_values().chain(nameless).collect()
+}
+
+/// The mesh configuration from the ConfigMap `istio`, from the root namespace given, else from the control plane's.
+fn mesh_settings(documents: &[SourceDocument], options: &SourceOptions, reports: &mut Reports) -> MeshSettings {
+    let namespace = options.control.root_namespace.as_ref().unwrap_or(&options.control.control_namespace);
+    let in_namespace = |namespace: &str| {
+        documents.iter().find_map(|source| match &source.parsed.object {
+            Kind::ConfigMap(map) if source.parsed.meta.name == "istio" && source.parsed.meta.namespace == namespace => {
+                Some((source, map.data.as_ref()?.get("mesh")?))
+            }
+            _ => None,
+        })
+    };
+    let Some((source, text)) = in_namespace(namespace).or_else(|| in_namespace("istio-system")) else {
+        return MeshSettings::new(&MeshConfig::default(), &options.control).0;
+    };
+    let (mesh, issues) = MeshConfig::parse(text);
+    let head = head(&source.parsed.meta);
+    for issue in issues {
+        reports.push(Diagnostic {
+            code: issue.code.id(),
+            severity: issue.severity,
+            object: ObjectName::of(&head),
+            path: issue.path.to_string(),
+            message: issue.message.clone(),
+            file: Arc::clone(&source.document.file),
+            line: source.document.line_of_issue(&issue).unwrap_or(0),
+        });
+    }
+    let (settings, malformed) = MeshSettings::new(&mesh.unwrap_or_default(), &options.control);
+    for value in malformed {
+        let message = format!("`{value}` is not a trust domain");
+        let report = Report::warning(&head, Code::MeshSetting, "data.mesh.trustDomain", &message);
+        reports.push(report.at(Arc::clone(&source.document.file), source.location().line));
+    }
+    settings
+}

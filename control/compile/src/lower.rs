@@ -1,0 +1,141 @@
+//! Lowering: from resolved documents to the resources of one proxy. One file per concern.
+
+pub(crate) mod assembly;
+mod authorization;
+pub(crate) mod client;
+pub(crate) mod clusters;
+mod fault;
+mod fixed;
+pub(crate) mod gamma;
+mod gateway_api;
+mod gateways;
+mod headers;
+pub(crate) mod http;
+mod inbound;
+mod l4;
+mod proxy_settings;
+mod retries;
+mod services;
+mod virtual_hosts;
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+
+use palisade_model::{
+    hash::HashError,
+    resource::{Entries, Resource},
+    service::{Lookup, Query},
+    settings::ProxyKind,
+};
+
+use crate::{
+    hosts,
+    lower::{
+        assembly::Assembly,
+        client::{Client, Proxy},
+    },
+    resolve::{Resolved, services::Registered},
+};
+
+/// Everything that one proxy needs: a sidecar its own namespace's services and what it asked about, a gateway what its routes
+/// refer to (architecture rule 6).
+pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query>) -> Result<Entries, HashError> {
+    let client = Client { resolved, proxy };
+    let mut assembly = Assembly::new(client);
+    let policies = authorization::add(&mut assembly)?;
+    let mut http_ports = BTreeSet::new();
+    match proxy.kind {
+        ProxyKind::Sidecar => {
+            for cluster in fixed::of_sidecar() {
+                assembly.add(Resource::Cluster(cluster), None)?;
+            }
+            inbound::add(&mut assembly, &policies)?;
+            http_ports = virtual_hosts::add_unregistered(&mut assembly)?;
+            add_services(&mut assembly, queries)?;
+            http_ports.extend(
+                resolved
+                    .services
+                    .iter()
+                    .filter(|service| service.visibility.admits(&proxy.namespace))
+                    .flat_map(|service| service.ports.iter().filter(|port| port.may_be_http()))
+                    .map(|port| port.number),
+            );
+        }
+        ProxyKind::Gateway => {
+            gateways::add(&mut assembly, &policies)?;
+            gateway_api::add(&mut assembly, &policies)?;
+        }
+    }
+    assembly.add(Resource::Settings(proxy_settings::of(client, http_ports)), None)?;
+    Ok(assembly.into_entries())
+}
+
+/// Services of the own namespace, and those that queries name. What is not known is answered as such.
+fn add_services(assembly: &mut Assembly<'_>, queries: &BTreeSet<Query>) -> Result<(), HashError> {
+    let client = assembly.client;
+    let resolved = client.resolved;
+    let mut hosts: BTreeSet<Arc<str>> = resolved
+        .services
+        .in_namespace(client.namespace())
+        .filter(|service| service.visibility.admits(client.namespace()))
+        .map(|service| Arc::clone(&service.host))
+        .collect();
+    for query in queries {
+        let found: BTreeSet<Arc<str>> = match query {
+            Query::Host(host) => by_name(client, host).map(|service| Arc::clone(&service.host)).into_iter().collect(),
+            Query::Address(ip) => by_address(client, *ip),
+        };
+        hosts.extend(found.iter().cloned());
+        let lookup = Lookup { query: query.clone(), services: found.into_iter().collect() };
+        assembly.add(Resource::Lookup(lookup), None)?;
+    }
+    for host in hosts {
+        if let Some(service) = resolved.services.get(&host) {
+            services::add(assembly, service)?;
+        }
+    }
+    Ok(())
+}
+
+/// The service that a client means by a name: in full, or short as its resolver would complete it; also the name of a pod of
+/// a headless service.
+fn by_name<'a>(client: Client<'a>, name: &str) -> Option<&'a Registered> {
+    let services = &client.resolved.services;
+    let domain = &client.resolved.settings.cluster_domain;
+    let namespace = client.namespace();
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let candidates = [
+        name.clone(),
+        hosts::full_name(&name, namespace, domain),
+        format!("{name}.svc.{domain}"),
+        format!("{name}.{domain}"),
+    ];
+    for candidate in &candidates {
+        let target = services.alias_target(candidate).unwrap_or_else(|| Arc::from(candidate.as_str()));
+        if let Some(service) = services.visible(&target, namespace) {
+            return Some(service);
+        }
+    }
+    // `POD.SERVICE.NAMESPACE.svc.DOMAIN`, and anything else below a headless service.
+    candidates.iter().find_map(|candidate| {
+        let (_, rest) = candidate.split_once('.')?;
+        services.visible(rest, namespace).filter(|service| service.is_headless)
+    })
+}
+
+/// Services at an address: by their virtual addresses, and headless ones by their endpoints.
+fn by_address(client: Client<'_>, ip: IpAddr) -> BTreeSet<Arc<str>> {
+    let resolved = client.resolved;
+    let by_endpoint = resolved
+        .workloads
+        .targets_at(ip)
+        .iter()
+        .filter_map(|target| resolved.services.get(&target.host))
+        .filter(|service| service.is_headless);
+    resolved
+        .services
+        .at_address(ip)
+        .chain(by_endpoint)
+        .filter(|service| service.visibility.admits(client.namespace()))
+        .map(|service| Arc::clone(&service.host))
+        .collect()
+}

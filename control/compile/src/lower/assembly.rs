@@ -1,0 +1,104 @@
+//! A snapshot in the making: resources with their provenance, and what they still need.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use palisade_model::{
+    cluster::{Discovery, UpstreamTls},
+    hash::HashError,
+    host::HostPattern,
+    origin::Origin,
+    resource::{Entries, Entry, Meta, Resource, ResourceKey, ResourceKind},
+};
+
+use crate::lower::{
+    client::Client,
+    clusters::{self, Destination},
+};
+
+/// Resources collected for one proxy.
+#[derive(Debug)]
+pub(crate) struct Assembly<'a> {
+    /// For whom.
+    pub(crate) client: Client<'a>,
+    entries: Entries,
+    domains: BTreeMap<Arc<str>, BTreeSet<HostPattern>>,
+}
+
+impl<'a> Assembly<'a> {
+    /// Nothing yet.
+    pub(crate) fn new(client: Client<'a>) -> Self {
+        Self { client, entries: Entries::new(), domains: BTreeMap::new() }
+    }
+
+    /// Adds a resource made from these objects, the one that shaped it first.
+    pub(crate) fn add(&mut self, resource: Resource, origins: impl IntoIterator<Item = Origin>) -> Result<(), HashError> {
+        let mut unique: Vec<Origin> = Vec::new();
+        for origin in origins {
+            if !unique.contains(&origin) {
+                unique.push(origin);
+            }
+        }
+        // The one that shaped the resource first; the others sorted.
+        if let Some((_, rest)) = unique.split_first_mut() {
+            rest.sort();
+        }
+        let entry = Entry::new(resource, Meta { origins: unique.into(), requires: BTreeSet::new() })?;
+        self.entries.insert(entry.key().clone(), Arc::new(entry));
+        Ok(())
+    }
+
+    /// Whether a resource is there already.
+    pub(crate) fn has(&self, kind: ResourceKind, name: &str) -> bool {
+        self.entries.contains_key(&ResourceKey::new(kind, name))
+    }
+
+    /// Adds the cluster of a destination with its endpoints. `false` when there is no such service, port or subset.
+    pub(crate) fn add_destination(&mut self, destination: &Destination) -> Result<bool, HashError> {
+        if self.has(ResourceKind::Cluster, &destination.cluster_name()) {
+            return Ok(true);
+        }
+        let Some((cluster, origins)) = clusters::outbound(self.client, destination) else { return Ok(false) };
+        if let Discovery::Endpoints { key, subset: _ } = &cluster.discovery
+            && !self.has(ResourceKind::Endpoints, key)
+            && let Some(endpoints) = self.client.resolved.workloads.endpoints(&destination.host, destination.port)
+        {
+            let service = origins.first().cloned();
+            self.add(Resource::Endpoints((**endpoints).clone()), service)?;
+        }
+        if let UpstreamTls::Originate(originate) = &cluster.tls {
+            for key in originate.ca.iter().chain(originate.client_certificate.iter()) {
+                self.add_secret(key)?;
+            }
+        }
+        self.add(Resource::Cluster(cluster), origins)?;
+        Ok(true)
+    }
+
+    /// Adds a secret if it exists and may be seen; without it handshakes fail, as the documents ask.
+    pub(crate) fn add_secret(&mut self, key: &Arc<str>) -> Result<(), HashError> {
+        if self.has(ResourceKind::Secret, key) {
+            return Ok(());
+        }
+        if let Some((secret, origin)) = self.client.resolved.secrets.get(key) {
+            let (secret, origin) = (secret.clone(), origin.clone());
+            self.add(Resource::Secret(secret), [origin])?;
+        }
+        Ok(())
+    }
+
+    /// The domains that no earlier virtual host of the table has taken; from now on they are.
+    pub(crate) fn claim(&mut self, table: &Arc<str>, domains: impl IntoIterator<Item = HostPattern>) -> Arc<[HostPattern]> {
+        let taken = self.domains.entry(Arc::clone(table)).or_default();
+        let mut claimed: Vec<HostPattern> = domains.into_iter().filter(|domain| taken.insert(domain.clone())).collect();
+        claimed.sort();
+        claimed.into()
+    }
+
+    /// Everything collected.
+    pub(crate) fn into_entries(self) -> Entries {
+        self.entries
+    }
+}

@@ -1,0 +1,54 @@
+//! Clusters that no document makes: what unknown destinations and the pod itself get.
+
+use std::{sync::Arc, time::Duration};
+
+use palisade_model::{
+    cluster::{Cluster, Discovery, LoadBalancer, UpstreamProtocol, UpstreamTls},
+    listener::Protocol,
+};
+
+/// Unknown destinations, dialled where the application dialled them.
+pub(crate) const PASSTHROUGH: &str = "PassthroughCluster";
+/// Inbound ports that nothing declares.
+pub(crate) const INBOUND_PASSTHROUGH: &str = "InboundPassthroughCluster";
+/// Unknown destinations that are refused.
+pub(crate) const BLACK_HOLE: &str = "BlackHoleCluster";
+
+fn plain(name: Arc<str>, discovery: Discovery, protocol: UpstreamProtocol) -> Cluster {
+    Cluster {
+        name,
+        discovery,
+        protocol,
+        tls: UpstreamTls::Off,
+        load_balancer: LoadBalancer::RoundRobin,
+        connect_timeout: Duration::from_secs(10),
+        max_requests_per_connection: 0,
+        tcp_keepalive: None,
+        idle_timeout: Some(Duration::from_secs(3600)),
+    }
+}
+
+/// The clusters that every sidecar has.
+pub(crate) fn of_sidecar() -> [Cluster; 3] {
+    [
+        plain(PASSTHROUGH.into(), Discovery::OriginalDestination, UpstreamProtocol::Client),
+        plain(INBOUND_PASSTHROUGH.into(), Discovery::Workload { port: None }, UpstreamProtocol::Client),
+        plain(BLACK_HOLE.into(), Discovery::BlackHole, UpstreamProtocol::Tcp),
+    ]
+}
+
+/// The cluster of one of the pod's own ports.
+pub(crate) fn inbound(port: u16, protocol: Protocol) -> Cluster {
+    let upstream = match protocol {
+        Protocol::Http => UpstreamProtocol::Http1,
+        Protocol::Http2 => UpstreamProtocol::Http2,
+        Protocol::Tcp | Protocol::Tls => UpstreamProtocol::Tcp,
+        Protocol::Auto => UpstreamProtocol::Client,
+    };
+    plain(inbound_name(port), Discovery::Workload { port: Some(port) }, upstream)
+}
+
+/// The name of the cluster of one of the pod's own ports.
+pub(crate) fn inbound_name(port: u16) -> Arc<str> {
+    format!("inbound|{port}||").into()
+}

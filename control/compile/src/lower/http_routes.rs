@@ -1,0 +1,287 @@
+//! HTTPRoute rules as route rules, and the order in which their alternatives are tried.
+
+use std::{cmp::Reverse, sync::Arc};
+
+use palisade_crds::gateway_api::{
+    HttpBackendRef, HttpRoute, HttpRouteFilter, HttpRouteFilterType, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, PathMatchType,
+    ValueMatchType,
+};
+use palisade_model::{
+    hash::HashError,
+    resource::{Resource, ResourceKind},
+    route::{
+        Backend, Fault, Forward, HeaderMatch, HeaderMutations, PathMatch, QueryMatch, RetryPolicy, RouteAction, RouteEntry,
+        RouteMatch, RouteRule, StringMatch,
+    },
+};
+
+use crate::{
+    hosts,
+    lower::{assembly::Assembly, clusters::Destination, http::number, retries},
+    object::Object,
+    resolve::gateway_api::{GROUP, Referrer},
+    time,
+};
+
+mod filters;
+
+/// Adds the rules of routes that share a host, and gives their alternatives in the order of precedence
+/// (Gateway API, `HTTPRouteRule.matches`).
+pub(crate) fn add(assembly: &mut Assembly<'_>, routes: &[&Arc<Object<HttpRoute>>]) -> Result<Vec<RouteEntry>, HashError> {
+    let mut ranked = Vec::new();
+    for route in routes {
+        for (index, rule) in route.spec.rules.iter().enumerate() {
+            let lowered = lower(assembly, route, index, rule)?;
+            for (alternative, condition) in lowered.matches.iter().enumerate() {
+                let entry = RouteEntry { rule: Arc::clone(&lowered.key), alternative: number(alternative) };
+                ranked.push((Rank::of(condition, route, index, alternative), entry));
+            }
+            if lowered.matches.is_empty() {
+                let entry = RouteEntry { rule: Arc::clone(&lowered.key), alternative: 0 };
+                ranked.push((Rank::of(&RouteMatch::default(), route, index, 0), entry));
+            }
+            if !assembly.has(ResourceKind::Route, &lowered.key) {
+                assembly.add(Resource::Route(lowered), [route.head.origin()])?;
+            }
+        }
+    }
+    ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(ranked.into_iter().map(|(_, entry)| entry).collect())
+}
+
+/// Precedence of an alternative; smaller is tried first. Among equals the oldest route wins, then the first by
+/// namespace and name, then the first rule of the document.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank<'a> {
+    path_type: u8,
+    path_length: Reverse<usize>,
+    has_method: Reverse<bool>,
+    headers: Reverse<usize>,
+    query: Reverse<usize>,
+    created: i64,
+    namespace: &'a str,
+    name: &'a str,
+    rule: usize,
+    alternative: usize,
+}
+
+impl<'a> Rank<'a> {
+    fn of(condition: &RouteMatch, route: &'a Object<HttpRoute>, rule: usize, alternative: usize) -> Self {
+        let (path_type, length) = match &condition.path {
+            Some(PathMatch::Exact { value, ignore_case: _ }) => (0, value.len()),
+            Some(PathMatch::SegmentPrefix { value } | PathMatch::Prefix { value, ignore_case: _ }) => (1, value.len()),
+            Some(PathMatch::Regex { value }) => (2, value.len()),
+            None => (3, 0),
+        };
+        Self {
+            path_type,
+            path_length: Reverse(length),
+            has_method: Reverse(condition.method.is_some()),
+            headers: Reverse(condition.headers.len()),
+            query: Reverse(condition.query.len()),
+            created: route.head.created,
+            namespace: &route.head.key.namespace,
+            name: &route.head.key.name,
+            rule,
+            alternative,
+        }
+    }
+}
+
+fn lower(
+    assembly: &mut Assembly<'_>,
+    route: &Object<HttpRoute>,
+    index: usize,
+    rule: &HttpRouteRule,
+) -> Result<RouteRule, HashError> {
+    let HttpRouteRule { name, matches, filters: written, backend_refs, timeouts: _, retry: _, session_persistence: _ } = rule;
+    let effects = filters::read(written);
+    let response_headers = effects.response_headers.clone();
+    let action = if let Some(message) = &effects.refusal {
+        RouteAction::Refuse { message: Arc::clone(message) }
+    } else if let Some(redirect) = effects.redirect {
+        RouteAction::Redirect(redirect)
+    } else if backend_refs.is_empty() {
+        // Gateway API: without backends and without a filter that answers there is nothing to be found.
+        RouteAction::DirectResponse { status: 404, body: bytes::Bytes::new(), content_type: None }
+    } else {
+        RouteAction::Forward(forward(assembly, route, rule, effects)?)
+    };
+    Ok(RouteRule {
+        key: format!("HTTPRoute/{}/rules/{index}", route.head.key).into(),
+        source: route.head.source(),
+        name: name.as_deref().map(Arc::from),
+        rule: number(index),
+        matches: matches.iter().enumerate().map(|(index, written)| condition(written, number(index))).collect(),
+        fault: Fault::default(),
+        action,
+        response_headers,
+    })
+}
+
+fn condition(written: &HttpRouteMatch, source_index: u32) -> RouteMatch {
+    let HttpRouteMatch { path, headers, query_params, method } = written;
+    let path = match path.match_type {
+        PathMatchType::Exact => PathMatch::Exact { value: path.value.as_str().into(), ignore_case: false },
+        PathMatchType::PathPrefix => {
+            let trimmed = path.value.trim_end_matches('/');
+            PathMatch::SegmentPrefix { value: if trimmed.is_empty() { "/" } else { trimmed }.into() }
+        }
+        PathMatchType::RegularExpression => PathMatch::Regex { value: path.value.as_str().into() },
+    };
+    let value = |kind: &ValueMatchType, value: &str| match kind {
+        ValueMatchType::Exact => StringMatch::Exact(value.into()),
+        ValueMatchType::RegularExpression => StringMatch::Regex(value.into()),
+    };
+    // Of entries with one name the first counts (Gateway API, `HTTPHeaderMatch.name`).
+    let mut header_matches: Vec<HeaderMatch> = Vec::new();
+    for header in headers {
+        let name: Arc<str> = header.name.to_ascii_lowercase().into();
+        if !header_matches.iter().any(|earlier| earlier.name == name) {
+            let value = Some(value(&header.match_type, &header.value));
+            header_matches.push(HeaderMatch { name, value, is_inverted: false });
+        }
+    }
+    let mut query_matches: Vec<QueryMatch> = Vec::new();
+    for parameter in query_params {
+        if !query_matches.iter().any(|earlier| *earlier.name == *parameter.name) {
+            let value = Some(value(&parameter.match_type, &parameter.value));
+            query_matches.push(QueryMatch { name: parameter.name.as_str().into(), value });
+        }
+    }
+    RouteMatch {
+        source_index,
+        path: Some(path),
+        scheme: None,
+        method: method.as_ref().map(|method| StringMatch::Exact(method.as_str().into())),
+        authority: None,
+        headers: header_matches.into(),
+        query: query_matches.into(),
+    }
+}
+
+fn forward(
+    assembly: &mut Assembly<'_>,
+    route: &Object<HttpRoute>,
+    rule: &HttpRouteRule,
+    effects: filters::Effects,
+) -> Result<Forward, HashError> {
+    let mut backends = Vec::new();
+    for written in &rule.backend_refs {
+        let Some(weight) = u32::try_from(written.weight).ok().filter(|weight| *weight > 0) else { continue };
+        backends.push(backend(assembly, route, written, weight)?);
+    }
+    let mut timeout = rule.timeouts.as_ref().and_then(|limits| limits.request).and_then(time::positive);
+    let per_try = rule.timeouts.as_ref().and_then(|limits| limits.backend_request).and_then(time::positive);
+    let mut retries = match &rule.retry {
+        None => retries::lower(assembly.client.resolved.settings.default_retries.as_ref()),
+        Some(written) => Some(retry(written)),
+    };
+    match &mut retries {
+        Some(policy) => policy.per_try = per_try.or(policy.per_try),
+        // Without retries there is one try: its limit is the request's.
+        None => timeout = [timeout, per_try].into_iter().flatten().min(),
+    }
+    Ok(Forward {
+        backends: backends.into(),
+        request_headers: effects.request_headers,
+        rewrite: effects.rewrite,
+        timeout,
+        retries,
+    })
+}
+
+/// Retries of a rule: the default conditions, and the status codes that it names.
+fn retry(written: &HttpRouteRetry) -> RetryPolicy {
+    let HttpRouteRetry { codes, attempts, backoff } = written;
+    let mut policy = retries::default();
+    if let Some(attempts) = attempts.filter(|attempts| *attempts > 0) {
+        policy.attempts = attempts;
+    }
+    policy.statuses = codes.iter().copied().collect();
+    if let Some(base) = backoff.and_then(time::positive) {
+        policy.backoff = base;
+        policy.max_backoff = base.saturating_mul(10);
+    }
+    policy
+}
+
+/// A backend. One that does not exist or may not be used answers 500 for its share (Gateway API, `HTTPBackendRef`).
+fn backend(
+    assembly: &mut Assembly<'_>,
+    route: &Object<HttpRoute>,
+    written: &HttpBackendRef,
+    weight: u32,
+) -> Result<Backend, HashError> {
+    let client = assembly.client;
+    let own = &route.head.key.namespace;
+    let namespace = written.namespace.as_deref().unwrap_or(own);
+    let from = Referrer { group: GROUP, kind: "HTTPRoute", namespace: own };
+    let is_service = matches!(written.group.as_str(), "" | "core") && written.kind == "Service";
+    let is_permitted = client.resolved.gateway_api.grants().permits(from, namespace, "", "Service", &written.name);
+    let host = hosts::service_host(&written.name, namespace, &client.resolved.settings.cluster_domain);
+    let services = &client.resolved.services;
+    let destination = Destination {
+        host: services.alias_target(&host).unwrap_or(host),
+        port: written.port.unwrap_or(0),
+        subset: "".into(),
+    };
+    let effects = filters::read(&written.filters);
+    let is_usable = is_service && is_permitted && effects.refusal.is_none() && effects.redirect.is_none();
+    let is_present = is_usable && assembly.add_destination(&destination)?;
+    let mut request_headers = effects.request_headers;
+    if let Some(authority) = effects.rewrite.authority {
+        request_headers.set = request_headers.set.iter().cloned().chain([(Arc::from("host"), authority)]).collect();
+    }
+    Ok(Backend {
+        cluster: destination.cluster_name(),
+        missing: (!is_present).then_some(500),
+        weight,
+        request_headers,
+        response_headers: effects.response_headers,
+    })
+}
+
+/// Header changes of a filter.
+fn mutations(filter: &palisade_crds::gateway_api::HttpHeaderFilter) -> HeaderMutations {
+    let palisade_crds::gateway_api::HttpHeaderFilter { set, add, remove } = filter;
+    let pairs = |headers: &[palisade_crds::gateway_api::HttpHeader]| -> Arc<[(Arc<str>, Arc<str>)]> {
+        headers
+            .iter()
+            .map(|header| (Arc::from(header.name.to_ascii_lowercase()), Arc::from(header.value.as_str())))
+            .collect()
+    };
+    HeaderMutations {
+        remove: remove.iter().map(|name| Arc::from(name.to_ascii_lowercase())).collect(),
+        set: pairs(set),
+        add: pairs(add),
+    }
+}
+
+/// Which fields of a rule are known and not served: path below the rule, and whether ignoring it would be unsafe (the rule
+/// is refused then).
+pub(crate) fn unsupported(rule: &HttpRouteRule) -> Vec<(String, bool)> {
+    let mut fields = filters_unsupported(&rule.filters, "filters");
+    for (index, backend) in rule.backend_refs.iter().enumerate() {
+        fields.extend(filters_unsupported(&backend.filters, &format!("backendRefs[{index}].filters")));
+    }
+    if rule.session_persistence.is_some() {
+        fields.push(("sessionPersistence".to_owned(), false));
+    }
+    fields
+}
+
+fn filters_unsupported(filters: &[HttpRouteFilter], path: &str) -> Vec<(String, bool)> {
+    let is_served = |filter: &HttpRouteFilter| match filter.filter_type {
+        HttpRouteFilterType::RequestHeaderModifier
+        | HttpRouteFilterType::ResponseHeaderModifier
+        | HttpRouteFilterType::RequestRedirect
+        | HttpRouteFilterType::UrlRewrite => None,
+        HttpRouteFilterType::RequestMirror => Some(("requestMirror", false)),
+        HttpRouteFilterType::Cors => Some(("cors", false)),
+        HttpRouteFilterType::ExtensionRef => Some(("extensionRef", true)),
+        HttpRouteFilterType::ExternalAuth => Some(("externalAuth", true)),
+    };
+    let fields = filters.iter().enumerate().filter_map(|(index, filter)| Some((index, is_served(filter)?)));
+    fields.map(|(index, (field, is_unsafe))| (format!("{path}[{index}].{field}"), is_unsafe)).collect()
+}

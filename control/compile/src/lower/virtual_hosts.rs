@@ -1,0 +1,163 @@
+//! Virtual hosts of sidecars: which VirtualService rules a service's requests meet, and hosts that only a VirtualService knows.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use palisade_model::{
+    hash::HashError,
+    host::HostPattern,
+    origin::Origin,
+    resource::{Resource, ResourceKind},
+    route::{RouteAction, RouteEntry},
+};
+
+use crate::{
+    lower::{
+        assembly::Assembly,
+        client::Client,
+        http::{self, Lowered, Place},
+        services,
+    },
+    resolve::{
+        services::{Registered, RegisteredPort},
+        virtual_services::{Bound, MESH},
+    },
+};
+
+/// Adds the virtual hosts of one HTTP (or auto-detected) port of a service.
+pub(crate) fn add_service(
+    assembly: &mut Assembly<'_>,
+    service: &Registered,
+    port: &RegisteredPort,
+) -> Result<(), HashError> {
+    let (entries, origins) = match crate::lower::gamma::producer_routes(assembly, service, port)? {
+        Some(from_routes) => from_routes,
+        None => match rules_for(assembly.client, service, port.number) {
+            Some((bound, lowered)) => {
+                let entries = add_rules(assembly, lowered, &bound)?;
+                (entries, vec![bound.head.origin(), service.origin.clone()])
+            }
+            None => {
+                let entry = services::default_route(assembly, service, port)?;
+                (vec![entry], vec![service.origin.clone()])
+            }
+        },
+    };
+    let name = format!("{}:{}", service.host, port.number);
+    let domains = services::domains(assembly.client, service);
+    let table = services::table(port.number);
+    services::add_virtual_host(assembly, &table, &name, domains, entries.clone(), origins.clone())?;
+    if port.protocol == palisade_model::listener::Protocol::Auto {
+        // The address has chosen the service; whatever the request calls it, it is this one.
+        let table = services::own_table(&service.host, port.number);
+        services::add_virtual_host(assembly, &table, &name, vec![HostPattern::Any], entries, origins)?;
+    }
+    Ok(())
+}
+
+/// The VirtualService whose rules a service's requests meet on a port: of those with the most specific host the first, in the
+/// client's order, that has any rule for this client and port.
+fn rules_for(client: Client<'_>, service: &Registered, port: u16) -> Option<(Arc<Bound>, Vec<Lowered>)> {
+    let host = HostPattern::Exact(Arc::clone(&service.host));
+    let mesh = [MESH.to_owned()];
+    let suffix = format!("@{port}");
+    let place = Place { port, gateways: &mesh, is_tls: false, suffix: &suffix };
+    let mut candidates: Vec<(&HostPattern, &Arc<Bound>)> = client
+        .resolved
+        .virtual_services
+        .seen_by(client.namespace(), MESH)
+        .into_iter()
+        .filter_map(|bound| crate::hosts::most_specific(&bound.hosts, &host).map(|pattern| (pattern, bound)))
+        .collect();
+    // Stable: among equally specific hosts the client's order stands.
+    candidates.sort_by(|(a, _), (b, _)| a.cmp(b));
+    candidates.into_iter().find_map(|(_, bound)| {
+        let lowered = http::rules(client, bound, place);
+        (!lowered.is_empty()).then(|| (Arc::clone(bound), lowered))
+    })
+}
+
+/// Adds rules with their destinations, and gives the entries of a virtual host that has them.
+pub(crate) fn add_rules(
+    assembly: &mut Assembly<'_>,
+    lowered: Vec<Lowered>,
+    bound: &Bound,
+) -> Result<Vec<RouteEntry>, HashError> {
+    let mut entries = Vec::new();
+    for Lowered { mut rule, destinations, alternatives, is_catch_all: _ } in lowered {
+        entries.extend((0..alternatives).map(|alternative| RouteEntry { rule: Arc::clone(&rule.key), alternative }));
+        if assembly.has(ResourceKind::Route, &rule.key) {
+            continue;
+        }
+        let mut origins = vec![bound.head.origin()];
+        for delegate in bound.http.iter().filter(|http| http::number(http.index) == rule.rule) {
+            origins.extend(delegate.delegate.clone());
+        }
+        if let RouteAction::Forward(forward) = &mut rule.action {
+            let mut backends = forward.backends.to_vec();
+            for (backend, destination) in backends.iter_mut().zip(&destinations) {
+                if !assembly.add_destination(destination)? {
+                    backend.missing = Some(503);
+                }
+            }
+            forward.backends = backends.into();
+        }
+        assembly.add(Resource::Route(rule), origins)?;
+    }
+    Ok(entries)
+}
+
+/// Adds hosts of VirtualServices that no service has: they are served on the ports of the services that the same document
+/// matches, and on port 80 if there are none. Gives those ports.
+pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<BTreeSet<u16>, HashError> {
+    let client = assembly.client;
+    let mut served = BTreeSet::new();
+    for bound in client.resolved.virtual_services.seen_by(client.namespace(), MESH) {
+        let visible = || client.resolved.services.iter().filter(|service| service.visibility.admits(client.namespace()));
+        let mut ports: BTreeSet<u16> = visible()
+            .filter(|service| {
+                let host = HostPattern::Exact(Arc::clone(&service.host));
+                bound.hosts.iter().any(|pattern| pattern.covers(&host))
+            })
+            .flat_map(|service| service.ports.iter().filter(|port| port.may_be_http()).map(|port| port.number))
+            .collect();
+        if ports.is_empty() {
+            ports.insert(80);
+        }
+        for port in ports {
+            let hosts: Vec<HostPattern> =
+                bound.hosts.iter().filter(|pattern| !is_registered(client, pattern, port)).cloned().collect();
+            if hosts.is_empty() {
+                continue;
+            }
+            let mesh = [MESH.to_owned()];
+            let suffix = format!("@{port}");
+            let lowered = http::rules(client, bound, Place { port, gateways: &mesh, is_tls: false, suffix: &suffix });
+            if lowered.is_empty() {
+                continue;
+            }
+            served.insert(port);
+            let entries = add_rules(assembly, lowered, bound)?;
+            let table = services::table(port);
+            for host in hosts {
+                let name = format!("{host}:{port}");
+                let origins: Vec<Origin> = vec![bound.head.origin()];
+                services::add_virtual_host(assembly, &table, &name, vec![host], entries.clone(), origins)?;
+            }
+        }
+    }
+    Ok(served)
+}
+
+/// Whether a host of a VirtualService is one that services of this port have; of a wildcard, whether it takes any.
+fn is_registered(client: Client<'_>, pattern: &HostPattern, port: u16) -> bool {
+    let has_port = |service: &Registered| service.port(port).is_some();
+    match pattern {
+        HostPattern::Exact(name) => client.resolved.services.visible(name, client.namespace()).is_some_and(has_port),
+        HostPattern::Suffix(_) | HostPattern::Any => client
+            .resolved
+            .services
+            .iter()
+            .filter(|service| service.visibility.admits(client.namespace()) && has_port(service))
+            .any(|service| pattern.matches(&service.host)),
+    }
+}

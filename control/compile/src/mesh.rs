@@ -1,0 +1,181 @@
+//! The compiled mesh, and each proxy's slice of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use palisade_model::{
+    hash::HashError,
+    identity::{InvalidSpiffeId, SpiffeId},
+    service::Query,
+    settings::ProxyKind,
+    snapshot::{InvalidSnapshot, Snapshot},
+};
+
+use crate::{
+    checks,
+    inputs::{GatewayKind, Inputs},
+    lower::{self, client::Proxy},
+    object::ObjectKey,
+    reports::Reports,
+    resolve::Resolved,
+};
+
+/// What documents mean: resolved, ready to be cut into slices. Cheap to clone and share.
+#[derive(Debug, Clone)]
+pub struct Mesh {
+    resolved: Arc<Resolved>,
+}
+
+/// The result of compiling.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// The mesh.
+    pub mesh: Mesh,
+    /// What there is to say about the documents.
+    pub reports: Reports,
+}
+
+/// Which proxy a slice is for. What is `None` comes from the pod of that name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProxyRef {
+    /// Gateway or sidecar.
+    pub kind: ProxyKind,
+    /// Namespace of its pod.
+    pub namespace: Arc<str>,
+    /// Name of its pod; `None` = no pod of the documents.
+    pub name: Option<Arc<str>>,
+    /// Labels.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Service account.
+    pub service_account: Option<String>,
+    /// Addresses.
+    pub ips: Option<Vec<IpAddr>>,
+    /// The Gateway API Gateway that it serves.
+    pub gateway: Option<ObjectKey>,
+    /// `REGION/ZONE/SUBZONE`.
+    pub locality: Option<String>,
+    /// Node.
+    pub node: Option<String>,
+    /// Network.
+    pub network: Option<String>,
+}
+
+/// Why there is no slice for a proxy.
+#[derive(Debug, thiserror::Error)]
+pub enum ScopeError {
+    /// Namespace or service account are no names.
+    #[error("proxy {proxy}: {source}")]
+    Identity {
+        /// The proxy.
+        proxy: String,
+        /// Why.
+        source: InvalidSpiffeId,
+    },
+    /// The slice is not closed: a defect of the compiler.
+    #[error("proxy {proxy}: {source}")]
+    Snapshot {
+        /// The proxy.
+        proxy: String,
+        /// Why.
+        source: InvalidSnapshot,
+    },
+    /// A resource could not be hashed.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+}
+
+impl ProxyRef {
+    /// A sidecar by pod.
+    pub fn sidecar(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self::new(ProxyKind::Sidecar, namespace, Some(name.into()))
+    }
+
+    /// A gateway by pod, or by the name that people give it (`NAMESPACE/NAME` of a Gateway API Gateway).
+    pub fn gateway(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self::new(ProxyKind::Gateway, namespace, Some(name.into()))
+    }
+
+    /// A proxy without anything of its own.
+    pub fn new(kind: ProxyKind, namespace: impl Into<Arc<str>>, name: Option<Arc<str>>) -> Self {
+        Self {
+            kind,
+            namespace: namespace.into(),
+            name,
+            labels: None,
+            service_account: None,
+            ips: None,
+            gateway: None,
+            locality: None,
+            node: None,
+            network: None,
+        }
+    }
+}
+
+/// Compiles documents. Pure: equal inputs give equal results.
+pub fn compile(inputs: &Arc<Inputs>) -> Compiled {
+    let mut reports = inputs.reports.clone();
+    let resolved = Resolved::new(Arc::clone(inputs), &mut reports);
+    checks::check(&resolved, &mut reports);
+    Compiled { mesh: Mesh { resolved: Arc::new(resolved) }, reports }
+}
+
+/// One proxy's slice of the mesh. `queries` are the hosts and addresses that it has subscribed to.
+///
+/// # Errors
+/// When the proxy has no identity, or the slice would not be closed.
+pub fn scope(mesh: &Mesh, proxy: &ProxyRef, queries: &BTreeSet<Query>) -> Result<Snapshot, ScopeError> {
+    let proxy = mesh.proxy(proxy)?;
+    let entries = lower::lower(&mesh.resolved, &proxy, queries)?;
+    let name = || format!("{}/{}", proxy.namespace, proxy.name);
+    Snapshot::new(entries).map_err(|source| ScopeError::Snapshot { proxy: name(), source })
+}
+
+impl Mesh {
+    /// What the mesh was compiled from.
+    pub fn inputs(&self) -> &Arc<Inputs> {
+        &self.resolved.inputs
+    }
+
+    /// A proxy with what its pod says about it.
+    fn proxy(&self, asked: &ProxyRef) -> Result<Proxy, ScopeError> {
+        // Locality, node and network decide about priorities of endpoints, which are all equal so far.
+        let ProxyRef { kind, namespace, name, labels, service_account, ips, gateway, locality: _, node: _, network: _ } = asked;
+        let inputs = &self.resolved.inputs;
+        let key = name.as_ref().map(|name| ObjectKey::new(Arc::clone(namespace), Arc::clone(name)));
+        let by_gateway = |wanted: &ObjectKey| {
+            inputs.pods.values().find(|pod| pod.spec.gateway.as_ref().is_some_and(|(_, key)| key == wanted))
+        };
+        let pod = key
+            .as_ref()
+            .and_then(|key| inputs.pods.get(key))
+            .or_else(|| gateway.as_ref().and_then(by_gateway))
+            .or_else(|| key.as_ref().filter(|_| *kind == ProxyKind::Gateway).and_then(by_gateway));
+        let labels = labels.clone().or_else(|| pod.map(|pod| pod.head.labels.clone())).unwrap_or_default();
+        let service_account = service_account
+            .clone()
+            .or_else(|| pod.map(|pod| pod.spec.service_account.clone()))
+            .unwrap_or_else(|| "default".to_owned());
+        let addresses = ips.clone().or_else(|| pod.map(|pod| pod.spec.ips.clone())).unwrap_or_default();
+        let namespace = pod.filter(|_| name.is_none()).map_or_else(|| Arc::clone(namespace), |pod| Arc::clone(&pod.head.key.namespace));
+        let name = pod
+            .map(|pod| Arc::clone(&pod.head.key.name))
+            .or_else(|| name.clone())
+            .or_else(|| gateway.as_ref().map(|gateway| Arc::clone(&gateway.name)))
+            .unwrap_or_default();
+        let of_pod = pod.and_then(|pod| pod.spec.gateway.as_ref()).and_then(|(kind, key)| match kind {
+            GatewayKind::GatewayApi => Some(key.clone()),
+            GatewayKind::Istio => None,
+        });
+        let of_label = labels
+            .get("gateway.networking.k8s.io/gateway-name")
+            .map(|name| ObjectKey::new(Arc::clone(&namespace), name.as_str()));
+        let gateway = if *kind == ProxyKind::Gateway { gateway.clone().or(of_pod).or(of_label) } else { None };
+        let identity = SpiffeId::new(inputs.settings.trust_domain.clone(), &namespace, &service_account)
+            .map_err(|source| ScopeError::Identity { proxy: format!("{namespace}/{name}"), source })?;
+        Ok(Proxy { kind: *kind, namespace, name, labels, identity, addresses, gateway })
+    }
+}

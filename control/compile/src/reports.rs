@@ -1,0 +1,219 @@
+//! Reports: diagnostics and conditions, a by-product of compiling. Computed nowhere else and never read back.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use palisade_crds::{Document, Severity};
+use serde::{Serialize, Serializer};
+
+use crate::object::Head;
+
+/// All findings about all documents.
+#[derive(Debug, Clone, Default)]
+pub struct Reports {
+    diagnostics: Vec<Diagnostic>,
+    documents: BTreeMap<ObjectName, Arc<Document>>,
+    /// Status conditions of Gateway API objects.
+    pub conditions: BTreeMap<ObjectName, Vec<Condition>>,
+    /// Attached routes by Gateway and listener name.
+    pub attached_routes: BTreeMap<(ObjectName, Arc<str>), u32>,
+}
+
+/// One finding, as `palisade analyze` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Diagnostic {
+    /// Stable code.
+    pub code: &'static str,
+    /// How bad it is.
+    #[serde(serialize_with = "severity")]
+    pub severity: Severity,
+    /// The object.
+    pub object: ObjectName,
+    /// The field.
+    pub path: String,
+    /// One line for a person.
+    pub message: String,
+    /// File; empty when the object did not come from a file.
+    pub file: Arc<str>,
+    /// Line, counted from 1; 0 = unknown.
+    pub line: u32,
+}
+
+/// An object by its full name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectName {
+    /// API group; empty for the core group.
+    pub group: Arc<str>,
+    /// Kind.
+    pub kind: Arc<str>,
+    /// Namespace; empty for cluster-scoped kinds.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+/// A status condition, as computed from documents alone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Condition {
+    /// Which part of the object: a listener's name, a parent's `KIND NS/NAME/SECTION`; empty = the object.
+    pub part: Arc<str>,
+    /// `Accepted`, `ResolvedRefs`, `Programmed`, `Conflicted`.
+    pub kind: Arc<str>,
+    /// Whether it holds.
+    pub is_true: bool,
+    /// Reason, as the Gateway API names them.
+    pub reason: Arc<str>,
+    /// One line for a person.
+    pub message: String,
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $id:literal, $severity:ident;)*) => {
+        /// Codes of findings that only compiling all documents together can make.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Code { $($(#[$doc])* $name,)* }
+
+        impl Code {
+            /// Every code, in order of number.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The code as printed. Never reused for another meaning.
+            pub const fn id(self) -> &'static str {
+                match self { $(Self::$name => $id,)* }
+            }
+
+            /// How bad a finding with this code is.
+            pub const fn severity(self) -> Severity {
+                match self { $(Self::$name => Severity::$severity,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Two documents for one object: the later one counts.
+    DuplicateObject = "PLS0201", Warning;
+    /// A host that no service has.
+    UnknownHost = "PLS0202", Warning;
+    /// A subset that no DestinationRule defines.
+    UnknownSubset = "PLS0203", Warning;
+    /// A Gateway that does not exist.
+    UnknownGateway = "PLS0204", Warning;
+    /// A host that an older document has already.
+    HostConflict = "PLS0205", Warning;
+    /// A server that conflicts with an older one or cannot be served.
+    ServerRejected = "PLS0206", Warning;
+    /// A delegate that does not exist or is not exported.
+    UnknownDelegate = "PLS0207", Warning;
+    /// A certificate or CA that does not exist.
+    UnknownSecret = "PLS0208", Warning;
+    /// A port that the service does not have.
+    UnknownPort = "PLS0209", Warning;
+    /// A known field that is not served yet.
+    NotServed = "PLS0301", Warning;
+    /// A known field that is not served yet; the traffic concerned is refused.
+    Refused = "PLS0302", Warning;
+    /// A rule of an authorization policy that cannot be used as written.
+    PolicyRule = "PLS0401", Warning;
+    /// A policy that is older than another one and makes it void.
+    PolicyVoid = "PLS0402", Warning;
+    /// A mesh setting with a malformed value.
+    MeshSetting = "PLS0501", Warning;
+    /// A route or reference of the Gateway API that is not resolved.
+    Unresolved = "PLS0601", Warning;
+    /// A route that no listener accepts.
+    NotAttached = "PLS0602", Warning;
+}
+
+/// A finding without its place in a file, which [`Reports::add`] looks up.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    code: Code,
+    object: ObjectName,
+    path: String,
+    message: String,
+}
+
+impl Report {
+    /// A finding about a field of an object.
+    pub(crate) fn warning(head: &Head, code: Code, path: &str, message: &str) -> Self {
+        Self { code, object: ObjectName::of(head), path: path.to_owned(), message: message.to_owned() }
+    }
+
+    /// The finding at a place.
+    pub(crate) fn at(self, file: Arc<str>, line: u32) -> Diagnostic {
+        let Self { code, object, path, message } = self;
+        Diagnostic { code: code.id(), severity: code.severity(), object, path, message, file, line }
+    }
+}
+
+impl ObjectName {
+    /// The name of an object.
+    pub fn of(head: &Head) -> Self {
+        Self {
+            group: Arc::clone(&head.group),
+            kind: Arc::clone(&head.kind),
+            namespace: Arc::clone(&head.key.namespace),
+            name: Arc::clone(&head.key.name),
+        }
+    }
+}
+
+impl Reports {
+    /// Adds a finding with its place.
+    pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    /// Adds a finding; its line follows from the object's document.
+    pub(crate) fn add(&mut self, report: Report) {
+        let document = self.documents.get(&report.object);
+        let file = document.map(|document| Arc::clone(&document.file)).unwrap_or_default();
+        let line = document.and_then(|document| document.line_of(&report.path)).unwrap_or(0);
+        self.diagnostics.push(report.at(file, line));
+    }
+
+    /// Notes where an object's text stands.
+    pub(crate) fn locate(&mut self, object: ObjectName, document: Arc<Document>) {
+        self.documents.insert(object, document);
+    }
+
+    /// Adds a condition of an object.
+    pub(crate) fn condition(&mut self, object: ObjectName, condition: Condition) {
+        self.conditions.entry(object).or_default().push(condition);
+    }
+
+    /// All diagnostics in order of file, line and code, each once.
+    pub fn diagnostics(&self) -> Vec<&Diagnostic> {
+        let mut sorted: Vec<&Diagnostic> = self.diagnostics.iter().collect();
+        sorted.sort_by(|a, b| {
+            (&a.file, a.line, a.code, &a.object, &a.path, &a.message).cmp(&(&b.file, b.line, b.code, &b.object, &b.path, &b.message))
+        });
+        sorted.dedup();
+        sorted
+    }
+
+    /// Whether admission would reject any document.
+    pub fn has_errors(&self) -> bool {
+        self.diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+fn severity<S: Serializer>(severity: &Severity, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(severity.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_in_order() {
+        assert!(Code::ALL.windows(2).all(|pair| pair[0].id() < pair[1].id()));
+    }
+}

@@ -1,0 +1,69 @@
+//! Resolving: every reference bound or marked unresolved, conflicts decided. Later steps cannot fail on one.
+
+pub(crate) mod authorization;
+mod conversions;
+pub(crate) mod delegates;
+pub(crate) mod destination_rules;
+pub(crate) mod gateway_api;
+pub(crate) mod gateways;
+pub(crate) mod peers;
+pub(crate) mod protocol;
+pub(crate) mod secrets;
+pub(crate) mod services;
+pub(crate) mod virtual_services;
+pub(crate) mod workloads;
+
+use std::sync::Arc;
+
+use crate::{
+    inputs::Inputs,
+    reports::Reports,
+    resolve::{
+        authorization::Authorization, destination_rules::DestinationPolicies, gateway_api::ApiGateways, peers::Peers,
+        secrets::Secrets, services::Services, virtual_services::VirtualServices, workloads::Workloads,
+    },
+    settings::MeshSettings,
+};
+
+/// Everything that lowering looks things up in.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    /// What it was made from.
+    pub(crate) inputs: Arc<Inputs>,
+    /// Mesh-wide settings.
+    pub(crate) settings: MeshSettings,
+    /// The registry.
+    pub(crate) services: Services,
+    /// Pods and endpoints.
+    pub(crate) workloads: Workloads,
+    /// DestinationRules.
+    pub(crate) destinations: DestinationPolicies,
+    /// VirtualServices.
+    pub(crate) virtual_services: VirtualServices,
+    /// PeerAuthentications.
+    pub(crate) peers: Peers,
+    /// Authorization.
+    pub(crate) authorization: Authorization,
+    /// Certificates.
+    pub(crate) secrets: Secrets,
+    /// Gateway API Gateways and routes.
+    pub(crate) api: ApiGateways,
+}
+
+impl Resolved {
+    /// Resolves all inputs.
+    pub(crate) fn new(inputs: Arc<Inputs>, reports: &mut Reports) -> Self {
+        let settings = inputs.settings.clone();
+        let root = Arc::clone(&settings.root_namespace);
+        let services = Services::new(&inputs, &settings);
+        let workloads = Workloads::new(&inputs, &services, &settings);
+        let destinations =
+            DestinationPolicies::new(Arc::clone(&root), conversions::destination_policies(&inputs, &settings, reports));
+        let virtual_services = VirtualServices::new(inputs.virtual_services.values(), &settings);
+        let peers = Peers::new(Arc::clone(&root), conversions::peer_policies(&inputs));
+        let authorization = Authorization::new(root, conversions::restrictions(&inputs, &settings, reports));
+        let secrets = Secrets::new(&inputs);
+        let api = ApiGateways::new(&inputs, &services, reports);
+        Self { inputs, settings, services, workloads, destinations, virtual_services, peers, authorization, secrets, api }
+    }
+}

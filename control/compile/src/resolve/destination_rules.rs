@@ -1,0 +1,335 @@
+//! Traffic policies of destinations: which DestinationRule a client gets for a host, and what its blocks add up to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use palisade_model::{
+    cluster::{LoadBalancer, TcpKeepalive},
+    host::HostPattern,
+    origin::Origin,
+};
+
+use crate::{hosts::Visibility, object};
+
+/// What one DestinationRule says, or several of one namespace and host together.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DestinationPolicy {
+    /// Host in full.
+    pub(crate) host: HostPattern,
+    /// Namespace of the document.
+    pub(crate) namespace: Arc<str>,
+    /// Who gets it.
+    pub(crate) visibility: Visibility,
+    /// Client workloads of the own namespace that it is for; `None` = all clients.
+    pub(crate) workload_selector: Option<BTreeMap<String, String>>,
+    /// Destination-level policy.
+    pub(crate) policy: Option<TrafficPolicy>,
+    /// Subsets by name.
+    pub(crate) subsets: BTreeMap<Arc<str>, Subset>,
+    /// The documents, the one that shaped the policy first.
+    pub(crate) origins: Vec<Origin>,
+}
+
+/// A named part of a service's endpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Subset {
+    /// Labels that its endpoints carry.
+    pub(crate) labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Subset-level policy.
+    pub(crate) policy: Option<TrafficPolicy>,
+}
+
+/// `trafficPolicy`: blocks, each whole or absent.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct TrafficPolicy {
+    /// Blocks of this level.
+    pub(crate) blocks: Blocks,
+    /// `portLevelSettings` by service port.
+    pub(crate) ports: BTreeMap<u16, Blocks>,
+}
+
+/// The blocks that are inherited or replaced whole.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Blocks {
+    /// `loadBalancer`.
+    pub(crate) load_balancer: Option<LoadBalancer>,
+    /// `connectionPool`.
+    pub(crate) pool: Option<ConnectionPool>,
+    /// `tls`.
+    pub(crate) tls: Option<ClientTls>,
+}
+
+/// `connectionPool`, as far as it is served.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct ConnectionPool {
+    /// `tcp.connectTimeout`.
+    pub(crate) connect_timeout: Option<Duration>,
+    /// `tcp.tcpKeepalive`.
+    pub(crate) keepalive: Option<TcpKeepalive>,
+    /// `http.maxRequestsPerConnection`.
+    pub(crate) max_requests_per_connection: u32,
+    /// `http.idleTimeout`, else `tcp.idleTimeout`.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// `http.useClientProtocol`.
+    pub(crate) uses_client_protocol: bool,
+    /// `http.h2UpgradePolicy: UPGRADE`.
+    pub(crate) upgrades_to_http2: bool,
+}
+
+/// `tls` towards a destination.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ClientTls {
+    /// What is spoken.
+    pub(crate) mode: ClientTlsMode,
+    /// `sni`; empty = unset.
+    pub(crate) sni: String,
+    /// `subjectAltNames`.
+    pub(crate) subject_alt_names: Vec<String>,
+    /// `caCertificates`: a path; empty = the system's roots.
+    pub(crate) ca_certificates: String,
+    /// `clientCertificate` and `privateKey`: paths.
+    pub(crate) client_certificate: Option<(String, String)>,
+    /// `credentialName`; empty = unset.
+    pub(crate) credential_name: String,
+    /// `insecureSkipVerify`.
+    pub(crate) skip_verify: bool,
+    /// A setting that is not served and must not be ignored.
+    pub(crate) refused: Option<String>,
+}
+
+/// `tls.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientTlsMode {
+    /// Plaintext.
+    Disable,
+    /// TLS with a server certificate.
+    Simple,
+    /// TLS with certificates of the user on both sides.
+    Mutual,
+    /// Mesh mutual TLS.
+    IstioMutual,
+}
+
+/// All DestinationRules.
+#[derive(Debug, Default)]
+pub(crate) struct DestinationPolicies {
+    by_namespace: BTreeMap<Arc<str>, Namespaced>,
+    root: Arc<str>,
+}
+
+#[derive(Debug, Default)]
+struct Namespaced {
+    by_host: BTreeMap<HostPattern, Vec<DestinationPolicy>>,
+    for_workloads: Vec<DestinationPolicy>,
+}
+
+impl TrafficPolicy {
+    /// The blocks of a destination-level and a subset-level policy for a port (`MergeTrafficPolicy`): a subset overrides block
+    /// by block, settings of a port replace all blocks at once, and what they leave out goes to its default.
+    pub(crate) fn merge(destination: Option<&Self>, subset: Option<&Self>, port: u16) -> Blocks {
+        let mut merged = Blocks::default();
+        for level in [destination, subset].into_iter().flatten() {
+            let Blocks { load_balancer, pool, tls } = level.blocks.clone();
+            merged.load_balancer = load_balancer.or(merged.load_balancer);
+            merged.pool = pool.or(merged.pool);
+            merged.tls = tls.or(merged.tls);
+            if let Some(blocks) = level.ports.get(&port) {
+                merged = blocks.clone();
+            }
+        }
+        merged
+    }
+}
+
+impl DestinationPolicies {
+    /// Indexes policies, which come in age order. Those for one host in one namespace with the same visibility add up: subsets
+    /// of all (the oldest of each name), the policy of the oldest that has one.
+    pub(crate) fn new(root: Arc<str>, policies: impl IntoIterator<Item = DestinationPolicy>) -> Self {
+        let mut index = Self { by_namespace: BTreeMap::new(), root };
+        for policy in policies {
+            let namespaced = index.by_namespace.entry(Arc::clone(&policy.namespace)).or_default();
+            if policy.workload_selector.is_some() {
+                namespaced.for_workloads.push(policy);
+                continue;
+            }
+            let same_host = namespaced.by_host.entry(policy.host.clone()).or_default();
+            let Some(older) = same_host.iter_mut().find(|older| older.visibility == policy.visibility) else {
+                same_host.push(policy);
+                continue;
+            };
+            for (name, subset) in policy.subsets {
+                older.subsets.entry(name).or_insert(subset);
+            }
+            older.policy = older.policy.take().or(policy.policy);
+            older.origins.extend(policy.origins);
+        }
+        index
+    }
+
+    /// The policy that a client gets for a service: that of the first namespace with any matching host among the client's, the
+    /// service's and the root namespace (istio-semantics 5).
+    pub(crate) fn find(
+        &self,
+        client: &str,
+        labels: &BTreeMap<String, String>,
+        host: &HostPattern,
+        service_namespace: Option<&str>,
+    ) -> Option<&DestinationPolicy> {
+        if let Some(own) = self.by_namespace.get(client) {
+            let selected = own
+                .for_workloads
+                .iter()
+                .filter(|policy| policy.host.covers(host))
+                .filter(|policy| policy.workload_selector.as_ref().is_some_and(|s| object::selects(s, labels)))
+                .min_by(|a, b| a.host.cmp(&b.host));
+            if selected.is_some() {
+                return selected;
+            }
+        }
+        if *client == *self.root {
+            // The root namespace's public rules come last for its own clients as well.
+            if let Some(policy) = self.best(client, host, |v| v.is_private_to(client)) {
+                return Some(policy);
+            }
+        } else if let Some(policy) = self.best(client, host, |_| true) {
+            return Some(policy);
+        }
+        if let Some(namespace) = service_namespace.filter(|ns| *ns != client && **ns != *self.root)
+            && let Some(policy) = self.exported(namespace, client, host)
+        {
+            return Some(policy);
+        }
+        self.exported(&self.root, client, host)
+    }
+
+    /// The most specific rule among those that `admits` accepts.
+    fn best(&self, namespace: &str, host: &HostPattern, admits: impl Fn(&Visibility) -> bool) -> Option<&DestinationPolicy> {
+        let namespaced = self.by_namespace.get(namespace)?;
+        namespaced
+            .by_host
+            .iter()
+            .filter(|(pattern, _)| pattern.covers(host))
+            .find_map(|(_, policies)| policies.iter().find(|policy| admits(&policy.visibility)))
+    }
+
+    /// The most specific host is chosen first; only then its export is looked at, so that an unexported exact rule hides an
+    /// exported wildcard.
+    fn exported(&self, namespace: &str, client: &str, host: &HostPattern) -> Option<&DestinationPolicy> {
+        let namespaced = self.by_namespace.get(namespace)?;
+        let (_, policies) = namespaced.by_host.iter().find(|(pattern, _)| pattern.covers(host))?;
+        policies.iter().find(|policy| policy.visibility.admits(client))
+    }
+
+    /// All policies, for reports.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &DestinationPolicy> {
+        self.by_namespace.values().flat_map(|ns| ns.by_host.values().flatten().chain(&ns.for_workloads))
+    }
+
+    /// Names of label keys by which any policy tells client workloads apart.
+    pub(crate) fn selector_keys(&self) -> BTreeSet<&str> {
+        self.by_namespace
+            .values()
+            .flat_map(|ns| &ns.for_workloads)
+            .flat_map(|policy| policy.workload_selector.iter().flatten())
+            .map(|(key, _)| key.as_str())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(namespace: &str, host: &str, export_to: &[&str], name: &str) -> DestinationPolicy {
+        DestinationPolicy {
+            host: host.parse().unwrap(),
+            namespace: namespace.into(),
+            visibility: Visibility::parse(export_to, &[], namespace),
+            workload_selector: None,
+            policy: None,
+            subsets: BTreeMap::from([(
+                Arc::from(name),
+                Subset { labels: BTreeMap::new(), policy: None },
+            )]),
+            origins: Vec::new(),
+        }
+    }
+
+    fn found(policies: Vec<DestinationPolicy>, client: &str) -> Option<String> {
+        let index = DestinationPolicies::new("istio-system".into(), policies);
+        index
+            .find(client, &BTreeMap::new(), &"a.svc.local".parse().unwrap(), Some("svc"))
+            .map(|policy| policy.subsets.keys().map(|k| k.to_string()).collect::<Vec<_>>().join(","))
+    }
+
+    #[test]
+    fn the_first_namespace_with_any_match_wins() {
+        let all = vec![
+            rule("client", "*.local", &[], "client"),
+            rule("svc", "a.svc.local", &[], "service"),
+            rule("istio-system", "a.svc.local", &[], "root"),
+        ];
+        assert_eq!(found(all.clone(), "client").as_deref(), Some("client"));
+        assert_eq!(found(all.clone(), "other").as_deref(), Some("service"));
+        assert_eq!(found(all[2..].to_vec(), "other").as_deref(), Some("root"));
+        assert_eq!(found(all, "istio-system").as_deref(), Some("service"));
+    }
+
+    #[test]
+    fn an_unexported_exact_rule_hides_an_exported_wildcard_of_its_namespace() {
+        let all = vec![
+            rule("svc", "a.svc.local", &["."], "exact"),
+            rule("svc", "*.local", &["*"], "wildcard"),
+            rule("istio-system", "*.local", &["*"], "root"),
+        ];
+        assert_eq!(found(all.clone(), "client").as_deref(), Some("root"));
+        assert_eq!(found(all, "svc").as_deref(), Some("exact"));
+    }
+
+    #[test]
+    fn rules_of_one_host_add_up_when_their_exports_are_equal() {
+        let all = vec![rule("svc", "a.svc.local", &[], "v1"), rule("svc", "a.svc.local", &["*"], "v2")];
+        assert_eq!(found(all, "svc").as_deref(), Some("v1,v2"));
+        let apart = vec![rule("svc", "a.svc.local", &[], "v1"), rule("svc", "a.svc.local", &["."], "v2")];
+        assert_eq!(found(apart, "svc").as_deref(), Some("v1"));
+    }
+
+    #[test]
+    fn settings_of_a_port_replace_everything() {
+        let tls = |mode| {
+            Some(ClientTls {
+                mode,
+                sni: String::new(),
+                subject_alt_names: Vec::new(),
+                ca_certificates: String::new(),
+                client_certificate: None,
+                credential_name: String::new(),
+                skip_verify: false,
+                refused: None,
+            })
+        };
+        let destination = TrafficPolicy {
+            blocks: Blocks {
+                load_balancer: Some(LoadBalancer::Random),
+                pool: None,
+                tls: tls(ClientTlsMode::IstioMutual),
+            },
+            ports: BTreeMap::from([(80, Blocks { load_balancer: Some(LoadBalancer::RoundRobin), ..Blocks::default() })]),
+        };
+        let merged = TrafficPolicy::merge(Some(&destination), None, 80);
+        assert_eq!(merged.load_balancer, Some(LoadBalancer::RoundRobin));
+        assert_eq!(merged.tls, None);
+        let subset = TrafficPolicy {
+            blocks: Blocks { tls: tls(ClientTlsMode::Disable), ..Blocks::default() },
+            ports: BTreeMap::new(),
+        };
+        let merged = TrafficPolicy::merge(Some(&destination), Some(&subset), 81);
+        assert_eq!(merged.load_balancer, Some(LoadBalancer::Random));
+        assert_eq!(merged.tls.map(|tls| tls.mode), Some(ClientTlsMode::Disable));
+        let merged = TrafficPolicy::merge(Some(&destination), Some(&subset), 80);
+        assert_eq!(merged.load_balancer, Some(LoadBalancer::RoundRobin));
+    }
+}

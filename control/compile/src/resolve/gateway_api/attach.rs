@@ -1,0 +1,142 @@
+//! Attaching routes to listeners and Services.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use palisade_crds::gateway_api::{FromNamespaces, HttpRoute, LabelSelector, Listener as Written, ParentReference};
+use palisade_model::host::HostPattern;
+
+use super::{Attached, GROUP, ResolvedGateway, ServiceRoute, parent_key, status};
+use crate::{
+    inputs::Inputs,
+    object::{Object, ObjectKey, selects},
+};
+
+/// Attaches a route to every listener that its parent reference names and that allows it; gives the `Accepted` condition.
+pub(super) fn to_gateway(
+    inputs: &Inputs,
+    gateway: &mut ResolvedGateway,
+    route: &Arc<Object<HttpRoute>>,
+    parent: &ParentReference,
+) -> status::Condition {
+    let document = inputs.gateways.get(&gateway.head.key);
+    let mut refusal = ("NoMatchingParent", "no listener has the name or port that the parent reference asks for");
+    let mut is_attached = false;
+    for listener in &mut gateway.listeners {
+        let is_named = parent.section_name.as_deref().is_none_or(|name| *name == *listener.name)
+            && parent.port.is_none_or(|port| port == listener.port);
+        let written = document.and_then(|document| document.spec.listeners.iter().find(|w| *w.name == *listener.name));
+        let Some(written) = written.filter(|_| is_named) else { continue };
+        if !listener.protocol.takes_http_routes()
+            || !allows_kind(written)
+            || !allows_namespace(inputs, written, &gateway.head.key.namespace, &route.head.key.namespace)
+        {
+            refusal = ("NotAllowedByListeners", "the listener does not allow this route");
+            continue;
+        }
+        let hosts = common_hosts(&route.spec.hostnames, &listener.hostname);
+        if hosts.is_empty() {
+            refusal = ("NoMatchingListenerHostname", "route and listener have no host in common");
+            continue;
+        }
+        is_attached = true;
+        if !listener.routes.iter().any(|attached| attached.route.head.key == route.head.key) {
+            listener.routes.push(Attached { route: Arc::clone(route), hosts });
+        }
+    }
+    if is_attached { status::accepted("Accepted", "Accepted") } else { status::refused("Accepted", refusal.0, refusal.1) }
+}
+
+/// Attaches a route to a Service (GAMMA); gives the `Accepted` condition.
+pub(super) fn to_service(
+    inputs: &Inputs,
+    services: &mut BTreeMap<ObjectKey, Vec<ServiceRoute>>,
+    route: &Arc<Object<HttpRoute>>,
+    parent: &ParentReference,
+) -> status::Condition {
+    let key = parent_key(parent, &route.head);
+    let Some(service) = inputs.services.get(&key) else {
+        return status::refused("Accepted", "NoMatchingParent", "the Service does not exist");
+    };
+    if let Some(port) = parent.port
+        && !service.spec.ports.iter().any(|own| own.port == port)
+    {
+        return status::refused("Accepted", "NoMatchingParent", "the Service has no such port");
+    }
+    let route = ServiceRoute { route: Arc::clone(route), port: parent.port };
+    services.entry(key).or_default().push(route);
+    status::accepted("Accepted", "Accepted")
+}
+
+fn allows_kind(written: &Written) -> bool {
+    let kinds = &written.allowed_routes.kinds;
+    kinds.is_empty() || kinds.iter().any(|kind| kind.group == GROUP && kind.kind == "HTTPRoute")
+}
+
+fn allows_namespace(inputs: &Inputs, written: &Written, own: &str, route: &str) -> bool {
+    let namespaces = &written.allowed_routes.namespaces;
+    match namespaces.from {
+        FromNamespaces::All => true,
+        FromNamespaces::Same => own == route,
+        FromNamespaces::Selector => match &namespaces.selector {
+            None => false,
+            Some(selector) => {
+                let empty = BTreeMap::new();
+                matches_labels(selector, inputs.namespaces.get(route).map_or(&empty, |namespace| &namespace.head.labels))
+            }
+        },
+    }
+}
+
+/// Kubernetes label selector semantics: everything that is written must hold; an unknown operator never does.
+fn matches_labels(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    selects(&selector.match_labels, labels)
+        && selector.match_expressions.iter().all(|requirement| {
+            let value = labels.get(&requirement.key);
+            match requirement.operator.as_str() {
+                "In" => value.is_some_and(|value| requirement.values.contains(value)),
+                "NotIn" => value.is_none_or(|value| !requirement.values.contains(value)),
+                "Exists" => value.is_some(),
+                "DoesNotExist" => value.is_none(),
+                _ => false,
+            }
+        })
+}
+
+/// Hosts that route and listener have in common; a route without hosts takes the listener's.
+fn common_hosts(hostnames: &[String], listener: &HostPattern) -> Vec<HostPattern> {
+    if hostnames.is_empty() {
+        return vec![listener.clone()];
+    }
+    let mut hosts: Vec<HostPattern> = Vec::new();
+    for hostname in hostnames {
+        // A malformed host was refused by validation; it has nothing in common with any listener.
+        let Ok(pattern) = hostname.parse::<HostPattern>() else { continue };
+        if let Some(common) = listener.intersect(&pattern)
+            && !hosts.contains(&common)
+        {
+            hosts.push(common);
+        }
+    }
+    hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn common(hostnames: &[&str], listener: &str) -> Vec<String> {
+        let hostnames: Vec<String> = hostnames.iter().map(|host| (*host).to_owned()).collect();
+        common_hosts(&hostnames, &listener.parse().unwrap()).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_route_without_hosts_takes_the_listeners() {
+        assert_eq!(common(&[], "*.example.com"), ["*.example.com"]);
+    }
+
+    #[test]
+    fn hosts_are_narrowed_to_what_both_have() {
+        assert_eq!(common(&["a.example.com", "b.org", "*.com"], "*.example.com"), ["a.example.com", "*.example.com"]);
+        assert_eq!(common(&["example.com"], "*.example.com"), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,112 @@
+//! Conditions of Gateways and routes, as compiling knows them.
+
+use std::sync::Arc;
+
+use palisade_crds::gateway_api::HttpRoute;
+
+use super::{GROUP, Grants, Referrer, ResolvedListener};
+use crate::{
+    inputs::Inputs,
+    object::{Head, Object, ObjectKey},
+};
+
+/// A condition of an object's status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Condition {
+    /// `Accepted`, `ResolvedRefs`.
+    pub(crate) condition_type: &'static str,
+    /// Its status.
+    pub(crate) is_true: bool,
+    /// Machine-readable reason (Gateway API constants).
+    pub(crate) reason: &'static str,
+    /// For a person; empty when all is well.
+    pub(crate) message: Arc<str>,
+}
+
+/// What a Gateway's status says of its listeners.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct GatewayStatus {
+    /// In document order.
+    pub(crate) listeners: Vec<ListenerStatus>,
+}
+
+/// What a Gateway's status says of one listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ListenerStatus {
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Routes that attach to it.
+    pub(crate) attached_routes: u32,
+    /// Reason of the condition `Conflicted`.
+    pub(crate) conflict: Option<&'static str>,
+    /// Condition `Accepted`.
+    pub(crate) accepted: Condition,
+    /// Condition `ResolvedRefs`.
+    pub(crate) resolved_refs: Condition,
+}
+
+/// What a route's status says of its parents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RouteStatus {
+    /// The route.
+    pub(crate) head: Head,
+    /// Parents that are ours.
+    pub(crate) parents: Vec<ParentStatus>,
+}
+
+/// What a route's status says of one parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ParentStatus {
+    /// Index into `parentRefs`.
+    pub(crate) index: usize,
+    /// Condition `Accepted`.
+    pub(crate) accepted: Condition,
+    /// Condition `ResolvedRefs`.
+    pub(crate) resolved_refs: Condition,
+}
+
+/// A condition that holds.
+pub(super) fn accepted(condition_type: &'static str, reason: &'static str) -> Condition {
+    Condition { condition_type, is_true: true, reason, message: "".into() }
+}
+
+/// A condition that does not hold.
+pub(super) fn refused(condition_type: &'static str, reason: &'static str, message: &str) -> Condition {
+    Condition { condition_type, is_true: false, reason, message: message.into() }
+}
+
+impl GatewayStatus {
+    /// Counts the routes of each listener.
+    pub(super) fn count_routes(&mut self, listeners: &[ResolvedListener]) {
+        for (status, listener) in self.listeners.iter_mut().zip(listeners) {
+            status.attached_routes = u32::try_from(listener.routes.len()).unwrap_or(u32::MAX);
+        }
+    }
+}
+
+/// The condition `ResolvedRefs` of a route: all of its backends exist and may be referred to.
+pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Object<HttpRoute>) -> Condition {
+    let own = &route.head.key.namespace;
+    for backend in route.spec.rules.iter().flat_map(|rule| &rule.backend_refs) {
+        if !matches!(backend.group.as_str(), "" | "core") || backend.kind != "Service" {
+            let message = format!("backends of kind `{}/{}` are not served", backend.group, backend.kind);
+            return refused("ResolvedRefs", "InvalidKind", &message);
+        }
+        let namespace = backend.namespace.as_deref().unwrap_or(own);
+        let from = Referrer { group: GROUP, kind: "HTTPRoute", namespace: own };
+        if !grants.permits(from, namespace, "", "Service", &backend.name) {
+            let message = format!("no ReferenceGrant lets this route use Service `{namespace}/{}`", backend.name);
+            return refused("ResolvedRefs", "RefNotPermitted", &message);
+        }
+        let key = ObjectKey::new(namespace, backend.name.as_str());
+        let has_port = inputs.services.get(&key).is_some_and(|service| {
+            service.spec.external_name.is_some()
+                || service.spec.ports.iter().any(|port| Some(port.port) == backend.port)
+        });
+        if !has_port {
+            let message = format!("there is no Service `{key}` with port {}", backend.port.unwrap_or(0));
+            return refused("ResolvedRefs", "BackendNotFound", &message);
+        }
+    }
+    accepted("ResolvedRefs", "ResolvedRefs")
+}

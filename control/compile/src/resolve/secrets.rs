@@ -1,0 +1,82 @@
+//! Certificates: Secrets and ConfigMaps under the keys that gateways ask for.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use palisade_model::{
+    origin::Origin,
+    secret::{PrivateKey, Secret},
+};
+
+use crate::{
+    inputs::{Inputs, core::KeyedBytes},
+    object::{Object, ObjectKey},
+};
+
+/// Everything that can be served as a certificate or a CA bundle.
+#[derive(Debug, Default)]
+pub(crate) struct Secrets {
+    by_key: BTreeMap<Arc<str>, (Secret, Origin)>,
+}
+
+/// The resource key of a Secret.
+pub(crate) fn secret_key(key: &ObjectKey) -> Arc<str> {
+    format!("secret/{key}").into()
+}
+
+/// The resource key of a ConfigMap.
+pub(crate) fn config_map_key(key: &ObjectKey) -> Arc<str> {
+    format!("configmap/{key}").into()
+}
+
+impl Secrets {
+    /// Reads all Secrets and ConfigMaps.
+    pub(crate) fn new(inputs: &Inputs) -> Self {
+        let secrets = inputs.secrets.values().map(|object| (secret_key(&object.head.key), object));
+        let config_maps = inputs.config_maps.values().map(|object| (config_map_key(&object.head.key), object));
+        let by_key = secrets
+            .chain(config_maps)
+            .filter_map(|(key, object)| read(&key, object).map(|secret| (key, (secret, object.head.origin()))))
+            .collect();
+        Self { by_key }
+    }
+
+    /// A secret by resource key.
+    pub(crate) fn get(&self, key: &str) -> Option<&(Secret, Origin)> {
+        self.by_key.get(key)
+    }
+
+    /// Keys for a `credentialName` in a namespace: the certificate, and the CA bundle (`NAME-cacert` if there is one, else
+    /// the same secret; istio-semantics 6).
+    pub(crate) fn keys_for(&self, namespace: &str, name: &str) -> (Arc<str>, Arc<str>) {
+        let name = name.strip_prefix("kubernetes://").unwrap_or(name);
+        let certificate = secret_key(&ObjectKey::new(namespace, name));
+        let cacert = secret_key(&ObjectKey::new(namespace, format!("{name}-cacert")));
+        let ca = if self.by_key.contains_key(&cacert) { cacert } else { Arc::clone(&certificate) };
+        (certificate, ca)
+    }
+}
+
+/// The first complete pair of `cert` and `key`, then `tls.crt` and `tls.key`; a CA alone is fine too.
+fn read(key: &Arc<str>, object: &Object<KeyedBytes>) -> Option<Secret> {
+    let text = |name: &str| {
+        object
+            .spec
+            .entries
+            .get(name)
+            .and_then(|bytes| std::str::from_utf8(bytes).ok())
+            .filter(|text| !text.trim().is_empty())
+    };
+    let pair = [("cert", "key"), ("tls.crt", "tls.key")]
+        .into_iter()
+        .find_map(|(certificate, private_key)| Some((text(certificate)?, text(private_key)?)));
+    let ca = ["cacert", "ca.crt"].into_iter().find_map(text);
+    if pair.is_none() && ca.is_none() {
+        return None;
+    }
+    Some(Secret {
+        key: Arc::clone(key),
+        certificate: pair.map(|(certificate, _)| certificate.into()),
+        private_key: pair.map(|(_, private_key)| PrivateKey::new(private_key)),
+        ca: ca.map(Arc::from),
+    })
+}

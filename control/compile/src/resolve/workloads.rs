@@ -1,0 +1,278 @@
+//! Who answers behind each service port, and which services each address belongs to.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use palisade_model::{
+    endpoint::{Address, Endpoint, EndpointHealth, Endpoints, PeerProxy},
+    identity::SpiffeId,
+    settings::WorkloadRef,
+};
+
+use crate::{
+    inputs::{
+        Inputs,
+        core::{EndpointSlice, PodObject, SliceEndpoint, TargetPort},
+    },
+    object::{self, Object, ObjectKey},
+    resolve::services::{Registered, RegisteredPort, Services},
+    settings::MeshSettings,
+};
+
+/// A service port that leads to an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The service.
+    pub(crate) host: Arc<str>,
+    /// Its port.
+    pub(crate) port: u16,
+    /// The port at the address.
+    pub(crate) at: u16,
+}
+
+/// Pods and endpoints, indexed.
+#[derive(Debug, Default)]
+pub(crate) struct Workloads {
+    endpoints: BTreeMap<(Arc<str>, u16), Arc<Endpoints>>,
+    headless: BTreeMap<Arc<str>, Vec<(String, IpAddr)>>,
+    targets: BTreeMap<IpAddr, Vec<Target>>,
+    pod_at: BTreeMap<IpAddr, ObjectKey>,
+}
+
+/// One endpoint before it becomes the model's.
+struct Candidate<'a> {
+    address: SocketAddr,
+    health: Option<EndpointHealth>,
+    pod: Option<&'a PodObject>,
+    zone: Option<&'a str>,
+}
+
+impl Workloads {
+    /// Indexes all pods and the endpoints of all services.
+    pub(crate) fn new(inputs: &Inputs, services: &Services, settings: &MeshSettings) -> Self {
+        let mut workloads = Self::default();
+        for (key, pod) in &inputs.pods {
+            // Pods on the node's network share its address: it names none of them.
+            if !pod.spec.is_gone && !pod.spec.is_host_network {
+                for ip in &pod.spec.ips {
+                    workloads.pod_at.entry(*ip).or_insert_with(|| key.clone());
+                }
+            }
+        }
+        let slices = slices_by_service(inputs);
+        let mut hosts: Vec<&Registered> = services.iter().collect();
+        hosts.sort_by_cached_key(|service| {
+            inputs.services.get(&service.key).map(|s| (s.head.created, Arc::clone(&s.head.key.name), Arc::clone(&s.head.key.namespace)))
+        });
+        for service in hosts {
+            let slices = slices.get(&service.key).map(Vec::as_slice).unwrap_or_default();
+            for port in &service.ports {
+                let candidates = if slices.is_empty() {
+                    from_pods(inputs, service, port)
+                } else {
+                    workloads.from_slices(inputs, service, port, slices)
+                };
+                workloads.add(service, port, &candidates, settings);
+            }
+            if service.is_headless {
+                let names = pod_names(inputs, service, slices, settings);
+                workloads.headless.insert(Arc::clone(&service.host), names);
+            }
+        }
+        workloads
+    }
+
+    fn add(&mut self, service: &Registered, port: &RegisteredPort, candidates: &[Candidate<'_>], settings: &MeshSettings) {
+        let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
+        let mut identities = BTreeSet::new();
+        for candidate in candidates {
+            let targets = self.targets.entry(candidate.address.ip()).or_default();
+            let target = Target { host: Arc::clone(&service.host), port: port.number, at: candidate.address.port() };
+            if !targets.contains(&target) {
+                targets.push(target);
+            }
+            let Some(health) = candidate.health else { continue };
+            if let Some(identity) = candidate.pod.and_then(|pod| identity_of(pod, settings)) {
+                identities.insert(identity);
+            }
+            endpoints.entry(candidate.address).or_insert_with(|| endpoint(candidate, health));
+        }
+        let key = (Arc::clone(&service.host), port.number);
+        let resource = Endpoints {
+            key: endpoints_key(&service.host, port.number),
+            endpoints: endpoints.into_values().collect(),
+            identities,
+        };
+        self.endpoints.insert(key, Arc::new(resource));
+    }
+
+    fn from_slices<'a>(
+        &self,
+        inputs: &'a Inputs,
+        service: &Registered,
+        port: &RegisteredPort,
+        slices: &[&'a Object<EndpointSlice>],
+    ) -> Vec<Candidate<'a>> {
+        let mut candidates = Vec::new();
+        for slice in slices {
+            let Some(at) = slice.spec.ports.iter().find(|p| p.name == port.name).map(|p| p.port) else { continue };
+            for endpoint in &slice.spec.endpoints {
+                for ip in &endpoint.addresses {
+                    let named = endpoint.pod.as_deref().map(|name| ObjectKey::new(Arc::clone(&service.key.namespace), name));
+                    let pod = named
+                        .as_ref()
+                        .and_then(|key| inputs.pods.get(key))
+                        .or_else(|| self.pod_at.get(ip).and_then(|key| inputs.pods.get(key)));
+                    candidates.push(Candidate {
+                        address: SocketAddr::new(*ip, at),
+                        health: slice_health(endpoint),
+                        pod,
+                        zone: endpoint.zone.as_deref(),
+                    });
+                }
+            }
+        }
+        candidates
+    }
+
+    /// The endpoints of a service port; `None` when there is no such port.
+    pub(crate) fn endpoints(&self, host: &str, port: u16) -> Option<&Arc<Endpoints>> {
+        self.endpoints.get(&(Arc::from(host), port))
+    }
+
+    /// Service ports that lead to an address, those of the oldest service first.
+    pub(crate) fn targets_at(&self, ip: IpAddr) -> &[Target] {
+        self.targets.get(&ip).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// DNS names of a headless service's pods (`HOSTNAME.HOST`), and its ready addresses under the empty name.
+    pub(crate) fn pod_names(&self, host: &str) -> &[(String, IpAddr)] {
+        self.headless.get(host).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// The name of the endpoints resource of a service port.
+pub(crate) fn endpoints_key(host: &str, port: u16) -> Arc<str> {
+    format!("{host}|{port}").into()
+}
+
+/// The identity of a pod's certificate; `None` for a service account that is no name.
+pub(crate) fn identity_of(pod: &PodObject, settings: &MeshSettings) -> Option<SpiffeId> {
+    SpiffeId::new(settings.trust_domain.clone(), &pod.head.key.namespace, &pod.spec.service_account).ok()
+}
+
+fn slices_by_service(inputs: &Inputs) -> BTreeMap<ObjectKey, Vec<&Object<EndpointSlice>>> {
+    let mut by_service: BTreeMap<ObjectKey, Vec<&Object<EndpointSlice>>> = BTreeMap::new();
+    for slice in inputs.endpoint_slices.values() {
+        let key = ObjectKey::new(Arc::clone(&slice.head.key.namespace), slice.spec.service.as_str());
+        by_service.entry(key).or_default().push(slice);
+    }
+    by_service
+}
+
+/// Endpoints as Kubernetes would publish them for a selector.
+fn from_pods<'a>(inputs: &'a Inputs, service: &Registered, port: &RegisteredPort) -> Vec<Candidate<'a>> {
+    if service.selector.is_empty() {
+        return Vec::new();
+    }
+    inputs
+        .pods_in(&service.key.namespace)
+        .filter(|pod| !pod.spec.is_gone && object::selects(&service.selector, &pod.head.labels))
+        .flat_map(|pod| {
+            let at = match &port.target {
+                TargetPort::Number(number) => Some(*number),
+                TargetPort::Name(name) => pod.spec.named_port(name),
+            };
+            let is_ready = pod.spec.is_ready || service.publish_not_ready;
+            let health = if is_ready { EndpointHealth::Healthy } else { EndpointHealth::Unhealthy };
+            let ips = at.map(|at| (pod.spec.ips.as_slice(), at));
+            ips.into_iter().flat_map(move |(ips, at)| {
+                ips.iter().map(move |ip| Candidate {
+                    address: SocketAddr::new(*ip, at),
+                    health: Some(health),
+                    pod: Some(pod),
+                    zone: None,
+                })
+            })
+        })
+        .collect()
+}
+
+/// Health of a slice's endpoint; `None` = never sent (istio-semantics 13: not ready, and terminating or silent about it).
+fn slice_health(endpoint: &SliceEndpoint) -> Option<EndpointHealth> {
+    match (endpoint.ready, endpoint.terminating) {
+        (None | Some(true), _) => Some(EndpointHealth::Healthy),
+        (Some(false), Some(false)) => Some(EndpointHealth::Unhealthy),
+        (Some(false), None | Some(true)) => None,
+    }
+}
+
+fn endpoint(candidate: &Candidate<'_>, health: EndpointHealth) -> Endpoint {
+    let pod = candidate.pod;
+    let peer = match pod {
+        Some(pod) if pod.spec.accepts_mesh_tls && pod.spec.is_palisade => PeerProxy::Palisade,
+        Some(pod) if pod.spec.accepts_mesh_tls => PeerProxy::Istio,
+        Some(_) | None => PeerProxy::None,
+    };
+    let locality = pod
+        .and_then(|pod| pod.head.labels.get("istio-locality"))
+        .map(|text| text.replace('.', "/"))
+        .or_else(|| candidate.zone.map(|zone| format!("/{zone}/")));
+    Endpoint {
+        address: Address::Socket(candidate.address),
+        weight: 1,
+        priority: 0,
+        health,
+        labels: pod
+            .map(|pod| pod.head.labels.iter().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect())
+            .unwrap_or_default(),
+        locality: locality.map(Arc::from),
+        peer,
+        workload: pod.map(|pod| WorkloadRef {
+            namespace: Arc::clone(&pod.head.key.namespace),
+            name: Arc::clone(&pod.head.key.name),
+        }),
+    }
+}
+
+/// Names that DNS answers for a headless service: the service itself (under the empty name) and each pod with a host name.
+fn pod_names(
+    inputs: &Inputs,
+    service: &Registered,
+    slices: &[&Object<EndpointSlice>],
+    settings: &MeshSettings,
+) -> Vec<(String, IpAddr)> {
+    let mut names = BTreeSet::new();
+    let _ = settings;
+    if slices.is_empty() {
+        for pod in inputs.pods_in(&service.key.namespace) {
+            let is_behind = !service.selector.is_empty() && object::selects(&service.selector, &pod.head.labels);
+            if !is_behind || pod.spec.is_gone || !(pod.spec.is_ready || service.publish_not_ready) {
+                continue;
+            }
+            for ip in &pod.spec.ips {
+                names.insert((String::new(), *ip));
+                if let (Some(hostname), Some(subdomain)) = (&pod.spec.hostname, &pod.spec.subdomain)
+                    && **subdomain == *service.key.name
+                {
+                    names.insert((format!("{hostname}.{}", service.host), *ip));
+                }
+            }
+        }
+    }
+    for endpoint in slices.iter().flat_map(|slice| &slice.spec.endpoints) {
+        if slice_health(endpoint) != Some(EndpointHealth::Healthy) {
+            continue;
+        }
+        for ip in &endpoint.addresses {
+            names.insert((String::new(), *ip));
+            if let Some(hostname) = &endpoint.hostname {
+                names.insert((format!("{hostname}.{}", service.host), *ip));
+            }
+        }
+    }
+    names.into_iter().collect()
+}

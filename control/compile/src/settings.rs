@@ -1,0 +1,228 @@
+//! Mesh-wide settings: what the mesh configuration says, and what the control plane was started with.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use palisade_crds::istio::{
+    ForwardClientCertDetails, HttpRetry, MeshConfig, MeshOutboundMode, NormalizationType,
+};
+use palisade_model::{
+    identity::TrustDomain,
+    settings::{ForwardClientCert, OutboundPolicy, PathNormalization},
+};
+
+/// Settings of the whole mesh.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MeshSettings {
+    /// Domain of the mesh's identities.
+    pub trust_domain: TrustDomain,
+    /// Further domains whose identities count.
+    pub trust_domain_aliases: BTreeSet<TrustDomain>,
+    /// DNS domain of the cluster.
+    pub cluster_domain: Arc<str>,
+    /// Namespace whose policies apply to the mesh.
+    pub root_namespace: Arc<str>,
+    /// mTLS between sidecars without configuration.
+    pub enable_auto_mtls: bool,
+    /// How paths are normalised.
+    pub path_normalization: PathNormalization,
+    /// Paths with `;` parameters are refused.
+    pub reject_path_parameters: bool,
+    /// Calls to unknown hosts.
+    pub outbound: OutboundPolicy,
+    /// Who sees Services without a word of their own; empty = everyone.
+    pub default_service_export_to: Vec<String>,
+    /// The same for VirtualServices.
+    pub default_virtual_service_export_to: Vec<String>,
+    /// The same for DestinationRules.
+    pub default_destination_rule_export_to: Vec<String>,
+    /// Retries of routes that have none of their own.
+    pub default_retries: Option<HttpRetry>,
+    /// Trusted proxies in front of gateways.
+    pub gateway_trusted_hops: u32,
+    /// Gateways expect the PROXY protocol.
+    pub gateway_proxy_protocol: bool,
+    /// What gateways do with forwarded client certificates.
+    pub gateway_forward_client_cert: ForwardClientCert,
+}
+
+/// Settings that are not in documents (`--set KEY=VALUE`); names as in the documentation, or Istio's environment names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlSettings {
+    /// Root namespace, as given by flag; wins over the mesh configuration.
+    pub root_namespace: Option<Arc<str>>,
+    /// Namespace of the control plane: the root namespace if nothing else says.
+    pub control_namespace: Arc<str>,
+    /// DNS domain of the cluster.
+    pub cluster_domain: Arc<str>,
+    /// `rejectPathParameters`: paths with `;` parameters are refused.
+    pub reject_path_parameters: bool,
+    /// `multipleCustomProviders` (`PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS`).
+    pub multiple_custom_providers: bool,
+    /// `istioClasses`: Gateways of class `istio` are served.
+    pub istio_classes: bool,
+}
+
+/// Why a `KEY=VALUE` is not a setting.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSetting {
+    /// No `=`.
+    #[error("`{0}` is not of the form KEY=VALUE")]
+    Shape(String),
+    /// No such setting.
+    #[error("there is no setting `{0}`")]
+    UnknownKey(String),
+    /// The value does not fit.
+    #[error("setting `{key}`: `{value}` is not {expected}")]
+    Value {
+        /// The setting.
+        key: String,
+        /// What was given.
+        value: String,
+        /// What it takes.
+        expected: &'static str,
+    },
+}
+
+/// Istio's environment names that are accepted without effect on what is compiled: their default is what is served.
+const ACCEPTED: [&str; 12] = [
+    "ENABLE_TLS_ON_SIDECAR_INGRESS",
+    "ENABLE_ENHANCED_DESTINATIONRULE_MERGE",
+    "ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY",
+    "PILOT_ENABLE_IP_AUTOALLOCATE",
+    "PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS",
+    "PILOT_SCOPE_GATEWAY_TO_NAMESPACE",
+    "PILOT_SKIP_VALIDATE_TRUST_DOMAIN",
+    "PILOT_JWT_ENABLE_REMOTE_JWKS",
+    "PILOT_ENABLE_QUIC_LISTENERS",
+    "ENABLE_AUTO_MTLS_CHECK_POLICIES",
+    "PILOT_ENABLE_SENDING_INTERNAL_METADATA",
+    "ENABLE_NATIVE_SIDECARS",
+];
+
+impl Default for ControlSettings {
+    fn default() -> Self {
+        Self {
+            root_namespace: None,
+            control_namespace: "istio-system".into(),
+            cluster_domain: "cluster.local".into(),
+            reject_path_parameters: false,
+            multiple_custom_providers: false,
+            istio_classes: true,
+        }
+    }
+}
+
+impl ControlSettings {
+    /// Applies one `KEY=VALUE`.
+    ///
+    /// # Errors
+    /// When the key is unknown or the value does not fit.
+    pub fn set(&mut self, text: &str) -> Result<(), InvalidSetting> {
+        let (key, value) = text.split_once('=').ok_or_else(|| InvalidSetting::Shape(text.to_owned()))?;
+        let flag = || match value {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(InvalidSetting::Value { key: key.to_owned(), value: value.to_owned(), expected: "`true` or `false`" }),
+        };
+        match key {
+            "rootNamespace" => self.root_namespace = Some(value.into()),
+            "clusterDomain" => self.cluster_domain = value.into(),
+            "rejectPathParameters" => self.reject_path_parameters = flag()?,
+            "multipleCustomProviders" | "PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS" => {
+                self.multiple_custom_providers = flag()?;
+            }
+            "istioClasses" => self.istio_classes = flag()?,
+            known if ACCEPTED.contains(&known) => {}
+            other => return Err(InvalidSetting::UnknownKey(other.to_owned())),
+        }
+        Ok(())
+    }
+}
+
+impl MeshSettings {
+    /// Settings from the mesh configuration and the control plane's own. A malformed trust domain is replaced by the default,
+    /// which trusts nobody else's identities; the second value names such values.
+    pub fn new(mesh: &MeshConfig, control: &ControlSettings) -> (Self, Vec<String>) {
+        let mut malformed = Vec::new();
+        let domain = |text: &str, malformed: &mut Vec<String>| {
+            // Istio reads `@` as `.` in a trust domain.
+            let parsed = text.replace('@', ".").to_ascii_lowercase().parse::<TrustDomain>();
+            if parsed.is_err() {
+                malformed.push(text.to_owned());
+            }
+            parsed.ok()
+        };
+        let trust_domain = domain(&mesh.trust_domain, &mut malformed);
+        let aliases = mesh.trust_domain_aliases.iter().filter_map(|alias| domain(alias, &mut malformed)).collect();
+        let topology = mesh.default_config.gateway_topology.as_ref();
+        let settings = Self {
+            trust_domain: trust_domain.unwrap_or_else(default_trust_domain),
+            trust_domain_aliases: aliases,
+            cluster_domain: Arc::clone(&control.cluster_domain),
+            root_namespace: control
+                .root_namespace
+                .clone()
+                .or_else(|| mesh.root_namespace.as_deref().filter(|ns| !ns.is_empty()).map(Arc::from))
+                .unwrap_or_else(|| Arc::clone(&control.control_namespace)),
+            enable_auto_mtls: mesh.enable_auto_mtls.unwrap_or(true),
+            path_normalization: match mesh.path_normalization.as_ref().map(|n| n.normalization) {
+                None | Some(NormalizationType::Default | NormalizationType::Base) => PathNormalization::Base,
+                Some(NormalizationType::None) => PathNormalization::None,
+                Some(NormalizationType::MergeSlashes) => PathNormalization::MergeSlashes,
+                Some(NormalizationType::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
+            },
+            reject_path_parameters: control.reject_path_parameters,
+            outbound: match mesh.outbound_traffic_policy.as_ref().map(|policy| policy.mode) {
+                None | Some(MeshOutboundMode::AllowAny | MeshOutboundMode::AllowAnyDynamicDns) => OutboundPolicy::AllowAny,
+                Some(MeshOutboundMode::RegistryOnly) => OutboundPolicy::RegistryOnly,
+            },
+            default_service_export_to: mesh.default_service_export_to.clone(),
+            default_virtual_service_export_to: mesh.default_virtual_service_export_to.clone(),
+            default_destination_rule_export_to: mesh.default_destination_rule_export_to.clone(),
+            default_retries: mesh.default_http_retry_policy.clone(),
+            gateway_trusted_hops: topology.map_or(0, |topology| topology.num_trusted_proxies),
+            gateway_proxy_protocol: topology.is_some_and(|topology| topology.proxy_protocol.is_some()),
+            gateway_forward_client_cert: match topology.and_then(|topology| topology.forward_client_cert_details) {
+                None | Some(ForwardClientCertDetails::Undefined | ForwardClientCertDetails::SanitizeSet) => {
+                    ForwardClientCert::SanitizeSet
+                }
+                Some(ForwardClientCertDetails::Sanitize) => ForwardClientCert::Sanitize,
+                Some(ForwardClientCertDetails::ForwardOnly) => ForwardClientCert::ForwardOnly,
+                Some(ForwardClientCertDetails::AppendForward) => ForwardClientCert::AppendForward,
+                Some(ForwardClientCertDetails::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
+            },
+        };
+        (settings, malformed)
+    }
+}
+
+#[expect(clippy::expect_used, reason = "a constant that a test parses")]
+fn default_trust_domain() -> TrustDomain {
+    "cluster.local".parse().expect("a trust domain")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_flag_beats_the_mesh_configuration_beats_the_control_namespace() {
+        let root = |mesh: Option<&str>, flag: Option<&str>| {
+            let mesh = MeshConfig { root_namespace: mesh.map(str::to_owned), ..MeshConfig::default() };
+            let control = ControlSettings { root_namespace: flag.map(Arc::from), ..ControlSettings::default() };
+            MeshSettings::new(&mesh, &control).0.root_namespace.to_string()
+        };
+        assert_eq!(root(None, None), "istio-system");
+        assert_eq!(root(Some("a"), None), "a");
+        assert_eq!(root(Some("a"), Some("b")), "b");
+    }
+
+    #[test]
+    fn unknown_settings_are_errors() {
+        let mut control = ControlSettings::default();
+        assert!(control.set("rejectPathParameters=true").is_ok());
+        assert!(control.set("ENABLE_TLS_ON_SIDECAR_INGRESS=true").is_ok());
+        assert!(control.set("nothing=1").is_err());
+        assert!(control.set("rejectPathParameters=maybe").is_err());
+    }
+}
