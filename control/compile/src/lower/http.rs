@@ -213,7 +213,7 @@ fn action(client: Client<'_>, route: &HttpRoute, place: Place<'_>) -> (RouteActi
     if let Some(direct) = &route.direct_response {
         let body = match &direct.body {
             Some(palisade_crds::istio::HttpBody::String(text)) => bytes::Bytes::from(text.clone().into_bytes()),
-            Some(palisade_crds::istio::HttpBody::Bytes(bytes)) => bytes::Bytes::copy_from_slice(bytes.as_ref()),
+            Some(palisade_crds::istio::HttpBody::Bytes(bytes)) => bytes::Bytes::copy_from_slice(&bytes.0),
             Some(palisade_crds::istio::HttpBody::Empty) | None => bytes::Bytes::new(),
         };
         let Ok(status) = u16::try_from(direct.status) else {
