@@ -77,3 +77,6 @@ fn facts(stream: &TlsStream<Wire>, now: UnixTime) -> Result<HandshakeFacts, Inva
         resumed,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use futures::{FutureExt, future::BoxFuture};
+use futures::future::BoxFuture;
 use tokio::{net::TcpListener, net::TcpStream, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
@@ -196,10 +196,14 @@ impl ListenerSet {
 
         let mut added = Vec::new();
         for (key, bind) in desired {
-            if self.running.get_mut(&key).is_some_and(|running| running.adopt(&bind)) {
+            if self
+                .running
+                .get_mut(&key)
+                .is_some_and(|running| running.bind.address == bind.address && running.adopt(&bind))
+            {
                 continue;
             }
-            let heir = leaving.iter_mut().position(|running| running.adopt(&bind));
+            let heir = leaving.iter_mut().position(|running| running.local == bind.address && running.adopt(&bind));
             match heir {
                 Some(position) => {
                     let running = leaving.swap_remove(position);
@@ -236,17 +240,16 @@ impl ListenerSet {
         let local = listener.local_addr().map_err(|source| failed(&bind, source))?;
         let shared = Arc::new(Shared::new(&bind));
         let stop = CancellationToken::new();
-        let loop_ = AcceptLoop {
-            listener,
+        let door = Door {
             shared: Arc::clone(&shared),
             service: Arc::clone(&self.service),
             connections: self.connections.clone(),
-            stop: stop.clone(),
             force: self.force.clone(),
         };
+        let task = tokio::spawn(AcceptLoop { listener, door }.run(stop.clone()));
         info!(listener = %bind.key, address = %local, "listening");
         let key = bind.key.clone();
-        let running = Running { bind, local, stop, task: tokio::spawn(loop_.run()), shared };
+        let running = Running { bind, local, stop, task, shared };
         if let Some(old) = self.running.insert(key, running) {
             old.stop().await;
         }
@@ -303,12 +306,9 @@ impl Drop for ListenerSet {
 }
 
 impl Running {
-    /// Takes over a bind that this socket can serve.
+    /// Takes over a bind of this socket's address, if the socket can serve it.
     fn adopt(&mut self, bind: &Bind) -> bool {
-        if self.task.is_finished() {
-            return false;
-        }
-        if self.bind.address != bind.address || !self.bind.options.same_socket(&bind.options) {
+        if self.task.is_finished() || !self.bind.options.same_socket(&bind.options) {
             return false;
         }
         self.shared.apply(bind);
@@ -383,50 +383,69 @@ impl fmt::Debug for ConnectionSlot {
 
 struct AcceptLoop {
     listener: TcpListener,
+    door: Door,
+}
+
+/// What happens to each accepted connection.
+struct Door {
     shared: Arc<Shared>,
     service: Arc<dyn ServeConnection>,
     connections: TaskTracker,
-    stop: CancellationToken,
     force: CancellationToken,
 }
 
 impl AcceptLoop {
-    async fn run(self) {
+    async fn run(self, stop: CancellationToken) {
+        let Door { shared, .. } = &self.door;
         let mut backoff = MIN_BACKOFF;
         loop {
             // `accept` is cancel safe: a connection is either returned or still queued.
             let accepted = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => break,
+                () = stop.cancelled() => break,
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     backoff = MIN_BACKOFF;
-                    self.hand_on(stream, peer);
+                    self.door.hand_on(stream, peer);
                 }
                 Err(error) if is_about_one_connection(&error) => {
-                    self.shared.errors.fetch_add(1, Ordering::Relaxed);
-                    debug!(listener = %self.shared.key.load(), %error, "a connection ended before it was accepted");
+                    shared.errors.fetch_add(1, Ordering::Relaxed);
+                    debug!(listener = %shared.key.load(), %error, "a connection ended before it was accepted");
                 }
                 Err(error) => {
-                    self.shared.errors.fetch_add(1, Ordering::Relaxed);
-                    warn!(listener = %self.shared.key.load(), %error, ?backoff, "cannot accept");
+                    shared.errors.fetch_add(1, Ordering::Relaxed);
+                    warn!(listener = %shared.key.load(), %error, ?backoff, "cannot accept");
                     tokio::select! {
                         biased;
-                        () = self.stop.cancelled() => break,
+                        () = stop.cancelled() => break,
                         () = tokio::time::sleep(backoff) => {}
                     }
                     backoff = (backoff * 2).min(MAX_BACKOFF);
                 }
             }
         }
-        // The kernel has completed the handshake for these: closing now would reset them.
-        while let Some(Ok((stream, peer))) = queued(&self.listener) {
-            self.hand_on(stream, peer);
-        }
+        self.take_queue();
     }
 
+    /// Serves what is queued already: the kernel has completed those handshakes, and closing now would reset them.
+    fn take_queue(self) {
+        let Self { listener, door } = self;
+        // Not through the runtime, which knows only of connections that it has been told about.
+        let Ok(listener) = listener.into_std() else {
+            return;
+        };
+        while let Ok((stream, peer)) = listener.accept() {
+            match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                Ok(stream) => door.hand_on(stream, peer),
+                Err(error) => debug!(%error, "the client has gone already"),
+            }
+        }
+    }
+}
+
+impl Door {
     fn hand_on(&self, stream: TcpStream, peer: SocketAddr) {
         let Some(slot) = ConnectionSlot::take(&self.shared) else {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
@@ -458,11 +477,6 @@ impl AcceptLoop {
             }
         });
     }
-}
-
-/// A connection that waits already, without waiting for one.
-fn queued(listener: &TcpListener) -> Option<io::Result<(TcpStream, SocketAddr)>> {
-    tokio::task::unconstrained(listener.accept()).now_or_never()
 }
 
 /// Errors that say nothing about the next accept. The others (EMFILE, ENFILE, ENOBUFS, ENOMEM, ...) need a pause.

@@ -20,7 +20,7 @@ pub struct PeerCertificate {
 }
 
 /// Why a peer's certificate is refused, beyond what the chain check says.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPeer {
     /// The peer sent no certificate.
     #[error("no certificate was presented")]
@@ -134,6 +134,13 @@ impl fmt::Debug for PeerCertificate {
             .field("dns_names", &self.dns_names)
             .field("certificates", &self.chain.len())
             .finish()
+    }
+}
+
+impl fmt::Debug for InvalidPeer {
+    /// The sentence: rustls prints this form where people read it, in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

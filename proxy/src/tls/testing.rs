@@ -1,15 +1,24 @@
 //! Certificates for tests: a certificate authority that issues whatever is asked for.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use palisade_model::identity::TrustDomain;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, SanType,
 };
-use rustls_pki_types::UnixTime;
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{IdentityMaterial, IdentityStore, MeshIdentity, ServerCertificate};
+use super::{
+    AllowedPeers, CallerAuth, IdentityMaterial, IdentityStore, MeshClientVerifier, MeshIdentity, MeshServerVerifier,
+    PeerCertificate, ServerCertificate, provider,
+};
 
 /// RSA keys for tests, used nowhere else: ring cannot make any.
 pub(crate) const RSA_LEAF_KEY: &str = include_str!("testdata/rsa-2048-leaf-key.pem");
@@ -107,6 +116,14 @@ impl Issued {
         IdentityMaterial::from_pem(self.chain.as_bytes(), self.key.as_bytes(), bundle.as_bytes(), domains()).unwrap()
     }
 
+    pub(crate) fn chain_der(&self) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(self.chain.as_bytes()).collect::<Result<_, _>>().unwrap()
+    }
+
+    pub(crate) fn key_der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+
     pub(crate) fn server_certificate(&self) -> ServerCertificate {
         ServerCertificate::from_pem(self.chain.as_bytes(), self.key.as_bytes()).unwrap()
     }
@@ -115,4 +132,101 @@ impl Issued {
 /// `cluster.local`.
 pub(crate) fn domains() -> BTreeSet<TrustDomain> {
     BTreeSet::from(["cluster.local".parse().unwrap()])
+}
+
+/// Both ends of a handshake over loopback, after the server sent one byte and the client read it (or failed to).
+pub(crate) struct Ends {
+    pub(crate) client: io::Result<tokio_rustls::client::TlsStream<TcpStream>>,
+    pub(crate) server: io::Result<tokio_rustls::server::TlsStream<TcpStream>>,
+}
+
+impl Ends {
+    /// Whether both sides accepted.
+    pub(crate) fn is_ok(&self) -> bool {
+        self.client.is_ok() && self.server.is_ok()
+    }
+
+    /// Whether the session was resumed, as both sides see it.
+    pub(crate) fn resumed(&self) -> bool {
+        let client = self.client.as_ref().unwrap().get_ref().1.handshake_kind();
+        let server = self.server.as_ref().unwrap().get_ref().1.handshake_kind();
+        assert_eq!(client, server);
+        client == Some(HandshakeKind::Resumed)
+    }
+
+    /// The ALPN name that both sides agreed on.
+    pub(crate) fn alpn(&self) -> Option<String> {
+        let name = self.client.as_ref().unwrap().get_ref().1.alpn_protocol();
+        name.map(|name| String::from_utf8(name.to_vec()).unwrap())
+    }
+
+    /// The client's certificate as the server sees it.
+    pub(crate) fn caller(&self) -> Option<PeerCertificate> {
+        let session = self.server.as_ref().unwrap().get_ref().1;
+        session.peer_certificates().map(|chain| PeerCertificate::from_chain(chain).unwrap())
+    }
+
+    /// Either side's error text.
+    pub(crate) fn error(&self) -> String {
+        let client = self.client.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        let server = self.server.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        format!("client: {client}; server: {server}")
+    }
+}
+
+/// A handshake on loopback.
+pub(crate) async fn connect(client: Arc<ClientConfig>, server: Arc<ServerConfig>, name: &str) -> Ends {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = async {
+        let (tcp, _) = listener.accept().await?;
+        let mut stream = TlsAcceptor::from(server).accept(tcp).await?;
+        stream.write_all(b"!").await?;
+        stream.flush().await?;
+        Ok(stream)
+    };
+    let dial = async {
+        let tcp = TcpStream::connect(address).await?;
+        let name = super::server_name(name).unwrap();
+        let mut stream = TlsConnector::from(client).connect(name, tcp).await?;
+        // TLS 1.3: a server's refusal and its tickets arrive after the client's handshake is done.
+        stream.read_exact(&mut [0]).await?;
+        Ok(stream)
+    };
+    let (server, client) = tokio::join!(serve, dial);
+    Ends { client, server }
+}
+
+/// A mesh client with any certificate, also one that no store would install.
+pub(crate) fn raw_client(issued: Option<&Issued>, bundle: &str, allowed: AllowedPeers) -> Arc<ClientConfig> {
+    let verifier = Arc::new(MeshServerVerifier::new(roots(bundle), allowed));
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    Arc::new(match issued {
+        None => builder.with_no_client_auth(),
+        Some(issued) => builder.with_client_auth_cert(issued.chain_der(), issued.key_der()).unwrap(),
+    })
+}
+
+/// A mesh server with any certificate, also one that no store would install.
+pub(crate) fn raw_server(issued: &Issued, bundle: &str, auth: CallerAuth) -> Arc<ServerConfig> {
+    let verifier = MeshClientVerifier::new(roots(bundle), Arc::new(domains()), auth).unwrap();
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_single_cert(issued.chain_der(), issued.key_der())
+        .unwrap();
+    Arc::new(config)
+}
+
+fn roots(bundle: &str) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for root in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
+        roots.add(root.unwrap()).unwrap();
+    }
+    Arc::new(roots)
 }
