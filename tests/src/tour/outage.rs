@@ -50,7 +50,7 @@ pub(super) async fn rotation(narrator: &Narrator) -> anyhow::Result<()> {
         name: "demo-rotation".to_owned(),
         documents: vec![demo.clone()],
         images: demo.join("images.yaml"),
-        arguments: vec!["--cert-ttl".to_owned(), format!("{}s", CERTIFICATE_TTL.as_secs())],
+        arguments: vec!["--cert-ttl".to_owned(), CERTIFICATE_TTL.as_secs().to_string()],
     })
     .await?;
     let edge = mesh.gateway(EDGE, 80)?.to_owned();
