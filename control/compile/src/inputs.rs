@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use palisade_crds::{Broken, gateway_api, istio};
 
 pub use gateway_pods::GatewayKind;
+pub(crate) use gateway_pods::is_served_class;
 pub use sources::{SourceDocument, SourceOptions};
 
 use crate::{

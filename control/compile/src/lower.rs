@@ -11,6 +11,7 @@ mod gateway_api;
 mod gateways;
 mod headers;
 pub(crate) mod http;
+pub(crate) mod http_routes;
 mod inbound;
 mod l4;
 mod proxy_settings;

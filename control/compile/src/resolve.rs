@@ -19,7 +19,7 @@ use crate::{
     inputs::Inputs,
     reports::Reports,
     resolve::{
-        authorization::Authorization, destination_rules::DestinationPolicies, gateway_api::ApiGateways, peers::Peers,
+        authorization::Authorization, destination_rules::DestinationPolicies, gateway_api::GatewayApi, peers::Peers,
         secrets::Secrets, services::Services, virtual_services::VirtualServices, workloads::Workloads,
     },
     settings::MeshSettings,
@@ -47,7 +47,7 @@ pub(crate) struct Resolved {
     /// Certificates.
     pub(crate) secrets: Secrets,
     /// Gateway API Gateways and routes.
-    pub(crate) api: ApiGateways,
+    pub(crate) gateway_api: GatewayApi,
 }
 
 impl Resolved {
@@ -63,7 +63,7 @@ impl Resolved {
         let peers = Peers::new(Arc::clone(&root), conversions::peer_policies(&inputs));
         let authorization = Authorization::new(root, conversions::restrictions(&inputs, &settings, reports));
         let secrets = Secrets::new(&inputs);
-        let api = ApiGateways::new(&inputs, &services, reports);
-        Self { inputs, settings, services, workloads, destinations, virtual_services, peers, authorization, secrets, api }
+        let gateway_api = GatewayApi::new(&inputs);
+        Self { inputs, settings, services, workloads, destinations, virtual_services, peers, authorization, secrets, gateway_api }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     lower::{
         assembly::Assembly,
         client::Client,
+        gamma,
         http::{self, Lowered, Place},
         services,
     },
@@ -29,9 +30,11 @@ pub(crate) fn add_service(
     service: &Registered,
     port: &RegisteredPort,
 ) -> Result<(), HashError> {
-    let (entries, origins) = match crate::lower::gamma::producer_routes(assembly, service, port)? {
+    let rules = rules_for(assembly.client, service, port.number);
+    let older = rules.as_ref().map(|(bound, _)| &bound.head);
+    let (entries, origins) = match gamma::service_routes(assembly, service, port, older)? {
         Some(from_routes) => from_routes,
-        None => match rules_for(assembly.client, service, port.number) {
+        None => match rules {
             Some((bound, lowered)) => {
                 let entries = add_rules(assembly, lowered, &bound)?;
                 (entries, vec![bound.head.origin(), service.origin.clone()])

@@ -1,15 +1,218 @@
-//! Gateway API: which routes attach to which listeners and Services.
+//! Gateway API: which routes attach to which listeners and Services, and what their status says.
 
-use crate::{inputs::Inputs, reports::Reports, resolve::services::Services};
+mod attach;
+mod grants;
+mod listeners;
+pub(crate) mod status;
 
-/// Gateways and routes.
+use std::{collections::BTreeMap, sync::Arc};
+
+use palisade_crds::gateway_api::{HttpRoute, Listener as Written, ParentReference, TlsMode};
+use palisade_model::host::HostPattern;
+
+pub(crate) use grants::{Grants, Referrer};
+
+use crate::{
+    inputs::{Inputs, is_served_class},
+    object::{self, Head, Object, ObjectKey},
+};
+
+/// The API group.
+pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
+
+/// Gateways of our classes, and the routes that attach to them or to Services.
 #[derive(Debug, Default)]
-pub(crate) struct ApiGateways {}
+pub(crate) struct GatewayApi {
+    gateways: BTreeMap<ObjectKey, ResolvedGateway>,
+    services: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
+    grants: Grants,
+    statuses: Vec<status::RouteStatus>,
+}
 
-impl ApiGateways {
-    /// Binds routes to parents and backends.
-    pub(crate) fn new(inputs: &Inputs, services: &Services, reports: &mut Reports) -> Self {
-        let _ = (inputs, services, reports);
-        Self {}
+/// A Gateway.
+#[derive(Debug)]
+pub(crate) struct ResolvedGateway {
+    /// Metadata.
+    pub(crate) head: Head,
+    /// Listeners in document order.
+    pub(crate) listeners: Vec<ResolvedListener>,
+    /// Client certificates are asked for, which is not served yet: HTTPS is refused.
+    pub(crate) wants_frontend_validation: bool,
+    /// What its status says.
+    pub(crate) status: status::GatewayStatus,
+}
+
+/// A listener.
+#[derive(Debug)]
+pub(crate) struct ResolvedListener {
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// The declared port.
+    pub(crate) port: u16,
+    /// Hosts that it takes.
+    pub(crate) hostname: HostPattern,
+    /// What it speaks.
+    pub(crate) protocol: ListenerProtocol,
+    /// Keys of the certificates that may be read.
+    pub(crate) certificates: Vec<Arc<str>>,
+    /// No conflict or mistake keeps it from being served.
+    pub(crate) is_accepted: bool,
+    /// Routes in age order.
+    pub(crate) routes: Vec<Attached>,
+}
+
+/// A route at a listener.
+#[derive(Debug, Clone)]
+pub(crate) struct Attached {
+    /// The route.
+    pub(crate) route: Arc<Object<HttpRoute>>,
+    /// Hosts that route and listener have in common.
+    pub(crate) hosts: Vec<HostPattern>,
+}
+
+/// A route at a Service.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceRoute {
+    /// The route.
+    pub(crate) route: Arc<Object<HttpRoute>>,
+    /// Only at this Service port; `None` = at all.
+    pub(crate) port: Option<u16>,
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListenerProtocol {
+    /// Plaintext HTTP.
+    Http,
+    /// HTTP inside terminated TLS.
+    Https,
+    /// TLS, terminated.
+    TlsTerminate,
+    /// TLS, relayed by server name.
+    TlsPassthrough,
+    /// Opaque bytes.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// None of these.
+    Unknown,
+}
+
+impl ListenerProtocol {
+    /// The protocol of a listener as written.
+    pub(crate) fn of(written: &Written) -> Self {
+        let mode = written.tls.as_ref().map_or(TlsMode::Terminate, |tls| tls.mode);
+        match (written.protocol.as_str(), mode) {
+            ("HTTP", _) => Self::Http,
+            ("HTTPS", TlsMode::Terminate) => Self::Https,
+            ("TLS", TlsMode::Terminate) => Self::TlsTerminate,
+            ("TLS" | "HTTPS", TlsMode::Passthrough) => Self::TlsPassthrough,
+            ("TCP", _) => Self::Tcp,
+            ("UDP", _) => Self::Udp,
+            _ => Self::Unknown,
+        }
     }
+
+    /// What stands on the socket: listeners of one port must agree on it.
+    pub(crate) fn transport(self) -> u8 {
+        match self {
+            Self::Http => 0,
+            Self::Https | Self::TlsTerminate | Self::TlsPassthrough => 1,
+            Self::Tcp => 2,
+            Self::Udp => 3,
+            Self::Unknown => 4,
+        }
+    }
+
+    /// Whether HTTPRoutes attach.
+    pub(crate) fn takes_http_routes(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
+}
+
+impl GatewayApi {
+    /// Resolves listeners and attaches routes, oldest first.
+    pub(crate) fn new(inputs: &Inputs) -> Self {
+        let grants = Grants::new(inputs);
+        let mut gateways: BTreeMap<ObjectKey, ResolvedGateway> = inputs
+            .api_gateways
+            .values()
+            .filter(|gateway| is_served_class(inputs, &gateway.spec.gateway_class_name))
+            .map(|gateway| (gateway.head.key.clone(), listeners::resolve(inputs, gateway, &grants)))
+            .collect();
+        let mut services = BTreeMap::new();
+        let mut statuses = Vec::new();
+        for document in object::by_age(inputs.http_routes.values()) {
+            let route = Arc::new(document.clone());
+            let resolved_refs = status::resolved_refs(inputs, &grants, &route);
+            let mut parents = Vec::new();
+            for (index, parent) in route.spec.parent_refs.iter().enumerate() {
+                let accepted = match (parent.group.as_str(), parent.kind.as_str()) {
+                    (GROUP, "Gateway") => {
+                        // A Gateway of another controller's class is not ours to speak about.
+                        let key = parent_key(parent, &route.head);
+                        let is_foreign = inputs.api_gateways.contains_key(&key) && !gateways.contains_key(&key);
+                        if is_foreign {
+                            continue;
+                        }
+                        match gateways.get_mut(&key) {
+                            Some(gateway) => attach::to_gateway(inputs, gateway, &route, parent),
+                            None => status::refused("Accepted", "NoMatchingParent", "the Gateway does not exist"),
+                        }
+                    }
+                    ("" | "core", "Service") => attach::to_service(inputs, &mut services, &route, parent),
+                    _ => continue,
+                };
+                parents.push(status::ParentStatus { index, accepted, resolved_refs: resolved_refs.clone() });
+            }
+            statuses.push(status::RouteStatus { head: route.head.clone(), parents });
+        }
+        for gateway in gateways.values_mut() {
+            gateway.status.count_routes(&gateway.listeners);
+        }
+        Self { gateways, services, grants, statuses }
+    }
+
+    /// A Gateway of one of our classes.
+    pub(crate) fn gateway(&self, key: &ObjectKey) -> Option<&ResolvedGateway> {
+        self.gateways.get(key)
+    }
+
+    /// All Gateways of our classes.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = &ResolvedGateway> {
+        self.gateways.values()
+    }
+
+    /// Routes that a client in `client` meets at a Service port: those of its own namespace if there are any (consumer), else
+    /// those of the Service's namespace (producer).
+    pub(crate) fn service_routes(&self, service: &ObjectKey, port: u16, client: &str) -> Vec<&Arc<Object<HttpRoute>>> {
+        let at_port = |namespace: &str| -> Vec<&Arc<Object<HttpRoute>>> {
+            self.services
+                .get(service)
+                .into_iter()
+                .flatten()
+                .filter(|attached| attached.port.is_none_or(|own| own == port))
+                .map(|attached| &attached.route)
+                .filter(|route| *route.head.key.namespace == *namespace)
+                .collect()
+        };
+        let own = at_port(client);
+        if own.is_empty() { at_port(&service.namespace) } else { own }
+    }
+
+    /// Permissions across namespaces.
+    pub(crate) fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
+    /// What the routes' statuses say.
+    pub(crate) fn statuses(&self) -> &[status::RouteStatus] {
+        &self.statuses
+    }
+}
+
+/// The object that a parent reference names.
+fn parent_key(parent: &ParentReference, route: &Head) -> ObjectKey {
+    let namespace = parent.namespace.as_deref().map_or_else(|| Arc::clone(&route.key.namespace), Arc::from);
+    ObjectKey::new(namespace, parent.name.as_str())
 }

@@ -18,7 +18,7 @@ pub(super) fn to_gateway(
     route: &Arc<Object<HttpRoute>>,
     parent: &ParentReference,
 ) -> status::Condition {
-    let document = inputs.gateways.get(&gateway.head.key);
+    let document = inputs.api_gateways.get(&gateway.head.key);
     let mut refusal = ("NoMatchingParent", "no listener has the name or port that the parent reference asks for");
     let mut is_attached = false;
     for listener in &mut gateway.listeners {
@@ -81,7 +81,7 @@ fn allows_namespace(inputs: &Inputs, written: &Written, own: &str, route: &str) 
             None => false,
             Some(selector) => {
                 let empty = BTreeMap::new();
-                matches_labels(selector, inputs.namespaces.get(route).map_or(&empty, |namespace| &namespace.head.labels))
+                matches_labels(selector, inputs.namespaces.get(route).map_or(&empty, |namespace| &namespace.labels))
             }
         },
     }
