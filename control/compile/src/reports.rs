@@ -38,8 +38,8 @@ pub struct Diagnostic {
     pub line: u32,
 }
 
-/// An object by its full name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+/// An object by its full name; all empty for a text that is no object.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct ObjectName {
     /// API group; empty for the core group.
     pub group: Arc<str>,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::{Broken, Document, Meta, Object as Kind, Parsed, istio::MeshConfig};
+use palisade_crds::{Broken, Document, Documents, Meta, Object as Kind, Parsed, istio::MeshConfig};
 
 use crate::{
     inputs::{
@@ -50,6 +50,26 @@ impl SourceDocument {
 }
 
 impl Inputs {
+    /// Inputs from all that some texts held; what could not be read is among the reports. Objects without namespace belong
+    /// to `default_namespace`.
+    pub fn from_texts(texts: Documents, default_namespace: &str, options: &SourceOptions) -> Self {
+        let Documents { documents, unreadable } = texts;
+        let documents = documents.into_iter().map(|document| SourceDocument::parse(document, default_namespace));
+        let mut inputs = Self::new(documents, options);
+        for text in unreadable {
+            inputs.reports.push(Diagnostic {
+                code: text.code.id(),
+                severity: text.severity(),
+                object: ObjectName::default(),
+                path: String::new(),
+                message: text.message,
+                file: text.file,
+                line: text.line,
+            });
+        }
+        inputs
+    }
+
     /// Inputs from documents in any order. Of several documents for one object the last in order of file and line counts.
     pub fn new(documents: impl IntoIterator<Item = SourceDocument>, options: &SourceOptions) -> Self {
         let mut reports = Reports::default();
