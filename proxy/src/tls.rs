@@ -29,7 +29,9 @@ use std::sync::{Arc, LazyLock};
 use rustls::crypto::CryptoProvider;
 
 pub use alpn::{AlpnOffer, HTTP_ANSWERS, MeshTreatment, TCP_ANSWERS, mesh_treatment};
-pub use client::{InvalidOrigination, NameCheck, Origination, OriginationSettings, TrustAnchors, server_name};
+pub use client::{
+    ClientCertificate, InvalidOrigination, NameCheck, Origination, OriginationSettings, TrustAnchors, server_name,
+};
 pub use identity::{IdentityError, IdentityStore, MeshIdentity, MeshProtocol};
 pub use material::{IdentityMaterial, InvalidMaterial};
 pub use peer::{InvalidPeer, PeerCertificate};

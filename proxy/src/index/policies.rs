@@ -56,7 +56,7 @@ impl PolicyTable {
         let (unknown, egress, passthrough) = match previous {
             Some(held) => (Arc::clone(&held.unknown), Arc::clone(&held.egress), Arc::clone(&held.passthrough)),
             None => (
-                Arc::new(PolicyEngine::deny_all(DenyAll {
+                Arc::new(PolicyEngine::deny_all(&DenyAll {
                     id: PolicyId("mesh/unknown-policy-set".into()),
                     source: None,
                     message: "the policy set of this target is not known".into(),

@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn the_first_istio_name_in_the_clients_order_decides() {
-        let cases: [(&str, &[&[u8]], Option<MeshTreatment>); 7] = [
+        type Case<'a> = (&'a str, &'a [&'a [u8]], Option<MeshTreatment>);
+        let cases: [Case<'_>; 7] = [
             ("istio h1", AlpnOffer::Http1.protocols(), Some(MeshTreatment::Http)),
             ("istio h2", AlpnOffer::Http2.protocols(), Some(MeshTreatment::Http)),
             ("istio tcp", AlpnOffer::Tcp.protocols(), Some(MeshTreatment::Tcp)),

@@ -11,7 +11,7 @@ use rustls::{
     },
     crypto::{verify_tls12_signature, verify_tls13_signature},
     server::ParsedCertificate,
-    sign::SingleCertAndKey,
+    sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
@@ -45,6 +45,10 @@ pub enum NameCheck {
     Unchecked,
 }
 
+/// A certificate chain to show, with its key, ready to sign.
+#[derive(Clone)]
+pub struct ClientCertificate(Arc<CertifiedKey>);
+
 /// What a DestinationRule says about TLS.
 #[derive(Clone)]
 pub struct OriginationSettings {
@@ -54,8 +58,8 @@ pub struct OriginationSettings {
     pub names: NameCheck,
     /// The SNI to send. `None`: the host that is dialled; an IP address is sent as none.
     pub sni: Option<Arc<str>>,
-    /// Our certificate chain and key as PEM (MUTUAL). `None`: none is shown (SIMPLE).
-    pub certificate: Option<(Arc<[u8]>, Arc<[u8]>)>,
+    /// Our certificate (MUTUAL). `None`: none is shown (SIMPLE).
+    pub certificate: Option<ClientCertificate>,
     /// ALPN offer, most preferred first; empty: none.
     pub alpn: Vec<Vec<u8>>,
 }
@@ -93,6 +97,17 @@ pub enum InvalidOrigination {
 struct OriginationVerifier {
     anchors: TrustAnchors,
     names: NameCheck,
+}
+
+impl ClientCertificate {
+    /// From PEM texts: chain, leaf first, and its key.
+    ///
+    /// # Errors
+    /// Says which part is unusable; never quotes key bytes.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, InvalidMaterial> {
+        let key = private_key_from_pem(key)?;
+        Ok(Self(certified_key(certificates_from_pem("client certificate chain", chain)?, &key)?))
+    }
 }
 
 impl TrustAnchors {
@@ -139,9 +154,7 @@ impl Origination {
             .with_custom_certificate_verifier(Arc::new(OriginationVerifier { anchors, names }));
         let mut config = match certificate {
             None => builder.with_no_client_auth(),
-            Some((chain, key)) => {
-                let key = private_key_from_pem(&key)?;
-                let certified = certified_key(certificates_from_pem("client certificate chain", &chain)?, &key)?;
+            Some(ClientCertificate(certified)) => {
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
             }
         };
@@ -235,6 +248,12 @@ impl ServerCertVerifier for OriginationVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientCertificate").field("certificates", &self.0.cert.len()).finish_non_exhaustive()
     }
 }
 

@@ -16,8 +16,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::{
-    AllowedPeers, CallerAuth, IdentityMaterial, IdentityStore, MeshClientVerifier, MeshIdentity, MeshServerVerifier,
-    PeerCertificate, ServerCertificate, provider,
+    AllowedPeers, CallerAuth, ClientCertificate, IdentityMaterial, IdentityStore, MeshClientVerifier, MeshIdentity,
+    MeshServerVerifier, PeerCertificate, ServerCertificate, provider,
 };
 
 /// RSA keys for tests, used nowhere else: ring cannot make any.
@@ -122,6 +122,10 @@ impl Issued {
 
     pub(crate) fn key_der(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+
+    pub(crate) fn client_certificate(&self) -> ClientCertificate {
+        ClientCertificate::from_pem(self.chain.as_bytes(), self.key.as_bytes()).unwrap()
     }
 
     pub(crate) fn server_certificate(&self) -> ServerCertificate {

@@ -135,10 +135,12 @@ async fn twenty_megabytes_pass_both_ways_at_once() {
     let guard = registration(&registry);
     let proxy = tokio::spawn(async move {
         let (mut downstream, _) = front.accept().await.unwrap();
-        let source = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)));
+        let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
         let mut upstream =
-            dial(&Dial { address: target, source, timeout: Duration::from_secs(5), tls: None }).await.unwrap();
-        assert_eq!(upstream.tcp().local_addr().unwrap().ip(), source.unwrap());
+            dial(&Dial { address: target, source: Some(source), timeout: Duration::from_secs(5), tls: None })
+                .await
+                .unwrap();
+        assert_eq!(upstream.tcp().local_addr().unwrap().ip(), source);
         let counts = RelayCounts::default();
         let end = relay(&mut downstream, &mut upstream, RelayLimits::default(), &counts, &guard).await;
         (counts.received(), counts.sent(), matches!(end, RelayEnd::Finished))

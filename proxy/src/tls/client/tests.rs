@@ -38,7 +38,8 @@ async fn chain_and_names_are_checked_as_asked_for() {
     let issued =
         ca.issue(&Leaf { dns: &["db.example", "*.pool.example"], uris: &["spiffe://x/db"], ..Leaf::default() });
     let one_of = |names: &[&str]| NameCheck::OneOf(names.iter().map(|name| Arc::from(*name)).collect());
-    let cases: [(&str, &TestCa, NameCheck, Option<&str>, &str, bool); 11] = [
+    type Case<'a> = (&'a str, &'a TestCa, NameCheck, Option<&'a str>, &'a str, bool);
+    let cases: [Case<'_>; 11] = [
         ("the host's name", &ca, NameCheck::DialledName, None, "db.example", true),
         ("a wildcard's name", &ca, NameCheck::DialledName, None, "a.pool.example", true),
         ("another name", &ca, NameCheck::DialledName, None, "other.example", false),
@@ -68,7 +69,7 @@ async fn mutual_shows_our_certificate() {
     let simple = TerminationSettings::simple(site.server_certificate());
     let server = Termination::new(TerminationSettings { client: ClientAuth::Required(trust), ..simple }).unwrap();
     for (certificate, expected) in [(None, false), (Some(&ours), true)] {
-        let certificate = certificate.map(|ours| (ours.chain.as_bytes().into(), ours.key.as_bytes().into()));
+        let certificate = certificate.map(Issued::client_certificate);
         let origination = Origination::new(OriginationSettings { certificate, ..settings(&web) }).unwrap();
         let ends = connect(Arc::clone(origination.config()), server.config::<&[u8]>(&[]), "db.example").await;
         assert_eq!(ends.is_ok(), expected, "{}", ends.error());

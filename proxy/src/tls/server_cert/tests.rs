@@ -23,7 +23,7 @@ fn client(ca: &TestCa, certificate: Option<&Issued>) -> Arc<ClientConfig> {
         anchors: TrustAnchors::from_pem(ca.pem().as_bytes()).unwrap(),
         names: NameCheck::DialledName,
         sni: None,
-        certificate: certificate.map(|issued| (issued.chain.as_bytes().into(), issued.key.as_bytes().into())),
+        certificate: certificate.map(Issued::client_certificate),
         alpn: vec![b"h2".to_vec()],
     });
     Arc::clone(origination.unwrap().config())

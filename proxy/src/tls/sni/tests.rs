@@ -80,7 +80,7 @@ fn other_protocols_are_told_at_once() {
 fn limits_and_malformations_are_refused() {
     let too_long = [&[22, 3, 1, 0, 4, 1][..], &[0xff, 0xff, 0xff]].concat();
     assert_eq!(parse_client_hello(&too_long), HelloParse::Invalid(InvalidHello::TooLarge));
-    let endless = [22, 3, 1, 0, 1, 1].repeat(1).into_iter().chain([22, 3, 1, 0, 1, 0].repeat(4096)).collect::<Vec<_>>();
+    let endless = [vec![22, 3, 1, 0, 1, 1], [22, 3, 1, 0, 1, 0].repeat(4096)].concat();
     assert!(matches!(parse_client_hello(&endless), HelloParse::Invalid(_)));
     let wire = hello(Some("example.com"), &[b"h2"]);
     let position = wire.windows(11).position(|window| window == b"example.com").unwrap();
