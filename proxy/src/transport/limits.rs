@@ -104,9 +104,9 @@ impl H2Windows {
 }
 
 impl Default for H2Windows {
-    /// 100 streams of 256 KiB.
+    /// 100 streams of 128 KiB.
     fn default() -> Self {
-        Self { streams: 100, stream_bytes: 256 * 1024 }
+        Self { streams: 100, stream_bytes: 128 * 1024 }
     }
 }
 

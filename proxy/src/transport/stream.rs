@@ -359,6 +359,10 @@ impl AsyncWrite for MeshStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.shared.is_owned.load(Ordering::Acquire) {
+            // The owner has perhaps still something to say, and gives the client the time to read it.
+            return Poll::Ready(Ok(()));
+        }
         self.shared.core.lock().poll_close(cx)
     }
 }

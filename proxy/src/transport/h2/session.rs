@@ -28,6 +28,9 @@ use crate::transport::link::Link;
 /// What Pingora keeps of a request's body for a retry, as in its own sessions.
 const RETRY_BUFFER: usize = 64 * 1024;
 
+/// In every error answer that Pingora makes.
+const PLACEHOLDER_DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
 /// A request that was admitted.
 pub(super) struct H2Stream {
     request: RequestHeader,
@@ -122,24 +125,28 @@ impl H2Session {
         if self.link.up.poll_room(cx).is_pending() {
             return self.poll_gone(cx).map(Err);
         }
-        let chunk = match self.body.poll_data(cx) {
-            Poll::Pending => return self.link.poll_idle(cx).map(|()| Err(idle_error())),
-            Poll::Ready(None) => {
-                let trailers = match self.body.poll_trailers(cx) {
-                    Poll::Pending => return self.link.poll_idle(cx).map(|()| Err(idle_error())),
-                    Poll::Ready(trailers) => trailers.map_err(|e| self.read_error(e))?,
-                };
-                self.link.set_trailers(trailers);
-                None
-            }
-            Poll::Ready(Some(data)) => {
-                let data = data.map_err(|e| self.read_error(e))?;
-                let _ = self.body.flow_control().release_capacity(data.len());
-                self.bytes_read += data.len();
-                if let Some(retry) = self.retry.as_mut() {
-                    retry.write_to_buffer(&data);
+        let chunk = loop {
+            match self.body.poll_data(cx) {
+                Poll::Pending => return self.link.poll_idle(cx).map(|()| Err(idle_error())),
+                Poll::Ready(None) => {
+                    let trailers = match self.body.poll_trailers(cx) {
+                        Poll::Pending => return self.link.poll_idle(cx).map(|()| Err(idle_error())),
+                        Poll::Ready(trailers) => trailers.map_err(|e| self.read_error(e))?,
+                    };
+                    self.link.set_trailers(trailers);
+                    break None;
                 }
-                Some(data)
+                // Pingora would write an empty last chunk to an HTTP/1 upstream as the end, and then the end once more.
+                Poll::Ready(Some(Ok(data))) if data.is_empty() => {}
+                Poll::Ready(Some(data)) => {
+                    let data = data.map_err(|e| self.read_error(e))?;
+                    let _ = self.body.flow_control().release_capacity(data.len());
+                    self.bytes_read += data.len();
+                    if let Some(retry) = self.retry.as_mut() {
+                        retry.write_to_buffer(&data);
+                    }
+                    break Some(data);
+                }
             }
         };
         self.link.touch();
@@ -263,7 +270,8 @@ impl Session for H2Session {
                 .send_informational(Response::from_parts(header.as_owned_parts(), ()))
                 .or_err(ErrorType::WriteError, "1xx response");
         }
-        if !header.headers.contains_key(header::DATE) {
+        // The upstream's date stays; Pingora's own answers carry a fixed one, to be replaced.
+        if header.headers.get(header::DATE).is_none_or(|date| date == PLACEHOLDER_DATE) {
             header.insert_header(header::DATE, get_cached_date())?;
         }
         let stream = self
