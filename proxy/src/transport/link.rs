@@ -309,6 +309,9 @@ pub fn couple(session: &mut Session, upstream: Option<&Digest>) {
         let body = session.req_header().version == Version::HTTP_2 || has_body_or_upgrades(session);
         link.up.open_h1(Arc::clone(&up));
         up.attach(&link, Side::Up, body);
+        if session.is_upgrade_req() && session.as_mut().is_body_empty() {
+            up.hold_response();
+        }
         link.set_coupled();
     }
     // An HTTP/2 upstream finds the link in the request's header.

@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -57,9 +57,17 @@ pub(crate) struct Shared {
     link: Mutex<Option<Attachment>>,
     /// The owner hands over the rest itself when the stream is dropped.
     is_owned: AtomicBool,
+    /// An upgrade's response is not read before so many flushes: see [`Shared::hold_response`].
+    held: Mutex<Held>,
     is_downstream: bool,
     is_http1: bool,
     stream_idle_timeout: Mutex<Option<Duration>>,
+}
+
+#[derive(Default)]
+struct Held {
+    flushes: u8,
+    reader: Option<Waker>,
 }
 
 struct Attachment {
@@ -135,6 +143,7 @@ impl MeshStream {
             is_linked: AtomicBool::new(false),
             link: Mutex::new(None),
             is_owned: AtomicBool::new(false),
+            held: Mutex::default(),
             is_downstream,
             is_http1: protocol == AppProtocol::Http1,
             stream_idle_timeout: Mutex::new(None),
@@ -167,6 +176,33 @@ impl Shared {
     pub(crate) fn attach(&self, link: &Arc<Link>, side: Side, queues: bool) {
         *self.link.lock() = Some(Attachment { link: Arc::downgrade(link), side, queues });
         self.is_linked.store(true, Ordering::Release);
+    }
+
+    /// Holds an upgrade's response back until the request has been written to its end.
+    ///
+    /// Pingora tells its upstream half that a request has no body by a message, and takes that message for the end of the
+    /// tunnel if a fast upstream's 101 is read before it. It flushes once after the header and once on that message.
+    pub(crate) fn hold_response(&self) {
+        *self.held.lock() = Held { flushes: 2, reader: None };
+    }
+
+    fn poll_held(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut held = self.held.lock();
+        if held.flushes == 0 {
+            return Poll::Ready(());
+        }
+        held.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn flushed(&self) {
+        let mut held = self.held.lock();
+        held.flushes = held.flushes.saturating_sub(1);
+        if held.flushes == 0
+            && let Some(reader) = held.reader.take()
+        {
+            reader.wake();
+        }
     }
 
     /// The current request's link. A request that has ended leaves none.
@@ -312,7 +348,7 @@ impl AsyncRead for MeshStream {
         } else {
             shared.core.lock().progress(cx);
             // The other side's lock is taken alone, never inside ours.
-            if queues && link.poll_gate(side, cx).is_pending() {
+            if queues && (shared.poll_held(cx).is_pending() || link.poll_gate(side, cx).is_pending()) {
                 Poll::Pending
             } else {
                 shared.core.lock().poll_read(cx, buf)
@@ -352,7 +388,11 @@ impl AsyncWrite for MeshStream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let queues = self.shared.attachment().is_some_and(|(_, _, queues)| queues);
-        match self.shared.core.lock().poll_settle(cx) {
+        let settled = self.shared.core.lock().poll_settle(cx);
+        if queues {
+            self.shared.flushed();
+        }
+        match settled {
             Poll::Pending if queues => Poll::Ready(Ok(())),
             settled => settled,
         }
