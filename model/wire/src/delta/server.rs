@@ -139,6 +139,11 @@ impl Server {
         }
     }
 
+    /// Features of the proxy's hello; empty before it.
+    pub fn features(&self) -> &BTreeSet<Feature> {
+        &self.features
+    }
+
     /// When [`Server::tick`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match (self.phase, &self.in_flight) {

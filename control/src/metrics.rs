@@ -1,0 +1,125 @@
+//! The control plane's own metrics.
+
+use std::sync::Arc;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+/// Counters and histograms; cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// Connected proxies.
+    pub proxies: Gauge,
+    /// Offers sent, by what became of them.
+    pub answers: Family<AnswerLabels, Counter>,
+    /// From an offer's first byte to its ack.
+    pub ack_seconds: Histogram,
+    /// Compile runs.
+    pub compile_seconds: Histogram,
+    /// Certificates, by result.
+    pub certificates: Family<CertificateLabels, Counter>,
+    /// Connections and calls that were refused, by reason.
+    pub refused: Family<RefusedLabels, Counter>,
+}
+
+/// Label of answers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AnswerLabels {
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// What became of an offer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Answer {
+    /// Swapped in.
+    Ack,
+    /// Refused.
+    Nack,
+}
+
+/// Label of certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CertificateLabels {
+    /// The result.
+    pub result: CertificateResult,
+}
+
+/// What became of a certificate request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum CertificateResult {
+    /// Signed.
+    Signed,
+    /// Refused.
+    Refused,
+}
+
+/// Label of refusals.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusedLabels {
+    /// Why.
+    pub reason: Refusal,
+}
+
+/// Why a connection or call was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Refusal {
+    /// TLS did not come about.
+    Handshake,
+    /// Nobody proved to be anyone.
+    Unauthenticated,
+    /// Someone asked for what is not theirs.
+    Forbidden,
+    /// The protocol was broken.
+    Protocol,
+    /// Too many connections.
+    Limit,
+}
+
+impl Metrics {
+    /// All metrics at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("palisade_control");
+        let latency = || Histogram::new(exponential_buckets(0.001, 2.0, 16));
+        let (proxies, answers, ack_seconds, compile_seconds) =
+            (Gauge::default(), Family::default(), latency(), latency());
+        let (certificates, refused) = (Family::default(), Family::default());
+        registry.register("proxies", "Connected proxies", proxies.clone());
+        registry.register("offers", "Offers of configuration by answer", answers.clone());
+        registry.register("ack_seconds", "From sending an offer to its ack", ack_seconds.clone());
+        registry.register("compile_seconds", "Compile runs", compile_seconds.clone());
+        registry.register("certificates", "Certificate requests by result", certificates.clone());
+        registry.register("refused", "Refused connections and calls", refused.clone());
+        Self { registry: Arc::new(registry), proxies, answers, ack_seconds, compile_seconds, certificates, refused }
+    }
+
+    /// The exposition text.
+    ///
+    /// # Errors
+    /// Never: writing to a string does not fail.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// Counts a refusal.
+    pub fn refuse(&self, reason: Refusal) {
+        self.refused.get_or_create(&RefusedLabels { reason }).inc();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

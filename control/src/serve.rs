@@ -1,0 +1,193 @@
+//! Serving proxies on 15012: configuration and certificates, one gRPC server, over TLS or a pipe.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use palisade_wire::{
+    delta::MAX_MESSAGE_BYTES,
+    proto::{
+        istio_auth::istio_certificate_service_server::IstioCertificateServiceServer,
+        v1::configuration_server::ConfigurationServer,
+    },
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Status, metadata::MetadataMap, transport::Server};
+
+use crate::{
+    ca::CertificateAuthority,
+    fleet::Fleet,
+    metrics::{Metrics, Refusal},
+    slices::{MeshWatch, Slices},
+    token::TokenKey,
+};
+
+mod accept;
+mod caller;
+mod certificates;
+mod delta;
+mod identity;
+
+pub use identity::{ServingIdentity, ServingIdentityError};
+
+use accept::Connection;
+use caller::{Caller, PeerProof, authenticate};
+
+/// Connections at a time: one per proxy, and room for those that come back.
+const MAX_CONNECTIONS: usize = 20_000;
+
+/// Streams on one connection: one for configuration, a few for certificates.
+const MAX_STREAMS: u32 = 16;
+
+/// Largest certificate request message.
+const MAX_CERTIFICATE_MESSAGE: usize = 128 * 1024;
+
+/// How long open streams get to end when the server drains.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What all connections share.
+pub struct Shared {
+    pub(crate) mesh: MeshWatch,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) authority: Arc<CertificateAuthority>,
+    pub(crate) tokens: TokenKey,
+    pub(crate) metrics: Metrics,
+    pub(crate) certificate_lifetime: Duration,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Why serving ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The gRPC server.
+    #[error("the gRPC server failed: {0}")]
+    Server(#[from] tonic::transport::Error),
+}
+
+impl Shared {
+    /// Everything that serving needs. Cancelling `stop` drains.
+    pub fn new(
+        mesh: MeshWatch,
+        authority: Arc<CertificateAuthority>,
+        tokens: TokenKey,
+        certificate_lifetime: Duration,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            mesh,
+            fleet: Arc::default(),
+            authority,
+            tokens,
+            metrics: Metrics::new(),
+            certificate_lifetime,
+            stop,
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// The connected proxies.
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
+    }
+
+    /// The metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The authority.
+    pub fn authority(&self) -> &Arc<CertificateAuthority> {
+        &self.authority
+    }
+
+    /// Proves a caller against the newest mesh.
+    pub(crate) fn authenticate(
+        &self,
+        metadata: &MetadataMap,
+        proof: &PeerProof,
+    ) -> Result<(Caller, Arc<dyn Slices>), Status> {
+        let mesh = self.mesh.borrow().clone();
+        let mesh = mesh.ok_or_else(|| Status::unavailable("no configuration is compiled yet"))?;
+        match authenticate(metadata, proof, &self.tokens, &*mesh, SystemTime::now()) {
+            Ok(caller) => Ok((caller, mesh)),
+            Err(refused) => {
+                self.metrics.refuse(if refused.is_unauthenticated() {
+                    Refusal::Unauthenticated
+                } else {
+                    Refusal::Forbidden
+                });
+                tracing::warn!(error = %refused, "caller refused");
+                Err(refused.into())
+            }
+        }
+    }
+}
+
+/// Serves TLS connections until `stop`, then drains.
+///
+/// # Errors
+/// When the server fails; single connections that fail do not end it.
+pub async fn serve(shared: Arc<Shared>, listener: TcpListener, identity: &ServingIdentity) -> Result<(), ServeError> {
+    let connections = accept::accept(
+        listener,
+        identity.config(),
+        MAX_CONNECTIONS,
+        shared.metrics.clone(),
+        shared.stop.clone(),
+        &shared.tasks,
+    );
+    serve_connections(shared, connections).await
+}
+
+/// Serves pipes until `stop`: the very same server, without a network.
+///
+/// # Errors
+/// When the server fails.
+pub async fn serve_pipes(
+    shared: Arc<Shared>,
+    pipes: mpsc::Receiver<tokio::io::DuplexStream>,
+) -> Result<(), ServeError> {
+    serve_stream(shared, ReceiverStream::new(pipes).map(Connection::pipe)).await
+}
+
+async fn serve_connections(shared: Arc<Shared>, connections: mpsc::Receiver<Connection>) -> Result<(), ServeError> {
+    serve_stream(shared, ReceiverStream::new(connections)).await
+}
+
+async fn serve_stream(
+    shared: Arc<Shared>,
+    connections: impl futures::Stream<Item = Connection> + Send,
+) -> Result<(), ServeError> {
+    let delta = ConfigurationServer::new(delta::Delta(Arc::clone(&shared)))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let certificates = IstioCertificateServiceServer::new(certificates::Certificates(Arc::clone(&shared)))
+        .max_decoding_message_size(MAX_CERTIFICATE_MESSAGE);
+    let server = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_service(delta)
+        .add_service(certificates);
+    let stop = shared.stop.clone();
+    let incoming = connections.map(Ok::<_, std::io::Error>);
+    let serving = server.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    tokio::pin!(serving);
+    tokio::select! {
+        biased;
+        result = &mut serving => result?,
+        () = async { stop.cancelled().await; tokio::time::sleep(DRAIN).await } => {
+            tracing::warn!("connections were still open at the end of the drain");
+        }
+    }
+    shared.tasks.close();
+    // Tasks end by themselves once `stop` is cancelled; a stuck one must not keep the process.
+    if tokio::time::timeout(DRAIN, shared.tasks.wait()).await.is_err() {
+        tracing::warn!("tasks were still running at the end of the drain");
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Who is calling: a pod's token, or the client certificate of a workload. Nothing else in a request is believed.
+
+use std::{sync::Arc, time::SystemTime};
+
+use palisade_model::{
+    identity::{InvalidSpiffeId, SpiffeId},
+    settings::WorkloadRef,
+};
+use rustls_pki_types::CertificateDer;
+use tonic::{Status, metadata::MetadataMap};
+use x509_parser::{
+    extensions::GeneralName,
+    prelude::{FromDer, X509Certificate},
+};
+
+use crate::{
+    slices::{Slices, identity},
+    token::{BoundPod, InvalidToken, TokenKey},
+};
+
+/// What a connection proved by itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PeerProof {
+    /// Verified client certificate, leaf first; empty = none was shown.
+    pub(crate) certificates: Arc<[CertificateDer<'static>]>,
+}
+
+/// A proven caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// The identity that certificates for it carry.
+    pub(crate) identity: SpiffeId,
+    /// The pod, when a token names it. A certificate names only the service account.
+    pub(crate) pod: Option<WorkloadRef>,
+}
+
+/// Why a caller is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("a token or a client certificate is needed")]
+    NoProof,
+    #[error("the authorization header is not one bearer token")]
+    Header,
+    #[error(transparent)]
+    Token(#[from] InvalidToken),
+    #[error("the client certificate is no mesh identity: {0}")]
+    Certificate(String),
+    #[error("the certificate's trust domain `{0}` is not this mesh's")]
+    TrustDomain(String),
+    #[error("the token's identity {token} is not the client certificate's {certificate}")]
+    TwoIdentities { token: SpiffeId, certificate: SpiffeId },
+    #[error("pod {0} is not in the mesh")]
+    UnknownPod(String),
+    #[error("pod {pod} is not the pod of this {proof}: its {what} differs")]
+    OtherPod { pod: String, proof: &'static str, what: &'static str },
+    #[error("the token is bound to pod {bound}, not to {claimed}")]
+    OtherName { bound: String, claimed: String },
+    #[error(transparent)]
+    Identity(#[from] InvalidSpiffeId),
+}
+
+impl Refused {
+    /// Whether nobody was proven at all, as opposed to someone who may not.
+    pub(crate) fn is_unauthenticated(&self) -> bool {
+        match self {
+            Self::NoProof | Self::Header | Self::Token(_) | Self::Certificate(_) | Self::TrustDomain(_) => true,
+            Self::TwoIdentities { .. }
+            | Self::UnknownPod(_)
+            | Self::OtherPod { .. }
+            | Self::OtherName { .. }
+            | Self::Identity(_) => false,
+        }
+    }
+}
+
+impl From<Refused> for Status {
+    fn from(refused: Refused) -> Self {
+        if refused.is_unauthenticated() {
+            Self::unauthenticated(refused.to_string())
+        } else {
+            Self::permission_denied(refused.to_string())
+        }
+    }
+}
+
+/// Proves the caller of one call. When both a token and a certificate are shown they must agree.
+pub(crate) fn authenticate(
+    metadata: &MetadataMap,
+    proof: &PeerProof,
+    tokens: &TokenKey,
+    mesh: &dyn Slices,
+    now: SystemTime,
+) -> Result<Caller, Refused> {
+    let by_certificate = proof.certificates.first().map(|leaf| certified(leaf, mesh)).transpose()?;
+    let Some(token) = bearer(metadata)? else {
+        let identity = by_certificate.ok_or(Refused::NoProof)?;
+        return Ok(Caller { identity, pod: None });
+    };
+    let BoundPod { namespace, name, uid, service_account } = tokens.verify(&token, now)?;
+    let pod = WorkloadRef { namespace, name };
+    let text = || format!("{}/{}", pod.namespace, pod.name);
+    let known = mesh.workload(&pod).ok_or_else(|| Refused::UnknownPod(text()))?;
+    if known.service_account != service_account {
+        return Err(Refused::OtherPod { pod: text(), proof: "token", what: "service account" });
+    }
+    if !known.uid.is_empty() && known.uid != uid {
+        return Err(Refused::OtherPod { pod: text(), proof: "token", what: "uid" });
+    }
+    let identity = identity(mesh, &pod.namespace, &service_account)?;
+    match by_certificate {
+        Some(certificate) if certificate != identity => Err(Refused::TwoIdentities { token: identity, certificate }),
+        Some(_) | None => Ok(Caller { identity, pod: Some(pod) }),
+    }
+}
+
+/// The pod whose slice a proven caller gets. What the proxy believes to be must be what it proved; with a certificate
+/// alone, which names no pod, it may be any pod of exactly that identity.
+pub(crate) fn pod_of(caller: &Caller, believed: WorkloadRef, mesh: &dyn Slices) -> Result<WorkloadRef, Refused> {
+    let text = |pod: &WorkloadRef| format!("{}/{}", pod.namespace, pod.name);
+    if let Some(pod) = &caller.pod {
+        return if *pod == believed {
+            Ok(believed)
+        } else {
+            Err(Refused::OtherName { bound: text(pod), claimed: text(&believed) })
+        };
+    }
+    let known = mesh.workload(&believed).ok_or_else(|| Refused::UnknownPod(text(&believed)))?;
+    if identity(mesh, &believed.namespace, &known.service_account)? != caller.identity {
+        return Err(Refused::OtherPod { pod: text(&believed), proof: "certificate", what: "identity" });
+    }
+    Ok(believed)
+}
+
+fn bearer(metadata: &MetadataMap) -> Result<Option<String>, Refused> {
+    let mut values = metadata.get_all("authorization").iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refused::Header);
+    }
+    let text = value.to_str().map_err(|_| Refused::Header)?;
+    match text.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim().to_owned())),
+        Some(_) | None => Err(Refused::Header),
+    }
+}
+
+/// The identity of a certificate that the handshake verified against the mesh's roots.
+fn certified(leaf: &CertificateDer<'_>, mesh: &dyn Slices) -> Result<SpiffeId, Refused> {
+    let failed = |error: String| Refused::Certificate(error);
+    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| failed(error.to_string()))?;
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|error| failed(error.to_string()))?
+        .ok_or_else(|| failed("it has no subject alternative name".to_owned()))?;
+    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    });
+    let (Some(uri), None) = (uris.next(), uris.next()) else {
+        return Err(failed("it has not exactly one URI".to_owned()));
+    };
+    let identity: SpiffeId = uri.parse().map_err(|error: InvalidSpiffeId| failed(error.to_string()))?;
+    if identity.trust_domain() != mesh.trust_domain() {
+        return Err(Refused::TrustDomain(identity.trust_domain().to_string()));
+    }
+    Ok(identity)
+}

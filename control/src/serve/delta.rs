@@ -1,0 +1,244 @@
+//! The configuration service: one state machine per stream, fed by the proxy and by the mesh.
+
+use std::{
+    collections::BTreeSet,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures::Stream;
+use palisade_model::{hash::ContentHash, service::Query, settings::WorkloadRef, snapshot::Snapshot};
+use palisade_wire::{
+    delta::{
+        Server, Violation,
+        server::{Action, Greeting, Patience},
+        withhold,
+    },
+    proto::v1::{ControlMessage, ProxyMessage, configuration_server::Configuration},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Shared,
+    caller::{Caller, PeerProof, pod_of},
+};
+use crate::{
+    fleet::SessionId,
+    metrics::{Answer, AnswerLabels, Refusal},
+    slices::{MeshWatch, Slices},
+};
+
+/// Messages that wait for a slow proxy: a few chunks, the rest waits in the session.
+const OUTBOUND: usize = 8;
+
+/// A proxy that takes no message for this long is gone.
+const STALLED: Duration = Duration::from_secs(60);
+
+pub(crate) struct Delta(pub(crate) Arc<Shared>);
+
+#[tonic::async_trait]
+impl Configuration for Delta {
+    type DeltaStream = Pin<Box<dyn Stream<Item = Result<ControlMessage, Status>> + Send>>;
+
+    async fn delta(&self, request: Request<Streaming<ProxyMessage>>) -> Result<Response<Self::DeltaStream>, Status> {
+        let proof = request.extensions().get::<PeerProof>().cloned().unwrap_or_default();
+        let (caller, _) = self.0.authenticate(request.metadata(), &proof)?;
+        let (outbound, messages) = mpsc::channel(OUTBOUND);
+        let mut session = Session {
+            machine: Server::new(Instant::now(), Patience::default()),
+            shared: Arc::clone(&self.0),
+            caller,
+            mesh: self.0.mesh.clone(),
+            place: None,
+            subscriptions: BTreeSet::new(),
+            outbound: outbound.clone(),
+            offered: None,
+        };
+        let inbound = request.into_inner();
+        self.0.tasks.spawn(async move {
+            let status = session.run(inbound).await;
+            if let Some((id, pod)) = session.place.take() {
+                session.shared.fleet.left(id);
+                session.shared.metrics.proxies.dec();
+                tracing::info!(proxy = %format_args!("{}/{}", pod.namespace, pod.name), %status, "proxy left");
+            } else {
+                tracing::warn!(caller = %session.caller.identity, %status, "stream refused");
+            }
+            // The proxy may be gone already.
+            drop(outbound.send_timeout(Err(status), Duration::from_secs(1)).await);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+}
+
+struct Session {
+    machine: Server,
+    shared: Arc<Shared>,
+    caller: Caller,
+    mesh: MeshWatch,
+    place: Option<(SessionId, WorkloadRef)>,
+    subscriptions: BTreeSet<Query>,
+    outbound: mpsc::Sender<Result<ControlMessage, Status>>,
+    offered: Option<Instant>,
+}
+
+impl Session {
+    /// Until the stream ends; says why it did.
+    async fn run(&mut self, mut inbound: Streaming<ProxyMessage>) -> Status {
+        let stop = self.shared.stop.clone();
+        loop {
+            let deadline = self.machine.deadline();
+            let due = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Every branch is cancel-safe: nothing is taken that is not handled.
+            let actions = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Status::unavailable("the control plane is draining"),
+                () = due => self.machine.tick(Instant::now()),
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => self.machine.message(Instant::now(), message),
+                    Ok(None) => return Status::ok("the proxy closed the stream"),
+                    Err(status) => return status,
+                },
+                changed = self.mesh.changed() => match changed {
+                    Ok(()) => match self.retarget().await {
+                        Ok(actions) => actions,
+                        Err(status) => return status,
+                    },
+                    Err(_) => return Status::unavailable("the control plane is going away"),
+                },
+            };
+            if let Err(status) = self.act(actions).await {
+                return status;
+            }
+        }
+    }
+
+    async fn act(&mut self, actions: Vec<Action>) -> Result<(), Status> {
+        let mut pending = std::collections::VecDeque::from(actions);
+        while let Some(action) = pending.pop_front() {
+            match action {
+                Action::Send(message) => {
+                    self.offered.get_or_insert_with(Instant::now);
+                    self.outbound
+                        .send_timeout(Ok(message), STALLED)
+                        .await
+                        .map_err(|_| Status::deadline_exceeded("the proxy takes no messages"))?;
+                }
+                Action::Greeted(greeting) => {
+                    self.greeted(greeting)?;
+                    pending.extend(self.retarget().await?);
+                }
+                Action::Subscribed(subscriptions) => {
+                    self.record(|record| record.subscriptions.clone_from(&subscriptions));
+                    self.subscriptions = subscriptions;
+                    pending.extend(self.retarget().await?);
+                }
+                Action::Acked(offer) => {
+                    self.answered(Answer::Ack);
+                    tracing::debug!(proxy = %self.name(), version = %offer.version(), "acknowledged");
+                    self.record(|record| {
+                        record.nacked = None;
+                        record.acked = Some((offer, SystemTime::now()));
+                    });
+                }
+                Action::Nacked(rejection) => {
+                    self.answered(Answer::Nack);
+                    let key = rejection.key.as_ref().map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(proxy = %self.name(), %key, message = %rejection.message, "refused by proxy");
+                    self.record(|record| record.nacked = Some((rejection, SystemTime::now())));
+                }
+                Action::Unofferable(error) => {
+                    tracing::warn!(proxy = %self.name(), %error, "nothing can be offered");
+                    self.record(|record| record.unofferable = Some(error.to_string().into()));
+                }
+                Action::Close(violation) => {
+                    self.shared.metrics.refuse(Refusal::Protocol);
+                    return Err(match violation {
+                        Violation::Protocol { .. } => Status::failed_precondition(violation.to_string()),
+                        Violation::Limit { .. } => Status::resource_exhausted(violation.to_string()),
+                        Violation::Timeout(_) => Status::deadline_exceeded(violation.to_string()),
+                        _ => Status::invalid_argument(violation.to_string()),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn greeted(&mut self, greeting: Greeting) -> Result<(), Status> {
+        let believed = WorkloadRef { namespace: Arc::clone(&greeting.namespace), name: Arc::clone(&greeting.name) };
+        let mesh = current(&self.mesh)?;
+        let pod = pod_of(&self.caller, believed, &*mesh).map_err(|refused| {
+            self.shared.metrics.refuse(Refusal::Forbidden);
+            Status::from(refused)
+        })?;
+        let id = self.shared.fleet.joined(pod.clone(), &greeting, SystemTime::now());
+        self.shared.metrics.proxies.inc();
+        let held = greeting.held.as_ref().map(ContentHash::to_string).unwrap_or_default();
+        tracing::info!(proxy = %format_args!("{}/{}", pod.namespace, pod.name), build = %greeting.build, %held, "proxy joined");
+        self.place = Some((id, pod));
+        self.subscriptions = greeting.subscriptions;
+        Ok(())
+    }
+
+    /// Computes the proxy's slice of the newest mesh, off the async threads.
+    async fn retarget(&mut self) -> Result<Vec<Action>, Status> {
+        let Some((_, pod)) = &self.place else { return Ok(Vec::new()) };
+        let mesh = {
+            let newest = self.mesh.borrow_and_update();
+            newest.clone().ok_or_else(|| Status::unavailable("no configuration is compiled yet"))?
+        };
+        let (pod, subscriptions) = (pod.clone(), self.subscriptions.clone());
+        let sliced = tokio::task::spawn_blocking(move || mesh.slice(&pod, &subscriptions))
+            .await
+            .map_err(|error| Status::internal(format!("slicing failed: {error}")))?;
+        let snapshot: Arc<Snapshot> = match sliced {
+            Ok(snapshot) => Arc::new(snapshot),
+            Err(error) => {
+                tracing::error!(proxy = %self.name(), %error, "no slice for the proxy");
+                return Err(Status::failed_precondition(error));
+            }
+        };
+        let features = self.machine.features().clone();
+        self.record(|record| {
+            record.withheld =
+                withhold(&snapshot, &features).map_or(Arc::from([]), |offer| Arc::clone(offer.withheld()));
+            record.unofferable = None;
+            record.target = Some(Arc::clone(&snapshot));
+        });
+        self.offered = None;
+        Ok(self.machine.target(Instant::now(), snapshot))
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let elapsed = self.offered.take().map(|since| since.elapsed());
+        if let (Answer::Ack, Some(elapsed)) = (&answer, elapsed) {
+            self.shared.metrics.ack_seconds.observe(elapsed.as_secs_f64());
+        }
+        self.shared.metrics.answers.get_or_create(&AnswerLabels { answer }).inc();
+    }
+
+    fn record(&self, change: impl FnOnce(&mut crate::fleet::ProxyRecord)) {
+        if let Some((id, _)) = &self.place {
+            self.shared.fleet.update(*id, change);
+        }
+    }
+
+    fn name(&self) -> String {
+        self.place
+            .as_ref()
+            .map_or_else(|| self.caller.identity.to_string(), |(_, p)| format!("{}/{}", p.namespace, p.name))
+    }
+}
+
+fn current(mesh: &MeshWatch) -> Result<Arc<dyn Slices>, Status> {
+    mesh.borrow().clone().ok_or_else(|| Status::unavailable("no configuration is compiled yet"))
+}

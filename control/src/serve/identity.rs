@@ -1,0 +1,125 @@
+//! The control plane's own certificate: issued by its authority, renewed at half-life.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore, ServerConfig,
+    server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier},
+    sign::CertifiedKey,
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio_util::sync::CancellationToken;
+
+use crate::ca::{CertificateAuthority, SignError};
+
+/// The certificate that proxies see, and the TLS configuration around it.
+#[derive(Debug)]
+pub struct ServingIdentity {
+    config: Arc<ServerConfig>,
+    current: Arc<Current>,
+    request: Request,
+}
+
+#[derive(Debug)]
+struct Request {
+    names: Vec<String>,
+    addresses: Vec<IpAddr>,
+    lifetime: Duration,
+}
+
+#[derive(Debug)]
+struct Current(ArcSwap<CertifiedKey>);
+
+/// Why there is no serving certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum ServingIdentityError {
+    /// The authority does not sign.
+    #[error("the control plane's own certificate: {0}")]
+    Sign(#[from] SignError),
+    /// rustls does not take it.
+    #[error("the control plane's own certificate: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The roots are no basis for client certificates.
+    #[error("verifying client certificates: {0}")]
+    Verifier(#[from] VerifierBuilderError),
+    /// The root bundle is not PEM.
+    #[error("the root bundle: {0}")]
+    Roots(#[from] rustls_pki_types::pem::Error),
+}
+
+impl ServingIdentity {
+    /// A certificate for these DNS names and addresses. Clients may show a certificate of the mesh; a wrong one ends the
+    /// handshake.
+    ///
+    /// # Errors
+    /// When the authority does not sign or rustls does not take the result.
+    pub fn issue(
+        authority: &CertificateAuthority,
+        names: Vec<String>,
+        addresses: Vec<IpAddr>,
+        lifetime: Duration,
+    ) -> Result<Self, ServingIdentityError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let request = Request { names, addresses, lifetime };
+        let current = Arc::new(Current(ArcSwap::from_pointee(certified(authority, &request)?)));
+        let mut roots = RootCertStore::empty();
+        for root in CertificateDer::pem_slice_iter(authority.root_bundle().as_bytes()) {
+            roots.add(root?)?;
+        }
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()?;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_client_cert_verifier(clients)
+            .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Self { config: Arc::new(config), current, request })
+    }
+
+    /// The TLS configuration; it follows renewals by itself.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// Renews at half-life until `stop`. The old certificate stays while renewing fails.
+    pub async fn renew(&self, authority: Arc<CertificateAuthority>, stop: CancellationToken) {
+        let half = (self.request.lifetime / 2).max(Duration::from_secs(1));
+        let mut wait = half;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = match certified(&authority, &self.request) {
+                Ok(key) => {
+                    self.current.0.store(Arc::new(key));
+                    half
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the control plane's certificate cannot be renewed");
+                    (half / 10).max(Duration::from_secs(1))
+                }
+            };
+        }
+    }
+}
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+fn certified(authority: &CertificateAuthority, request: &Request) -> Result<CertifiedKey, ServingIdentityError> {
+    let Request { names, addresses, lifetime } = request;
+    let serving = authority.serving(names, addresses, *lifetime, SystemTime::now())?;
+    let key = rustls::crypto::ring::sign::any_supported_type(&serving.key)?;
+    Ok(CertifiedKey::new(serving.chain, key))
+}

@@ -1,0 +1,49 @@
+//! What serving needs of a compiled mesh: who its workloads are, and what each proxy may see of it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use palisade_model::{
+    identity::{InvalidSpiffeId, SpiffeId, TrustDomain},
+    service::Query,
+    settings::WorkloadRef,
+    snapshot::Snapshot,
+};
+use tokio::sync::watch;
+
+/// A compiled mesh. Immutable: a change is a new one.
+pub trait Slices: Send + Sync + 'static {
+    /// The domain of all identities that are issued.
+    fn trust_domain(&self) -> &TrustDomain;
+
+    /// A pod that runs a proxy; `None` = there is no such pod.
+    fn workload(&self, pod: &WorkloadRef) -> Option<Workload>;
+
+    /// Everything that the pod's proxy needs while it is subscribed to `queries`.
+    ///
+    /// # Errors
+    /// In one line, when there is no such pod or its slice is not closed.
+    fn slice(&self, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> Result<Snapshot, String>;
+
+    /// Diagnostics and conditions of this mesh, as JSON.
+    fn reports(&self) -> serde_json::Value;
+}
+
+/// What identifies a pod beyond its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// `metadata.uid`; empty where documents come from files, then any uid is taken.
+    pub uid: Arc<str>,
+    /// Its service account.
+    pub service_account: Arc<str>,
+}
+
+/// The mesh as it changes; `None` before the first one is compiled.
+pub type MeshWatch = watch::Receiver<Option<Arc<dyn Slices>>>;
+
+/// The identity of a service account in the mesh.
+///
+/// # Errors
+/// When a name holds what no identity may.
+pub fn identity(mesh: &dyn Slices, namespace: &str, service_account: &str) -> Result<SpiffeId, InvalidSpiffeId> {
+    SpiffeId::new(mesh.trust_domain().clone(), namespace, service_account)
+}
