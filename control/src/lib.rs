@@ -5,4 +5,5 @@ pub mod fleet;
 pub mod metrics;
 pub mod serve;
 pub mod slices;
+pub mod source;
 pub mod token;

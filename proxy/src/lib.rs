@@ -1,6 +1,7 @@
 //! The data plane that gateway and sidecar share. The only crate that sees Pingora.
 
 pub mod admin;
+pub mod config;
 pub mod index;
 pub mod request;
 pub mod serve;

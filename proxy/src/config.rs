@@ -1,0 +1,20 @@
+//! Configuration and identity from control: the delta client, its subscriptions, and the workload's certificate.
+//!
+//! Everything outlives control: the last snapshot and certificate stay in force while it is away. Standalone is the same
+//! code over a [`Pipe`].
+
+mod backoff;
+pub mod client;
+pub mod dial;
+pub mod identity;
+mod pipe;
+mod subscriptions;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{Applier, ApplyRejection, ConfigClient, ConfigState};
+pub use dial::{Credentials, DialError, Dialer, TlsDialer, TokenSource};
+pub use identity::{IdentityClient, IssuedIdentity};
+pub use pipe::Pipe;
+pub use subscriptions::{Resolution, Subscriptions};

@@ -1,0 +1,208 @@
+//! The workload's certificate: obtained with the pod's token, renewed at half-life with a new key each time.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use palisade_wire::proto::istio_auth::{
+    IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
+};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{
+    backoff::Backoff,
+    dial::{DialError, Dialer, TokenSource},
+};
+
+/// One request for a certificate, connecting included.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Share of the half-life by which renewals of many proxies are spread, either way.
+const JITTER: f64 = 0.05;
+
+/// A certificate that control signed, with its key and the mesh's roots.
+pub struct IssuedIdentity {
+    chain: String,
+    key: String,
+    bundle: String,
+    not_before: SystemTime,
+    not_after: SystemTime,
+}
+
+/// Obtains and renews the workload's certificate.
+pub struct IdentityClient {
+    /// How control is reached.
+    pub dialer: Dialer,
+    /// What proves the pod.
+    pub token: TokenSource,
+    /// Lifetime to ask for; `None` = what control gives.
+    pub lifetime: Option<Duration>,
+}
+
+/// Why there is no new certificate; the one before stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityRequestError {
+    /// Control is not reached, or token or roots cannot be read.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// Control refused.
+    #[error("the control plane signs nothing: {} ({})", .0.message(), .0.code())]
+    Refused(Box<tonic::Status>),
+    /// No answer in time.
+    #[error("the control plane does not answer")]
+    Timeout,
+    /// A key or request could not be made.
+    #[error("a new key: {0}")]
+    Key(#[from] rcgen::Error),
+    /// What came back is not a certificate chain.
+    #[error("the control plane sent no usable certificate: {0}")]
+    Answer(String),
+    /// The data plane does not take it.
+    #[error("the new certificate is not installed: {0}")]
+    Install(String),
+}
+
+impl IssuedIdentity {
+    /// PEM, leaf first, without the root.
+    pub fn chain_pem(&self) -> &str {
+        &self.chain
+    }
+
+    /// PEM (PKCS#8).
+    pub fn key_pem(&self) -> &str {
+        &self.key
+    }
+
+    /// PEM, every trusted root.
+    pub fn bundle_pem(&self) -> &str {
+        &self.bundle
+    }
+
+    /// When it ends.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// Whether it may be shown now.
+    pub fn is_valid_now(&self) -> bool {
+        let now = SystemTime::now();
+        self.not_before <= now && now < self.not_after
+    }
+}
+
+impl IdentityClient {
+    /// One certificate with a new key.
+    ///
+    /// # Errors
+    /// When control cannot be reached, refuses, or answers with something else.
+    pub async fn request(&self) -> Result<IssuedIdentity, IdentityRequestError> {
+        tokio::time::timeout(ATTEMPT, self.attempt()).await.unwrap_or(Err(IdentityRequestError::Timeout))
+    }
+
+    async fn attempt(&self) -> Result<IssuedIdentity, IdentityRequestError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        let csr = params.serialize_request(&key)?.pem()?;
+        let seconds = self.lifetime.map_or(0, |lifetime| i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX));
+        let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: seconds, metadata: None });
+        request.metadata_mut().insert("authorization", self.token.bearer().await?);
+        let mut client = IstioCertificateServiceClient::new(self.dialer.channel().await?);
+        let answer = client
+            .create_certificate(request)
+            .await
+            .map_err(|status| IdentityRequestError::Refused(Box::new(status)))?
+            .into_inner();
+        let mut chain = answer.cert_chain;
+        let bundle = chain.pop().unwrap_or_default();
+        let chain = chain.concat();
+        let der = CertificateDer::from_pem_slice(chain.as_bytes())
+            .map_err(|error| IdentityRequestError::Answer(error.to_string()))?;
+        let (_, leaf) =
+            X509Certificate::from_der(&der).map_err(|error| IdentityRequestError::Answer(error.to_string()))?;
+        let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let (not_before, not_after) =
+            (time(leaf.validity().not_before.timestamp()), time(leaf.validity().not_after.timestamp()));
+        Ok(IssuedIdentity { chain, key: key.serialize_pem(), bundle, not_before, not_after })
+    }
+
+    /// Obtains a certificate, hands it to `install`, and renews it at half of what remains, until `stop`.
+    ///
+    /// A failure is tried again with backoff, sooner the less time remains; what is installed stays.
+    pub async fn keep<E: fmt::Display>(
+        &self,
+        install: impl Fn(Arc<IssuedIdentity>) -> Result<(), E>,
+        stop: CancellationToken,
+    ) {
+        let patience = || Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
+        let mut backoff = patience();
+        loop {
+            let renewed = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                result = self.request() => result,
+            };
+            let installed = renewed.and_then(|identity| {
+                let identity = Arc::new(identity);
+                install(Arc::clone(&identity)).map_err(|error| IdentityRequestError::Install(error.to_string()))?;
+                Ok(identity)
+            });
+            let wait = match installed {
+                Ok(identity) => {
+                    if let Dialer::Tls(dialer) = &self.dialer {
+                        dialer.credentials.set(Arc::clone(&identity));
+                    }
+                    let remaining = identity.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+                    backoff = Backoff::new(
+                        Duration::from_millis(100),
+                        (remaining / 16).clamp(Duration::from_millis(200), Duration::from_secs(15)),
+                    );
+                    tracing::info!(remaining_s = remaining.as_secs(), "workload certificate installed");
+                    half_life(remaining, fastrand::f64())
+                }
+                Err(error) => {
+                    let wait = backoff.next();
+                    tracing::warn!(%error, wait_ms = wait.as_millis(), "no new workload certificate");
+                    wait
+                }
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+}
+
+/// Half of what remains, spread by [`JITTER`] for a draw in `0.0..1.0`; never a busy loop.
+fn half_life(remaining: Duration, draw: f64) -> Duration {
+    remaining.mul_f64(0.5 * (1.0 + JITTER * (2.0 * draw - 1.0))).max(Duration::from_millis(200))
+}
+
+impl fmt::Debug for IssuedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IssuedIdentity").field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewal_is_due_near_half_of_what_remains() {
+        let day = Duration::from_secs(24 * 3600);
+        for draw in [0.0, 0.5, 0.999] {
+            let wait = half_life(day, draw).as_secs_f64() / day.as_secs_f64();
+            assert!((0.475..=0.525).contains(&wait), "{wait}");
+        }
+        assert!(half_life(Duration::ZERO, 0.5) > Duration::ZERO);
+    }
+}
