@@ -39,3 +39,6 @@ pub use explain::{CapturedHttp, CapturedRequest, Explanation, FailedClause, Near
 pub use facts::{CertificateNames, ClaimSet, ConnectionFacts, HeaderLines, JwtFacts, Peer, RequestFacts, TlsFacts};
 pub use rule::{Condition, Operation, RuleAction, RuleSpec, Source, TrustDomains};
 pub use schema::SCHEMA;
+
+#[cfg(test)]
+mod tests;

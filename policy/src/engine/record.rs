@@ -6,12 +6,13 @@ use super::{ConnectionDecision, PolicyEngine, is_forbidding};
 use crate::{
     PolicyRef, RequestFacts,
     eval::{Outcome, RequestState, RequestView, View},
+    ir::Actions,
 };
 
 /// What audited and shadowed policies say of a request. They never change the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
-    /// One entry for each audited and shadowed policy, in canonical order.
+    /// One entry for each audited and shadowed rule, in canonical order.
     pub policies: Vec<RecordedPolicy>,
     /// The decision if all shadowed policies were enforced as well (`true`: allowed); `None` without shadowed policies.
     pub all_allowed: Option<bool>,
@@ -55,9 +56,16 @@ impl PolicyEngine {
     }
 
     fn record(&self, view: &View<'_>) -> Recorded {
+        let layer = if view.action == Actions::TCP { Actions::TCP } else { Actions::L7 };
+        // A rule with two forms speaks once. One that has no form on this layer speaks too: its document counts.
+        let has_other_form = |policy: &PolicyRef| {
+            let is_form = |p: &PolicyRef| (&p.source, p.rule, p.mode) == (&policy.source, policy.rule, policy.mode);
+            self.recorded.iter().any(|p| p.is_about(layer) && is_form(p.policy()))
+        };
         let said: Vec<(&PolicyRef, bool)> = self
             .recorded
             .iter()
+            .filter(|p| p.is_about(layer) || !has_other_form(p.policy()))
             .map(|p| {
                 let outcome = p.eval(view);
                 (p.policy(), outcome == Outcome::True || (p.is_forbid() && is_forbidding(outcome)))

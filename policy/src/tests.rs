@@ -1,0 +1,9 @@
+//! Tests of the crate as a whole: semantics by table, a naive interpreter, Cedar's own authorizer, and the traps that are known.
+
+mod cedar;
+mod engine;
+mod facts;
+mod istio;
+mod naive;
+mod random;
+mod traps;
