@@ -1,1 +1,45 @@
-//! placeholder
+//! The command line: one module per subcommand, and what they share.
+//!
+//! Exit codes: 0 fine; 1 the answer is bad news; 2 it could not do its work.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod dev;
+pub mod options;
+
+#[derive(Debug, Parser)]
+#[command(name = "palisade", version, about = "A service mesh: run it, ask it, test its policies.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::Dev),
+    /// The process that runs the mesh, inside the namespaces that `dev` made.
+    #[command(hide = true)]
+    DevMesh(dev::DevMesh),
+    /// The process that holds one pod's namespaces.
+    #[command(hide = true)]
+    DevPod,
+    /// Becomes another user, then another program.
+    #[command(hide = true)]
+    DevLaunch(dev::DevLaunch),
+}
+
+/// Runs what the command line asks for. Usage errors end the process with code 2.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Dev(dev) => dev.run(),
+        Command::DevMesh(mesh) => mesh.run(),
+        Command::DevPod => dev::run_pod(),
+        Command::DevLaunch(launch) => launch.run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("palisade: {error:#}");
+        ExitCode::from(2)
+    })
+}

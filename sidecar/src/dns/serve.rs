@@ -56,6 +56,10 @@ impl<N: Names> DnsServer<N> {
         let mut sockets = Vec::with_capacity(listen.len());
         for address in listen {
             let udp = UdpSocket::bind(address).await?;
+            if let Some(mark) = socket_mark {
+                // Answers are told from the application's packets as everything else of the proxy is.
+                socket2::SockRef::from(&udp).set_mark(mark)?;
+            }
             let tcp = TcpListener::bind(udp.local_addr()?).await?;
             sockets.push((udp, tcp));
         }

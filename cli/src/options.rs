@@ -1,0 +1,36 @@
+//! Options that mean the same in every subcommand.
+
+use std::path::PathBuf;
+
+/// Where documents come from.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DocumentOptions {
+    /// A YAML or JSON file, a folder read recursively, or `-`; may be repeated.
+    #[arg(short, long = "file", value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    /// Namespace of documents that name none.
+    #[arg(short, long, default_value = "default")]
+    pub namespace: String,
+}
+
+/// Which cluster is read where no file is given.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct ClusterOptions {
+    /// Context of the kubeconfig; default: the current one.
+    #[arg(long)]
+    pub context: Option<String>,
+    /// Default: as kubectl finds it.
+    #[arg(long, env = "KUBECONFIG", value_name = "PATH")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// How answers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum OutputFormat {
+    #[default]
+    Text,
+    Json,
+    Jsonl,
+    Yaml,
+    Wide,
+}
