@@ -212,10 +212,13 @@ impl ConnectionDecision {
 impl DeniesAll {
     fn of_document(reason: &DenyAll) -> Self {
         let DenyAll { id, source, message } = reason;
+        // The id of a broken rule names it: `NAMESPACE/NAME[RULE]`.
+        let rule =
+            id.as_str().strip_suffix(']').and_then(|id| id.rsplit_once('[')).and_then(|(_, rule)| rule.parse().ok());
         let policy = PolicyRef {
             id: id.clone(),
             source: source.clone(),
-            rule: None,
+            rule,
             effect: Effect::Forbid,
             mode: PolicyMode::Enforce,
         };

@@ -9,6 +9,7 @@
 
 mod admit;
 mod check;
+mod claims;
 mod compile;
 mod compiled;
 mod decision;

@@ -91,6 +91,30 @@ fn a_broken_permit_grants_nothing_and_a_broken_forbid_denies_everything() {
 }
 
 #[test]
+fn a_failing_forbid_denies_and_a_failing_permit_grants_nothing() {
+    // Unguarded, as strict checking would refuse it: only the compiled form can carry it here.
+    let test = crate::ir::Test::TextIn(crate::ir::Text::Sni, crate::ir::Sorted::from_values(vec!["a.com".into()]));
+    let condition = crate::ir::Node::Test(test, crate::ir::NO_LABEL);
+    let program = crate::ir::Program { actions: crate::ir::Actions::ALL, condition, labels: Vec::new() };
+    let ir = Bytes::from(crate::ir::encode(&program).unwrap());
+    let policy =
+        |id: &str, effect| Policy { ir_version: crate::ir::IR_VERSION, ir: ir.clone(), ..from_text(id, effect, "") };
+    let tcp = Plain { http: None, ..Plain::default() };
+    let engine = set_of(&[policy("a", Effect::Forbid), default_permit()]);
+    for plain in [Plain::default(), tcp.clone()] {
+        assert!(matches!(decide(&engine, &plain), Decision::Deny(Denial::Failed(_))));
+    }
+    let permit = Arc::new(CompiledPolicy::load(&policy("a", Effect::Permit)));
+    let set = PolicySet { key: "workload/foo/x".into(), policies: [PolicyId("a".into())].into(), deny_all: None };
+    let engine = PolicyEngine::build(&set, |_| Some(Arc::clone(&permit)));
+    for plain in [Plain::default(), tcp] {
+        assert!(matches!(decide(&engine, &plain), Decision::Deny(Denial::NoPermit)));
+    }
+    assert!(permit.evaluation_errors() >= 2);
+    assert!(decide(&engine, &Plain { sni: Some("A.com".to_owned()), ..Plain::default() }).is_allowed());
+}
+
+#[test]
 fn what_has_no_compiled_form_runs_on_cedar_and_is_counted() {
     let text = r#"forbid(principal, action == Mesh::Action::"http", resource) when { if context has jwt then context.jwt.issuer == "evil" else context.http.path == "/get" };"#;
     let policy = Arc::new(CompiledPolicy::load(&from_text("a/if", Effect::Forbid, text)));
