@@ -1,0 +1,41 @@
+//! `palisade policy`: explanations of decisions, and the schema that policies are written against.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Subcommand;
+
+mod explanation;
+mod why;
+
+/// Ask about authorization: why a request was denied, and what policies may refer to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Policy {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Why(why::Why),
+    /// Print the Cedar schema that every policy is checked against.
+    Schema,
+}
+
+impl Policy {
+    /// Runs the subcommand.
+    ///
+    /// # Errors
+    /// When it cannot do its work.
+    pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Why(why) => why.run(),
+            Command::Schema => {
+                io::stdout().lock().write_all(palisade_policy::SCHEMA.as_bytes())?;
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
