@@ -1,0 +1,122 @@
+//! The compiled mesh of an evaluation, and the proxies that have been asked so far.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use palisade_compile::{Inputs, Mesh, ObjectKey, ProxyRef, compile, scope};
+use palisade_model::{service::Query, settings::ProxyKind};
+use palisade_proxy::index::RuntimeIndex;
+
+use super::case::{KindCase, ProxyCase};
+
+/// A mesh whose proxies are built when they are first asked.
+#[derive(Debug)]
+pub(crate) struct World {
+    mesh: Mesh,
+    namespace: String,
+    proxies: BTreeMap<ProxyCase, Asked>,
+}
+
+/// A proxy that has been asked.
+#[derive(Debug)]
+struct Asked {
+    proxy: ProxyRef,
+    queries: BTreeSet<Query>,
+    index: Arc<RuntimeIndex>,
+}
+
+impl World {
+    /// Compiles the documents. Proxies without a namespace are looked for in `namespace`.
+    pub(crate) fn new(inputs: &Arc<Inputs>, namespace: &str) -> Self {
+        Self { mesh: compile(inputs).mesh, namespace: namespace.to_owned(), proxies: BTreeMap::new() }
+    }
+
+    /// The index of a proxy.
+    ///
+    /// # Errors
+    /// When the proxy is not one, or its slice cannot be served.
+    pub(super) fn index(&mut self, case: &ProxyCase) -> Result<Arc<RuntimeIndex>, String> {
+        if let Some(asked) = self.proxies.get(case) {
+            return Ok(Arc::clone(&asked.index));
+        }
+        let proxy = proxy_ref(case, &self.namespace)?;
+        let queries = BTreeSet::new();
+        let index = build(&self.mesh, &proxy, &queries, None)?;
+        self.proxies.insert(case.clone(), Asked { proxy, queries, index: Arc::clone(&index) });
+        Ok(index)
+    }
+
+    /// The index of a proxy that has asked one more query; `None` when it had asked that before.
+    ///
+    /// # Errors
+    /// As [`World::index`].
+    pub(super) fn ask(&mut self, case: &ProxyCase, query: Query) -> Result<Option<Arc<RuntimeIndex>>, String> {
+        let Some(asked) = self.proxies.get_mut(case) else { return Ok(None) };
+        if !asked.queries.insert(query) {
+            return Ok(None);
+        }
+        asked.index = build(&self.mesh, &asked.proxy, &asked.queries, Some(&asked.index))?;
+        Ok(Some(Arc::clone(&asked.index)))
+    }
+
+    /// The first virtual address of the service that a name means to a client in `namespace`.
+    pub(super) fn address_of(&self, name: &str, namespace: &str) -> Option<IpAddr> {
+        let inputs = self.mesh.inputs();
+        let host = name.to_ascii_lowercase();
+        let host = host.strip_suffix('.').unwrap_or(&host);
+        let mut labels = host.split('.');
+        let (service, of) = (labels.next()?, labels.next());
+        let rest: Vec<&str> = labels.collect();
+        let domain: Vec<&str> = inputs.settings.cluster_domain.split('.').collect();
+        let is_cluster_name = match rest.split_first() {
+            None => true,
+            Some((&"svc", tail)) => tail.is_empty() || tail == domain,
+            Some(_) => false,
+        };
+        let key = ObjectKey::new(of.unwrap_or(namespace), service);
+        inputs.services.get(&key).filter(|_| is_cluster_name)?.spec.addresses.first().copied()
+    }
+}
+
+fn build(
+    mesh: &Mesh,
+    proxy: &ProxyRef,
+    queries: &BTreeSet<Query>,
+    previous: Option<&RuntimeIndex>,
+) -> Result<Arc<RuntimeIndex>, String> {
+    let snapshot = scope(mesh, proxy, queries).map_err(|error| error.to_string())?;
+    RuntimeIndex::build(Arc::new(snapshot), previous).map(Arc::new).map_err(|error| error.to_string())
+}
+
+fn proxy_ref(case: &ProxyCase, default_namespace: &str) -> Result<ProxyRef, String> {
+    let ProxyCase { kind, namespace, name, labels, service_account, ip, ips, gateway, locality, node, network } = case;
+    let namespace = namespace.clone().unwrap_or_else(|| default_namespace.to_owned());
+    let gateway = match gateway.as_deref() {
+        None => None,
+        Some(text) => match text.split_once('/') {
+            Some((_, "") | ("", _)) => return Err(format!("proxy.gateway: `{text}` is not NAMESPACE/NAME")),
+            Some((namespace, name)) => Some(ObjectKey::new(namespace, name)),
+            None => Some(ObjectKey::new(namespace.as_str(), text)),
+        },
+    };
+    let kind = match (kind, &gateway) {
+        (Some(KindCase::Sidecar), _) | (None, None) => ProxyKind::Sidecar,
+        (Some(KindCase::Gateway), _) | (None, Some(_)) => ProxyKind::Gateway,
+    };
+    let ips = match (ips, ip) {
+        (Some(ips), _) => Some(ips.clone()),
+        (None, ip) => ip.map(|ip| vec![ip]),
+    };
+    let mut proxy = ProxyRef::new(kind, namespace, name.as_deref().map(Arc::from));
+    proxy.labels.clone_from(labels);
+    proxy.service_account.clone_from(service_account);
+    proxy.ips = ips;
+    proxy.gateway = gateway;
+    proxy.locality.clone_from(locality);
+    proxy.node.clone_from(node);
+    proxy.network.clone_from(network);
+    Ok(proxy)
+}
