@@ -59,7 +59,13 @@ impl Analyze {
 fn write_text(output: &mut impl Write, diagnostics: &[&Diagnostic]) -> io::Result<()> {
     for diagnostic in diagnostics {
         let Diagnostic { code, severity, object, path, message, file, line } = diagnostic;
-        let place = if *line > 0 { format!("{file}:{line}: ") } else if file.is_empty() { String::new() } else { format!("{file}: ") };
+        let place = if *line > 0 {
+            format!("{file}:{line}: ")
+        } else if file.is_empty() {
+            String::new()
+        } else {
+            format!("{file}: ")
+        };
         let object = match (&*object.kind, &*object.namespace) {
             ("", _) => String::new(),
             (kind, "") => format!(" {kind} {}", object.name),

@@ -33,6 +33,7 @@ mod relay;
 mod services;
 mod tokens;
 
+pub(crate) use directory::running_control;
 pub(crate) use holder::run as run_pod;
 pub(crate) use launch::DevLaunch;
 
@@ -89,7 +90,7 @@ pub(crate) struct MeshOptions {
 
 /// Which of several meshes on this machine.
 #[derive(Debug, Clone, Args)]
-struct Instance {
+pub(crate) struct Instance {
     /// Keeps several meshes apart.
     #[arg(long, default_value = "default")]
     name: MeshName,

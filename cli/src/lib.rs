@@ -6,8 +6,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod analyze;
+mod ask;
 mod dev;
+mod eval;
+mod inputs;
 pub mod options;
+mod policy;
 
 #[derive(Debug, Parser)]
 #[command(name = "palisade", version, about = "A service mesh: run it, ask it, test its policies.")]
@@ -18,7 +23,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Analyze(analyze::Analyze),
     Dev(dev::Dev),
+    Eval(eval::Eval),
+    Policy(policy::Policy),
     /// The process that runs the mesh, inside the namespaces that `dev` made.
     #[command(hide = true)]
     DevMesh(dev::DevMesh),
@@ -33,7 +41,10 @@ enum Command {
 /// Runs what the command line asks for. Usage errors end the process with code 2.
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Analyze(analyze) => analyze.run(),
         Command::Dev(dev) => dev.run(),
+        Command::Eval(eval) => eval.run(),
+        Command::Policy(policy) => policy.run(),
         Command::DevMesh(mesh) => mesh.run(),
         Command::DevPod => dev::run_pod(),
         Command::DevLaunch(launch) => launch.run(),

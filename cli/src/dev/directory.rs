@@ -21,11 +21,14 @@ pub(super) struct Directory {
     _lock: Flock<File>,
 }
 
-/// What `dev exec` needs to know of a running mesh.
+/// What other subcommands need to know of a running mesh.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Running {
     /// By `NS/NAME`.
     pub(super) pods: BTreeMap<String, RunningPod>,
+    /// Admin URL of the control plane.
+    #[serde(default)]
+    pub(super) control: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -138,6 +141,15 @@ pub(super) fn running(instance: &Instance) -> anyhow::Result<Running> {
     let path = root.join(name).join("running.json");
     let text = fs::read(&path).with_context(|| format!("mesh `{name}` has no pods yet"))?;
     serde_json::from_slice(&text).with_context(|| format!("`{}`", path.display()))
+}
+
+/// Admin URL of a running mesh's control plane.
+///
+/// # Errors
+/// Where no mesh of the name runs, or it has no control plane yet.
+pub(crate) fn running_control(instance: &Instance) -> anyhow::Result<String> {
+    let name = &instance.name.0;
+    running(instance)?.control.with_context(|| format!("mesh `{name}` has no control plane yet"))
 }
 
 /// Removes the folders of dead meshes: the named one's, and all others'.

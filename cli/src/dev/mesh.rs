@@ -311,7 +311,8 @@ impl Mesh {
         let gateways = self.gateways.values().map(|running| (running.plan.pod.to_string(), &running.pod));
         let externals = self.externals.iter().map(|(host, pod)| (format!("external/{host}"), pod));
         let running = pods.chain(gateways).chain(externals).map(|(name, pod)| (name, running_pod(pod))).collect();
-        self.directory.write_running(&Running { pods: running })?;
+        let control = self.control.as_ref().map(|(_, admin)| url(admin.address));
+        self.directory.write_running(&Running { pods: running, control })?;
         match &self.options.ready_file {
             Some(path) => self.ready().write(path),
             None => Ok(()),

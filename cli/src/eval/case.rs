@@ -175,7 +175,8 @@ impl SourceCase {
     pub(super) fn proxied(&self) -> Result<Option<SocketAddr>, String> {
         let Some(text) = &self.proxy_protocol else { return Ok(None) };
         let address = text.parse::<SocketAddr>().ok();
-        let address = address.or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port.unwrap_or(0))));
+        let address =
+            address.or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, self.port.unwrap_or(0))));
         address.map(Some).ok_or_else(|| format!("source.proxyProtocol: `{text}` is not an address"))
     }
 }
@@ -186,7 +187,8 @@ mod tests {
 
     #[test]
     fn only_proxy_and_destination_port_are_required() {
-        let case: Case = serde_json::from_str(r#"{"proxy": {"namespace": "a", "name": "b"}, "destination": {"port": 80}}"#).unwrap();
+        let case: Case =
+            serde_json::from_str(r#"{"proxy": {"namespace": "a", "name": "b"}, "destination": {"port": 80}}"#).unwrap();
         assert_eq!(case.direction, DirectionCase::Inbound);
         assert!(serde_json::from_str::<Case>(r#"{"proxy": {}}"#).is_err());
     }
@@ -205,7 +207,8 @@ mod tests {
 
     #[test]
     fn bytes_come_in_base64() {
-        let http: HttpCase = serde_json::from_str(r#"{"path": {"b64": "L/8="}, "headers": [["a", {"b64": "/w=="}]]}"#).unwrap();
+        let http: HttpCase =
+            serde_json::from_str(r#"{"path": {"b64": "L/8="}, "headers": [["a", {"b64": "/w=="}]]}"#).unwrap();
         assert_eq!(http.path, Some(Text(vec![b'/', 0xff])));
         assert_eq!(http.headers, [(Text(b"a".to_vec()), Text(vec![0xff]))]);
     }

@@ -9,9 +9,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue};
 use palisade_model::settings::{ProxyKind, ProxySettings};
 use palisade_policy::{CertificateNames, ClaimSet, JwtFacts};
-use palisade_proxy::request::facts::{
-    Chance, ClientCertificate, ClientTls, Connection, Direction, HttpVersion, Trust,
-};
+use palisade_proxy::request::facts::{Chance, ClientCertificate, ClientTls, Connection, Direction, HttpVersion, Trust};
 use serde_json::{Map, Value};
 
 use super::{
@@ -108,7 +106,9 @@ fn tls(written: Option<&TlsCase>, identity: Option<&str>, http: Option<&HttpCase
         None => offer().iter().map(|name| Arc::from(*name)).collect(),
     };
     let certificate = match (identity, written.and_then(|tls| tls.client.as_ref())) {
-        (Some(_), Some(_)) => return Err("source.identity and tls.client cannot both be the peer's certificate".to_owned()),
+        (Some(_), Some(_)) => {
+            return Err("source.identity and tls.client cannot both be the peer's certificate".to_owned());
+        }
         (Some(identity), None) => Some(ClientCertificate {
             names: CertificateNames { uris: vec![identity.to_owned()], ..CertificateNames::default() },
             trust: Trust::Mesh,
@@ -127,7 +127,9 @@ fn certificate(client: &ClientCase) -> Result<ClientCertificate, String> {
         None | Some("none") => Trust::Nobody,
         Some("mesh") => Trust::Mesh,
         Some(secret) if secret.contains('/') => Trust::Secret(secret.into()),
-        Some(other) => return Err(format!("tls.client.trustedBy: `{other}` is not `mesh`, `none` or NAMESPACE/SECRET")),
+        Some(other) => {
+            return Err(format!("tls.client.trustedBy: `{other}` is not `mesh`, `none` or NAMESPACE/SECRET"));
+        }
     };
     let names = CertificateNames { uris: uris.clone(), dns: dns.clone(), subject: subject.clone() };
     Ok(ClientCertificate { names, trust, fingerprint: None })
@@ -185,7 +187,8 @@ fn token(claims: &Map<String, Value>) -> JwtFacts {
     JwtFacts {
         issuer: text("iss"),
         subject: text("sub"),
-        expires: expires.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds))),
+        expires: expires
+            .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds))),
         claims: set,
     }
 }

@@ -176,4 +176,3 @@ fn policy(policy: &PolicyRef) -> Option<PolicyAnswer> {
         rule: policy.rule,
     })
 }
-

@@ -85,11 +85,20 @@ fn rule(index: &RuntimeIndex, admitted: &Admitted, entry: &IndexedEntry) -> Rout
 fn backend(index: &RuntimeIndex, admitted: &Admitted, name: &Arc<str>, weight: u32) -> BackendAnswer {
     let Some(cluster) = index.cluster(name) else {
         let tls = "none";
-        return BackendAnswer { cluster: name.to_string(), weight, endpoints: Vec::new(), tls, sni: None, sans: Vec::new() };
+        return BackendAnswer {
+            cluster: name.to_string(),
+            weight,
+            endpoints: Vec::new(),
+            tls,
+            sni: None,
+            sans: Vec::new(),
+        };
     };
     let (tls, sni, sans) = match tls_towards(cluster, cluster.endpoints().first()) {
         PlannedTls::Off | PlannedTls::Refuse(_) => ("none", None, Vec::new()),
-        PlannedTls::Mesh { sni, sans } => ("mesh", Some(sni.to_string()), sans.iter().map(ToString::to_string).collect()),
+        PlannedTls::Mesh { sni, sans } => {
+            ("mesh", Some(sni.to_string()), sans.iter().map(ToString::to_string).collect())
+        }
         PlannedTls::Originate(originate) => (
             if originate.client_certificate.is_some() { "mutual" } else { "simple" },
             originate.sni.as_deref().map(str::to_owned),

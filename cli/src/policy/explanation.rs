@@ -19,7 +19,8 @@ pub(super) fn render(explanation: &Value) -> String {
     line("verdict", Some(verdict));
     line("time", field("/time"));
     line("source", field("/source"));
-    let request = ["/request/method", "/request/authority", "/request/path"].map(|path| field(path).unwrap_or_default());
+    let request =
+        ["/request/method", "/request/authority", "/request/path"].map(|path| field(path).unwrap_or_default());
     line("request", Some(request.join(" ")).filter(|request| !request.trim().is_empty()));
     for policy in items(explanation, "/policies") {
         line("decided by", Some(policy_name(policy)));

@@ -35,9 +35,12 @@ impl Why {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let control = match self.control {
             Some(control) => control,
-            None => dev::running_control(&self.instance).context("name the control plane's admin URL with --control")?,
+            None => {
+                dev::running_control(&self.instance).context("name the control plane's admin URL with --control")?
+            }
         };
-        let is_id = !self.decision.is_empty() && self.decision.bytes().all(|b| b.is_ascii_graphic() && !b"/?#%".contains(&b));
+        let is_id =
+            !self.decision.is_empty() && self.decision.bytes().all(|b| b.is_ascii_graphic() && !b"/?#%".contains(&b));
         if !is_id {
             bail!("`{}` is not a decision id", self.decision);
         }
