@@ -143,7 +143,8 @@ impl Mesh {
     /// A proxy with what its pod says about it.
     fn proxy(&self, asked: &ProxyRef) -> Result<Proxy, ScopeError> {
         // Locality, node and network decide about priorities of endpoints, which are all equal so far.
-        let ProxyRef { kind, namespace, name, labels, service_account, ips, gateway, locality: _, node: _, network: _ } = asked;
+        let ProxyRef { kind, namespace, name, labels, service_account, ips, gateway, locality: _, node: _, network: _ } =
+            asked;
         let inputs = &self.resolved.inputs;
         let key = name.as_ref().map(|name| ObjectKey::new(Arc::clone(namespace), Arc::clone(name)));
         let by_gateway = |wanted: &ObjectKey| {
@@ -160,7 +161,9 @@ impl Mesh {
             .or_else(|| pod.map(|pod| pod.spec.service_account.clone()))
             .unwrap_or_else(|| "default".to_owned());
         let addresses = ips.clone().or_else(|| pod.map(|pod| pod.spec.ips.clone())).unwrap_or_default();
-        let namespace = pod.filter(|_| name.is_none()).map_or_else(|| Arc::clone(namespace), |pod| Arc::clone(&pod.head.key.namespace));
+        let namespace = pod
+            .filter(|_| name.is_none())
+            .map_or_else(|| Arc::clone(namespace), |pod| Arc::clone(&pod.head.key.namespace));
         let name = pod
             .map(|pod| Arc::clone(&pod.head.key.name))
             .or_else(|| name.clone())

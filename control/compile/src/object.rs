@@ -130,7 +130,8 @@ mod tests {
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
         };
-        let mut heads = [head(2, "a", "a"), head(1, "a", "b"), head(1, "b", "a"), head(i64::MIN, "z", "z"), head(1, "a", "a")];
+        let mut heads =
+            [head(2, "a", "a"), head(1, "a", "b"), head(1, "b", "a"), head(i64::MIN, "z", "z"), head(1, "a", "a")];
         heads.sort_by(cmp_age);
         assert_eq!(heads.map(|h| h.key.to_string()), ["z/z", "a/a", "b/a", "a/b", "a/a"]);
     }

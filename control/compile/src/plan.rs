@@ -107,7 +107,8 @@ fn gateway_ports(
     kind: GatewayKind,
     gateway: &ObjectKey,
 ) -> BTreeMap<u16, BTreeSet<u16>> {
-    let Ok(identity) = SpiffeId::new(inputs.settings.trust_domain.clone(), &pod.head.key.namespace, &pod.spec.service_account)
+    let Ok(identity) =
+        SpiffeId::new(inputs.settings.trust_domain.clone(), &pod.head.key.namespace, &pod.spec.service_account)
     else {
         return BTreeMap::new();
     };
@@ -122,7 +123,8 @@ fn gateway_ports(
     };
     let declared: BTreeSet<u16> = match kind {
         GatewayKind::GatewayApi => {
-            let listeners = inputs.api_gateways.get(gateway).map(|gateway| gateway.spec.listeners.as_slice()).unwrap_or_default();
+            let listeners =
+                inputs.api_gateways.get(gateway).map(|gateway| gateway.spec.listeners.as_slice()).unwrap_or_default();
             listeners.iter().map(|listener| listener.port).collect()
         }
         GatewayKind::Istio => inputs

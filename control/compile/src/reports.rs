@@ -186,7 +186,8 @@ impl Reports {
     pub fn diagnostics(&self) -> Vec<&Diagnostic> {
         let mut sorted: Vec<&Diagnostic> = self.diagnostics.iter().collect();
         sorted.sort_by(|a, b| {
-            (&a.file, a.line, a.code, &a.object, &a.path, &a.message).cmp(&(&b.file, b.line, b.code, &b.object, &b.path, &b.message))
+            (&a.file, a.line, a.code, &a.object, &a.path, &a.message)
+                .cmp(&(&b.file, b.line, b.code, &b.object, &b.path, &b.message))
         });
         sorted.dedup();
         sorted

@@ -64,6 +64,17 @@ impl Resolved {
         let authorization = Authorization::new(root, conversions::restrictions(&inputs, &settings, reports));
         let secrets = Secrets::new(&inputs);
         let gateway_api = GatewayApi::new(&inputs);
-        Self { inputs, settings, services, workloads, destinations, virtual_services, peers, authorization, secrets, gateway_api }
+        Self {
+            inputs,
+            settings,
+            services,
+            workloads,
+            destinations,
+            virtual_services,
+            peers,
+            authorization,
+            secrets,
+            gateway_api,
+        }
     }
 }

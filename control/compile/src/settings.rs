@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use palisade_crds::istio::{
-    ForwardClientCertDetails, HttpRetry, MeshConfig, MeshOutboundMode, NormalizationType,
-};
+use palisade_crds::istio::{ForwardClientCertDetails, HttpRetry, MeshConfig, MeshOutboundMode, NormalizationType};
 use palisade_model::{
     identity::TrustDomain,
     settings::{ForwardClientCert, OutboundPolicy, PathNormalization},
@@ -122,7 +120,11 @@ impl ControlSettings {
         let flag = || match value {
             "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
-            _ => Err(InvalidSetting::Value { key: key.to_owned(), value: value.to_owned(), expected: "`true` or `false`" }),
+            _ => Err(InvalidSetting::Value {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                expected: "`true` or `false`",
+            }),
         };
         match key {
             "rootNamespace" => self.root_namespace = Some(value.into()),
@@ -173,7 +175,9 @@ impl MeshSettings {
             },
             reject_path_parameters: control.reject_path_parameters,
             outbound: match mesh.outbound_traffic_policy.as_ref().map(|policy| policy.mode) {
-                None | Some(MeshOutboundMode::AllowAny | MeshOutboundMode::AllowAnyDynamicDns) => OutboundPolicy::AllowAny,
+                None | Some(MeshOutboundMode::AllowAny | MeshOutboundMode::AllowAnyDynamicDns) => {
+                    OutboundPolicy::AllowAny
+                }
                 Some(MeshOutboundMode::RegistryOnly) => OutboundPolicy::RegistryOnly,
             },
             default_service_export_to: mesh.default_service_export_to.clone(),

@@ -76,12 +76,14 @@ mod tests {
     #[test]
     fn no_two_objects_share_an_address_and_a_full_range_gives_none() {
         let mut addresses = Addresses::default();
-        let mut seen = BTreeSet::new();
-        for i in 0..65_534 {
-            let address = addresses.assign(Range::Pods, &ObjectKey::new("n", i.to_string())).unwrap();
-            assert!(seen.insert(address));
+        // All but two addresses are taken.
+        for offset in 3..u16::MAX {
+            addresses.reserve(Range::Pods.address(offset));
         }
-        assert_eq!(addresses.assign(Range::Pods, &ObjectKey::new("n", "more")), None);
+        let mut assign = |name: &str| addresses.assign(Range::Pods, &ObjectKey::new("n", name));
+        let (first, second) = (assign("a").unwrap(), assign("b").unwrap());
+        assert_ne!(first, second);
+        assert_eq!(assign("c"), None);
     }
 
     #[test]

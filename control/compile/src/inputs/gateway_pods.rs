@@ -1,6 +1,9 @@
 //! Pods of gateways that no document runs: one per Gateway API Gateway of our classes, one per Istio Gateway selector.
 
-use std::{collections::{BTreeMap, BTreeSet}, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     inputs::{Inputs, core},
@@ -46,9 +49,9 @@ pub(crate) fn missing(inputs: &Inputs) -> Vec<Object<core::Pod>> {
             (GATEWAY_NAME_LABEL.to_owned(), gateway.head.key.name.to_string()),
             (GATEWAY_CLASS_LABEL.to_owned(), class.clone()),
         ]);
-        let is_run = inputs.pods_in(&gateway.head.key.namespace).any(|pod| {
-            pod.head.labels.get(GATEWAY_NAME_LABEL).is_some_and(|name| **name == *gateway.head.key.name)
-        });
+        let is_run = inputs
+            .pods_in(&gateway.head.key.namespace)
+            .any(|pod| pod.head.labels.get(GATEWAY_NAME_LABEL).is_some_and(|name| **name == *gateway.head.key.name));
         if is_run {
             continue;
         }
@@ -70,12 +73,10 @@ pub(crate) fn missing(inputs: &Inputs) -> Vec<Object<core::Pod>> {
     for selector in selectors {
         let Some(name) = selector.get("istio").or_else(|| selector.values().next()) else { continue };
         // Two selectors with one name: the later ones are told apart by number.
-        let name = (1..)
-            .map(|n: u32| if n == 1 { name.clone() } else { format!("{name}-{n}") })
-            .find(|name| {
-                let key = ObjectKey::new(Arc::clone(root), name.as_str());
-                !inputs.pods.contains_key(&key) && names.insert(name.clone())
-            });
+        let name = (1..).map(|n: u32| if n == 1 { name.clone() } else { format!("{name}-{n}") }).find(|name| {
+            let key = ObjectKey::new(Arc::clone(root), name.as_str());
+            !inputs.pods.contains_key(&key) && names.insert(name.clone())
+        });
         let Some(name) = name else { continue };
         let key = ObjectKey::new(Arc::clone(root), name.as_str());
         pods.push(pod(key.clone(), &name, selector.clone(), GatewayKind::Istio, key));

@@ -6,8 +6,8 @@ use palisade_crds::kubernetes as k8s;
 
 use crate::{
     inputs::core::{
-        Container, ContainerPort, EndpointSlice, Family, KeyedBytes, Namespace, Pod, Service, ServicePort, SliceEndpoint, SlicePort,
-        TargetPort,
+        Container, ContainerPort, EndpointSlice, Family, KeyedBytes, Namespace, Pod, Service, ServicePort,
+        SliceEndpoint, SlicePort, TargetPort,
     },
     object::{Head, Object, ObjectKey, selects},
 };
@@ -82,7 +82,8 @@ pub(super) fn service(service: &k8s::Service) -> Service {
             addresses.push(address);
         }
     }
-    let ingress = service.status.iter().flat_map(|status| &status.load_balancer).flat_map(|lb| lb.ingress.iter().flatten());
+    let ingress =
+        service.status.iter().flat_map(|status| &status.load_balancer).flat_map(|lb| lb.ingress.iter().flatten());
     let families = match (spec.ip_families.unwrap_or_default().as_slice(), spec.ip_family_policy.as_deref()) {
         ([], Some("RequireDualStack")) => vec![Family::V4, Family::V6],
         ([], _) => vec![Family::V4],

@@ -34,7 +34,11 @@ impl<'a> Assembly<'a> {
     }
 
     /// Adds a resource made from these objects, the one that shaped it first.
-    pub(crate) fn add(&mut self, resource: Resource, origins: impl IntoIterator<Item = Origin>) -> Result<(), HashError> {
+    pub(crate) fn add(
+        &mut self,
+        resource: Resource,
+        origins: impl IntoIterator<Item = Origin>,
+    ) -> Result<(), HashError> {
         let mut unique: Vec<Origin> = Vec::new();
         for origin in origins {
             if !unique.contains(&origin) {
@@ -90,7 +94,11 @@ impl<'a> Assembly<'a> {
     }
 
     /// The domains that no earlier virtual host of the table has taken; from now on they are.
-    pub(crate) fn claim(&mut self, table: &Arc<str>, domains: impl IntoIterator<Item = HostPattern>) -> Arc<[HostPattern]> {
+    pub(crate) fn claim(
+        &mut self,
+        table: &Arc<str>,
+        domains: impl IntoIterator<Item = HostPattern>,
+    ) -> Arc<[HostPattern]> {
         let taken = self.domains.entry(Arc::clone(table)).or_default();
         let mut claimed: Vec<HostPattern> = domains.into_iter().filter(|domain| taken.insert(domain.clone())).collect();
         claimed.sort();

@@ -1,10 +1,6 @@
 //! For whom something is lowered: the proxy whose labels and namespace decide what it sees.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use palisade_model::{identity::SpiffeId, settings::ProxyKind};
 

@@ -72,12 +72,7 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
 /// The DestinationRule that a client gets for a service.
 pub(crate) fn policy_for<'a>(client: Client<'a>, service: &Registered) -> Option<&'a DestinationPolicy> {
     let host = HostPattern::Exact(Arc::clone(&service.host));
-    client.resolved.destinations.find(
-        client.namespace(),
-        &client.proxy.labels,
-        &host,
-        Some(&service.key.namespace),
-    )
+    client.resolved.destinations.find(client.namespace(), &client.proxy.labels, &host, Some(&service.key.namespace))
 }
 
 fn cluster(
@@ -172,7 +167,8 @@ fn written_tls(client: Client<'_>, destination: &Destination, tls: &ClientTls, i
     let file = |path: &str| Arc::from(format!("file/{path}"));
     let (ca, client_certificate) = if credential_name.is_empty() {
         let ca = (!ca_certificates.is_empty()).then(|| file(ca_certificates));
-        let certificate = client_certificate.as_ref().map(|(certificate, key)| Arc::from(format!("file/{certificate}|{key}")));
+        let certificate =
+            client_certificate.as_ref().map(|(certificate, key)| Arc::from(format!("file/{certificate}|{key}")));
         (ca, certificate)
     } else if client.is_sidecar() && !is_for_workload {
         // Istio drops the TLS settings here and sends plaintext; the document asks for TLS.

@@ -81,7 +81,9 @@ fn chains(
             ListenerProtocol::Https if gateway.wants_frontend_validation => {
                 Err("client certificates (`spec.tls.frontend`) are not served yet")
             }
-            ListenerProtocol::Https if listener.certificates.is_empty() => Err("there is no certificate that may be used"),
+            ListenerProtocol::Https if listener.certificates.is_empty() => {
+                Err("there is no certificate that may be used")
+            }
             ListenerProtocol::Https => {
                 add_table(assembly, gateway, listener, &table)?;
                 Ok(ChainHandler::Http { tables: [(listener.hostname.clone(), table)].into() })

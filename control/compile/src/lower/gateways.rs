@@ -182,11 +182,15 @@ fn server_tls(
         min_version: match min_protocol_version {
             WrittenVersion::V1_3 => TlsVersion::V1_3,
             // 1.0 and 1.1 are not spoken any more.
-            WrittenVersion::Auto | WrittenVersion::V1_0 | WrittenVersion::V1_1 | WrittenVersion::V1_2 => TlsVersion::V1_2,
+            WrittenVersion::Auto | WrittenVersion::V1_0 | WrittenVersion::V1_1 | WrittenVersion::V1_2 => {
+                TlsVersion::V1_2
+            }
         },
         max_version: match max_protocol_version {
             WrittenVersion::V1_2 => TlsVersion::V1_2,
-            WrittenVersion::Auto | WrittenVersion::V1_0 | WrittenVersion::V1_1 | WrittenVersion::V1_3 => TlsVersion::V1_3,
+            WrittenVersion::Auto | WrittenVersion::V1_0 | WrittenVersion::V1_1 | WrittenVersion::V1_3 => {
+                TlsVersion::V1_3
+            }
         },
         alpn,
     };
@@ -215,7 +219,9 @@ fn server_tls(
     }
     if certificates.is_empty() {
         let pairs = tls_certificates.iter().flatten().map(|pair| (&pair.server_certificate, &pair.private_key));
-        for (certificate, key) in pairs.chain((!server_certificate.is_empty()).then_some((server_certificate, private_key))) {
+        for (certificate, key) in
+            pairs.chain((!server_certificate.is_empty()).then_some((server_certificate, private_key)))
+        {
             certificates.push(format!("file/{certificate}|{key}").into());
         }
     }
@@ -251,12 +257,8 @@ fn add_table(assembly: &mut Assembly<'_>, table: &Arc<str>, servers: &[&Bound<'_
         let redirects = server.server.tls.as_ref().is_some_and(|tls| tls.https_redirect);
         let names = [server.gateway.clone()];
         let suffix = format!("@{}:{}", server.gateway, server.declared);
-        let place = Place {
-            port: server.declared,
-            gateways: &names,
-            is_tls: server.server.tls.is_some(),
-            suffix: &suffix,
-        };
+        let place =
+            Place { port: server.declared, gateways: &names, is_tls: server.server.tls.is_some(), suffix: &suffix };
         for bound in client.resolved.virtual_services.seen_by(client.namespace(), &server.gateway) {
             let shared = shared_hosts(server, bound);
             if shared.is_empty() {
@@ -342,8 +344,7 @@ fn tcp_routes(assembly: &mut Assembly<'_>, server: &Bound<'_>) -> Result<Vec<Arc
     let client = assembly.client;
     let names = [server.gateway.clone()];
     let suffix = format!("@{}:{}", server.gateway, server.declared);
-    let place =
-        Place { port: server.declared, gateways: &names, is_tls: server.server.tls.is_some(), suffix: &suffix };
+    let place = Place { port: server.declared, gateways: &names, is_tls: server.server.tls.is_some(), suffix: &suffix };
     for bound in client.resolved.virtual_services.seen_by(client.namespace(), &server.gateway) {
         if shared_hosts(server, bound).is_empty() {
             continue;

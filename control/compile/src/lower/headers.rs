@@ -26,7 +26,11 @@ pub(crate) fn response(written: Option<&HeaderOperations>) -> HeaderMutations {
             .collect()
     };
     HeaderMutations {
-        remove: remove.iter().filter(|name| !is_internal(name)).map(|name| Arc::from(name.to_ascii_lowercase())).collect(),
+        remove: remove
+            .iter()
+            .filter(|name| !is_internal(name))
+            .map(|name| Arc::from(name.to_ascii_lowercase()))
+            .collect(),
         set: pairs(set),
         add: pairs(add),
     }

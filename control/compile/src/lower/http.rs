@@ -1,19 +1,15 @@
 //! HTTP rules of VirtualServices as route rules: conditions evaluated as far as they are static, actions resolved.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use palisade_crds::istio::{HttpMatchRequest, HttpRoute, RedirectPortSelection, StringMatch as WrittenMatch};
 use palisade_model::route::{
-    Backend, Forward, HeaderMatch, HeaderMutations, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPort, Rewrite,
-    RouteAction, RouteMatch, RouteRule, StringMatch,
+    Backend, Forward, HeaderMatch, HeaderMutations, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPort,
+    Rewrite, RouteAction, RouteMatch, RouteRule, StringMatch,
 };
 
 use crate::{
-    lower::{
-        client::Client,
-        clusters::Destination,
-        fault, headers, retries,
-    },
+    lower::{client::Client, clusters::Destination, fault, headers, retries},
     object,
     resolve::virtual_services::{Bound, HttpRule},
 };
@@ -138,10 +134,8 @@ fn condition(alternative: &HttpMatchRequest, source_index: u32) -> Option<RouteM
         return None;
     }
     let positive = headers.iter().map(|(name, value)| header(name, value, false));
-    let negative = without_headers
-        .iter()
-        .filter(|(name, _)| !is_claim(name))
-        .map(|(name, value)| header(name, value, true));
+    let negative =
+        without_headers.iter().filter(|(name, _)| !is_claim(name)).map(|(name, value)| header(name, value, true));
     let mut headers: Vec<HeaderMatch> = positive.chain(negative).collect();
     headers.sort_by(|a, b| (&a.name, a.is_inverted).cmp(&(&b.name, b.is_inverted)));
     Some(RouteMatch {
@@ -151,7 +145,10 @@ fn condition(alternative: &HttpMatchRequest, source_index: u32) -> Option<RouteM
         method: method.as_ref().and_then(text),
         authority: authority.as_ref().and_then(text),
         headers: headers.into(),
-        query: query_params.iter().map(|(name, value)| QueryMatch { name: name.as_str().into(), value: text(value) }).collect(),
+        query: query_params
+            .iter()
+            .map(|(name, value)| QueryMatch { name: name.as_str().into(), value: text(value) })
+            .collect(),
     })
 }
 
@@ -204,8 +201,7 @@ pub(crate) fn is_catch_all_condition(condition: &RouteMatch) -> bool {
 
 fn action(client: Client<'_>, route: &HttpRoute, place: Place<'_>) -> (RouteAction, HeaderMutations, Vec<Destination>) {
     let written = route.headers.as_ref();
-    let (request_headers, header_authority) =
-        headers::request(written.and_then(|headers| headers.request.as_ref()));
+    let (request_headers, header_authority) = headers::request(written.and_then(|headers| headers.request.as_ref()));
     let response_headers = headers::response(written.and_then(|headers| headers.response.as_ref()));
     if let Some(redirect) = &route.redirect {
         return (redirect_action(redirect, place), response_headers, Vec::new());
@@ -217,7 +213,11 @@ fn action(client: Client<'_>, route: &HttpRoute, place: Place<'_>) -> (RouteActi
             Some(palisade_crds::istio::HttpBody::Empty) | None => bytes::Bytes::new(),
         };
         let Ok(status) = u16::try_from(direct.status) else {
-            return (RouteAction::Refuse { message: "directResponse with an impossible status".into() }, response_headers, Vec::new());
+            return (
+                RouteAction::Refuse { message: "directResponse with an impossible status".into() },
+                response_headers,
+                Vec::new(),
+            );
         };
         return (RouteAction::DirectResponse { status, body, content_type: None }, response_headers, Vec::new());
     }
@@ -261,7 +261,11 @@ fn action(client: Client<'_>, route: &HttpRoute, place: Place<'_>) -> (RouteActi
     }
     if backends.is_empty() {
         // Refused at admission: a rule without destinations does nothing in Istio but answer 503.
-        return (RouteAction::Refuse { message: "the rule has no destination with a weight".into() }, response_headers, Vec::new());
+        return (
+            RouteAction::Refuse { message: "the rule has no destination with a weight".into() },
+            response_headers,
+            Vec::new(),
+        );
     }
     let timeout = route.timeout.and_then(crate::time::positive);
     let retries = retries::lower(route.retries.as_ref().or(client.resolved.settings.default_retries.as_ref()));
@@ -291,7 +295,8 @@ pub(crate) fn destination(
 }
 
 fn redirect_action(redirect: &palisade_crds::istio::HttpRedirect, place: Place<'_>) -> RouteAction {
-    let palisade_crds::istio::HttpRedirect { uri, prefix_rewrite, authority, port, derive_port, scheme, redirect_code } = redirect;
+    let palisade_crds::istio::HttpRedirect { uri, prefix_rewrite, authority, port, derive_port, scheme, redirect_code } =
+        redirect;
     let status = match redirect_code {
         None | Some(0 | 301) => 301,
         Some(302) => 302,
@@ -327,16 +332,6 @@ fn redirect_action(redirect: &palisade_crds::istio::HttpRedirect, place: Place<'
         path,
         status,
     })
-}
-
-/// The labels by which rules tell the proxies apart that hold them.
-pub(crate) fn source_label_keys<'a>(rules: impl IntoIterator<Item = &'a HttpRule>) -> BTreeMap<&'a str, ()> {
-    rules
-        .into_iter()
-        .flat_map(|rule| &rule.route.r#match)
-        .flat_map(|alternative| alternative.source_labels.keys())
-        .map(|key| (key.as_str(), ()))
-        .collect()
 }
 
 /// A list position as the model counts; documents are far too small to overflow it.

@@ -3,15 +3,15 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use palisade_crds::gateway_api::{
-    HttpBackendRef, HttpRoute, HttpRouteFilter, HttpRouteFilterType, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, PathMatchType,
-    ValueMatchType,
+    HttpBackendRef, HttpRoute, HttpRouteFilter, HttpRouteFilterType, HttpRouteMatch, HttpRouteRetry, HttpRouteRule,
+    PathMatchType, ValueMatchType,
 };
 use palisade_model::{
     hash::HashError,
     resource::{Resource, ResourceKind},
     route::{
-        Backend, Fault, Forward, HeaderMatch, HeaderMutations, PathMatch, QueryMatch, RetryPolicy, RouteAction, RouteEntry,
-        RouteMatch, RouteRule, StringMatch,
+        Backend, Fault, Forward, HeaderMatch, HeaderMutations, PathMatch, QueryMatch, RetryPolicy, RouteAction,
+        RouteEntry, RouteMatch, RouteRule, StringMatch,
     },
 };
 
@@ -27,7 +27,10 @@ mod filters;
 
 /// Adds the rules of routes that share a host, and gives their alternatives in the order of precedence
 /// (Gateway API, `HTTPRouteRule.matches`).
-pub(crate) fn add(assembly: &mut Assembly<'_>, routes: &[&Arc<Object<HttpRoute>>]) -> Result<Vec<RouteEntry>, HashError> {
+pub(crate) fn add(
+    assembly: &mut Assembly<'_>,
+    routes: &[&Arc<Object<HttpRoute>>],
+) -> Result<Vec<RouteEntry>, HashError> {
     let mut ranked = Vec::new();
     for route in routes {
         for (index, rule) in route.spec.rules.iter().enumerate() {
@@ -94,7 +97,8 @@ fn lower(
     index: usize,
     rule: &HttpRouteRule,
 ) -> Result<RouteRule, HashError> {
-    let HttpRouteRule { name, matches, filters: written, backend_refs, timeouts: _, retry: _, session_persistence: _ } = rule;
+    let HttpRouteRule { name, matches, filters: written, backend_refs, timeouts: _, retry: _, session_persistence: _ } =
+        rule;
     let effects = filters::read(written);
     let response_headers = effects.response_headers.clone();
     let action = if let Some(message) = &effects.refusal {

@@ -41,7 +41,8 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
             None => (Protocol::Auto, fixed::INBOUND_PASSTHROUGH.into(), None),
         };
         origins.extend(peers.origins.iter().cloned());
-        let inbound = InboundPort { port: Some(port), protocol, mtls, cluster, service, policies: Arc::clone(policies) };
+        let inbound =
+            InboundPort { port: Some(port), protocol, mtls, cluster, service, policies: Arc::clone(policies) };
         assembly.add(Resource::Inbound(inbound), origins)?;
     }
     let others = InboundPort {

@@ -72,7 +72,8 @@ pub(crate) fn add_tls(
     let mut keys = Vec::new();
     for (rule, TlsRoute { r#match, route }) in bound.tls.iter().enumerate() {
         for (alternative, attributes) in r#match.iter().enumerate() {
-            let TlsMatchAttributes { sni_hosts, destination_subnets, port, source_labels, gateways, source_namespace } = attributes;
+            let TlsMatchAttributes { sni_hosts, destination_subnets, port, source_labels, gateways, source_namespace } =
+                attributes;
             let conditions = Conditions { port: *port, source_labels, gateways, source_namespace };
             if !conditions.apply(assembly.client, place) {
                 continue;
@@ -121,8 +122,14 @@ pub(crate) fn add_tcp(
         };
         let alternatives = if r#match.is_empty() { std::slice::from_ref(&everything) } else { r#match.as_slice() };
         for (alternative, attributes) in alternatives.iter().enumerate() {
-            let L4MatchAttributes { destination_subnets, port, source_subnet: _, source_labels, gateways, source_namespace } =
-                attributes;
+            let L4MatchAttributes {
+                destination_subnets,
+                port,
+                source_subnet: _,
+                source_labels,
+                gateways,
+                source_namespace,
+            } = attributes;
             let conditions = Conditions { port: *port, source_labels, gateways, source_namespace };
             if !conditions.apply(assembly.client, place) {
                 continue;

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use palisade_model::settings::{
-    ClientAddress, ForwardClientCert, ProxyKind, ProxySettings, WorkloadRef,
-};
+use palisade_model::settings::{ClientAddress, ForwardClientCert, ProxyKind, ProxySettings, WorkloadRef};
 
 use crate::lower::client::Client;
 

@@ -13,12 +13,7 @@ use palisade_model::{
 };
 
 use crate::{
-    lower::{
-        assembly::Assembly,
-        client::Client,
-        clusters::Destination,
-        l4, retries, virtual_hosts,
-    },
+    lower::{assembly::Assembly, client::Client, clusters::Destination, l4, retries, virtual_hosts},
     resolve::services::{Registered, RegisteredPort},
 };
 
@@ -83,7 +78,8 @@ fn dns_names(client: Client<'_>, service: &Registered) -> Arc<[DnsName]> {
         .chain(service.aliases.iter().map(|(alias, _)| alias))
         .map(|name| DnsName { name: Arc::clone(name), addresses: Arc::clone(&addresses) })
         .collect();
-    let pod_names: BTreeSet<&str> = pods.iter().map(|(name, _)| name.as_str()).filter(|name| !name.is_empty()).collect();
+    let pod_names: BTreeSet<&str> =
+        pods.iter().map(|(name, _)| name.as_str()).filter(|name| !name.is_empty()).collect();
     for pod in pod_names {
         let addresses = pods.iter().filter(|(name, _)| name == pod).map(|(_, ip)| *ip).collect();
         names.push(DnsName { name: pod.to_ascii_lowercase().into(), addresses });

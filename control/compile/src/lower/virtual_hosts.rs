@@ -115,7 +115,8 @@ pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<BTreeSet<u
     let client = assembly.client;
     let mut served = BTreeSet::new();
     for bound in client.resolved.virtual_services.seen_by(client.namespace(), MESH) {
-        let visible = || client.resolved.services.iter().filter(|service| service.visibility.admits(client.namespace()));
+        let visible =
+            || client.resolved.services.iter().filter(|service| service.visibility.admits(client.namespace()));
         let mut ports: BTreeSet<u16> = visible()
             .filter(|service| {
                 let host = HostPattern::Exact(Arc::clone(&service.host));

@@ -115,7 +115,12 @@ impl Restriction {
             (None, false) => Target::Objects(targets),
         };
         if is_dry_run(head) {
-            reports.add(Report::warning(head, Code::NotServed, "metadata.annotations[istio.io/dry-run]", "dry runs are not served yet: the policy has no effect"));
+            reports.add(Report::warning(
+                head,
+                Code::NotServed,
+                "metadata.annotations[istio.io/dry-run]",
+                "dry runs are not served yet: the policy has no effect",
+            ));
             return None;
         }
         let action = match spec.action {
@@ -158,8 +163,7 @@ impl Restriction {
             RuleEntry::Null => {}
             RuleEntry::Invalid(message) => {
                 if action == RuleAction::Deny {
-                    let deny =
-                        DenyAll { id, source: Some(head.origin()), message: message.as_str().into() };
+                    let deny = DenyAll { id, source: Some(head.origin()), message: message.as_str().into() };
                     self.deny_all = palisade_policy::fold_deny_all(self.deny_all.take(), Some(deny));
                 }
             }
@@ -229,7 +233,8 @@ fn source(written: &istio::Source) -> palisade_policy::Source {
 }
 
 fn operation(written: &istio::Operation) -> palisade_policy::Operation {
-    let istio::Operation { hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths } = written.clone();
+    let istio::Operation { hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths } =
+        written.clone();
     palisade_policy::Operation { hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths }
 }
 

@@ -20,7 +20,9 @@ use crate::{
     reports::{Code, Report, Reports},
     resolve::{
         authorization::{Restriction, Target},
-        destination_rules::{Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, Subset, TrafficPolicy},
+        destination_rules::{
+            Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, Subset, TrafficPolicy,
+        },
         peers::PeerPolicy,
     },
     settings::MeshSettings,
@@ -61,9 +63,11 @@ pub(super) fn destination_policies(
             let is_private = workload_selector.is_some();
             let mut by_name: BTreeMap<Arc<str>, Subset> = BTreeMap::new();
             for (index, subset) in subsets.iter().enumerate() {
-                let labels = subset.labels.iter().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect();
+                let labels =
+                    subset.labels.iter().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect();
                 let place = format!("spec.subsets[{index}].trafficPolicy");
-                let policy = subset.traffic_policy.as_ref().map(|policy| traffic_policy_of(policy, &place, &mut findings));
+                let policy =
+                    subset.traffic_policy.as_ref().map(|policy| traffic_policy_of(policy, &place, &mut findings));
                 by_name.entry(subset.name.as_str().into()).or_insert(Subset { labels, policy });
             }
             Some(DestinationPolicy {
@@ -124,7 +128,8 @@ fn blocks_of(
     findings: &mut Findings<'_>,
 ) -> Blocks {
     Blocks {
-        load_balancer: load_balancer.map(|written| load_balancer_of(written, &format!("{place}.loadBalancer"), findings)),
+        load_balancer: load_balancer
+            .map(|written| load_balancer_of(written, &format!("{place}.loadBalancer"), findings)),
         pool: pool.map(|written| pool_of(written, &format!("{place}.connectionPool"), findings)),
         tls: tls.map(tls_of),
     }
@@ -160,7 +165,8 @@ fn pool_of(written: &ConnectionPoolSettings, place: &str, findings: &mut Finding
     let ConnectionPoolSettings { tcp, http } = written;
     let mut pool = ConnectionPool::default();
     if let Some(tcp) = tcp {
-        let TcpSettings { max_connections, connect_timeout, tcp_keepalive, max_connection_duration, idle_timeout } = tcp;
+        let TcpSettings { max_connections, connect_timeout, tcp_keepalive, max_connection_duration, idle_timeout } =
+            tcp;
         let place = format!("{place}.tcp");
         findings.not_served(*max_connections != 0, &format!("{place}.maxConnections"));
         findings.not_served(max_connection_duration.is_some(), &format!("{place}.maxConnectionDuration"));
@@ -229,15 +235,16 @@ fn tls_of(written: &ClientTlsSettings) -> ClientTls {
 
 /// All PeerAuthentications; a rejected one is STRICT for what it selects.
 pub(super) fn peer_policies(inputs: &Inputs) -> Vec<PeerPolicy> {
-    let broken = inputs.broken_policies.iter().filter(|(head, _)| &*head.kind == "PeerAuthentication").map(|(head, broken)| {
-        let selector = match &broken.target {
-            BrokenTarget::Readable { selector, target_refs: _ } => {
-                selector.as_ref().map(|selector| selector.match_labels.clone()).unwrap_or_default()
-            }
-            BrokenTarget::Unreadable => BTreeMap::new(),
-        };
-        PeerPolicy::broken(head.clone(), selector)
-    });
+    let broken =
+        inputs.broken_policies.iter().filter(|(head, _)| &*head.kind == "PeerAuthentication").map(|(head, broken)| {
+            let selector = match &broken.target {
+                BrokenTarget::Readable { selector, target_refs: _ } => {
+                    selector.as_ref().map(|selector| selector.match_labels.clone()).unwrap_or_default()
+                }
+                BrokenTarget::Unreadable => BTreeMap::new(),
+            };
+            PeerPolicy::broken(head.clone(), selector)
+        });
     inputs.peer_authentications.values().map(PeerPolicy::new).chain(broken).collect()
 }
 
@@ -245,9 +252,11 @@ pub(super) fn peer_policies(inputs: &Inputs) -> Vec<PeerPolicy> {
 pub(super) fn restrictions(inputs: &Inputs, settings: &MeshSettings, reports: &mut Reports) -> Vec<Restriction> {
     let aliases = settings.trust_domain_aliases.iter().map(ToString::to_string);
     let domains = TrustDomains::new(settings.trust_domain.as_str(), aliases);
-    let policies = inputs.authorization_policies.values().filter_map(|document| Restriction::new(document, &domains, reports));
+    let policies =
+        inputs.authorization_policies.values().filter_map(|document| Restriction::new(document, &domains, reports));
     let mut restrictions: Vec<Restriction> = policies.collect();
-    restrictions.extend(inputs.request_authentications.values().map(|document| request_authentication(document, reports)));
+    restrictions
+        .extend(inputs.request_authentications.values().map(|document| request_authentication(document, reports)));
     for (head, broken) in &inputs.broken_policies {
         // PeerAuthentication has its own way to fail closed; an AUDIT policy never changes an answer.
         if &*head.kind == "PeerAuthentication" || broken.action == Some(Action::Audit) {

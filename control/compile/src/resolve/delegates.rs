@@ -47,7 +47,8 @@ fn merge_alternatives(root: &[HttpMatchRequest], delegate: &[HttpMatchRequest]) 
     let mut merged = Vec::new();
     for inner in delegate {
         let before = merged.len();
-        merged.extend(root.iter().filter(|outer| !conflicts(outer, inner)).map(|outer| merge_alternative(outer, inner)));
+        merged
+            .extend(root.iter().filter(|outer| !conflicts(outer, inner)).map(|outer| merge_alternative(outer, inner)));
         if merged.len() == before {
             return None;
         }
@@ -113,7 +114,9 @@ fn text_conflicts(root: Option<&StringMatch>, leaf: Option<&StringMatch>) -> boo
     let (Some(root), Some(leaf)) = (root, leaf) else { return false };
     match (root, leaf) {
         (StringMatch::Exact(root), StringMatch::Exact(leaf)) => leaf != root,
-        (StringMatch::Prefix(root), StringMatch::Exact(leaf) | StringMatch::Prefix(leaf)) => !leaf.starts_with(root.as_str()),
+        (StringMatch::Prefix(root), StringMatch::Exact(leaf) | StringMatch::Prefix(leaf)) => {
+            !leaf.starts_with(root.as_str())
+        }
         (StringMatch::Exact(_) | StringMatch::Prefix(_) | StringMatch::Regex(_) | StringMatch::Present, _) => true,
     }
 }

@@ -1,10 +1,6 @@
 //! Traffic policies of destinations: which DestinationRule a client gets for a host, and what its blocks add up to.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use palisade_model::{
     cluster::{LoadBalancer, TcpKeepalive},
@@ -206,7 +202,12 @@ impl DestinationPolicies {
     }
 
     /// The most specific rule among those that `admits` accepts.
-    fn best(&self, namespace: &str, host: &HostPattern, admits: impl Fn(&Visibility) -> bool) -> Option<&DestinationPolicy> {
+    fn best(
+        &self,
+        namespace: &str,
+        host: &HostPattern,
+        admits: impl Fn(&Visibility) -> bool,
+    ) -> Option<&DestinationPolicy> {
         let namespaced = self.by_namespace.get(namespace)?;
         namespaced
             .by_host
@@ -219,23 +220,16 @@ impl DestinationPolicies {
     /// exported wildcard.
     fn exported(&self, namespace: &str, client: &str, host: &HostPattern) -> Option<&DestinationPolicy> {
         let namespaced = self.by_namespace.get(namespace)?;
-        let (_, policies) = namespaced.by_host.iter().find(|(pattern, _)| pattern.covers(host))?;
-        policies.iter().find(|policy| policy.visibility.admits(client))
+        // Rules that are private to their namespace were never on offer, and hide nothing.
+        let offered = |policies: &[DestinationPolicy]| policies.iter().any(|p| !p.visibility.is_private_to(namespace));
+        let (_, policies) =
+            namespaced.by_host.iter().find(|(pattern, policies)| pattern.covers(host) && offered(policies))?;
+        policies.iter().find(|policy| policy.visibility.admits(client) && !policy.visibility.is_private_to(namespace))
     }
 
     /// All policies, for reports.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &DestinationPolicy> {
         self.by_namespace.values().flat_map(|ns| ns.by_host.values().flatten().chain(&ns.for_workloads))
-    }
-
-    /// Names of label keys by which any policy tells client workloads apart.
-    pub(crate) fn selector_keys(&self) -> BTreeSet<&str> {
-        self.by_namespace
-            .values()
-            .flat_map(|ns| &ns.for_workloads)
-            .flat_map(|policy| policy.workload_selector.iter().flatten())
-            .map(|(key, _)| key.as_str())
-            .collect()
     }
 }
 
@@ -250,10 +244,7 @@ mod tests {
             visibility: Visibility::parse(export_to, &[], namespace),
             workload_selector: None,
             policy: None,
-            subsets: BTreeMap::from([(
-                Arc::from(name),
-                Subset { labels: BTreeMap::new(), policy: None },
-            )]),
+            subsets: BTreeMap::from([(Arc::from(name), Subset { labels: BTreeMap::new(), policy: None })]),
             origins: Vec::new(),
         }
     }
@@ -280,13 +271,17 @@ mod tests {
 
     #[test]
     fn an_unexported_exact_rule_hides_an_exported_wildcard_of_its_namespace() {
-        let all = vec![
-            rule("svc", "a.svc.local", &["."], "exact"),
-            rule("svc", "*.local", &["*"], "wildcard"),
-            rule("istio-system", "*.local", &["*"], "root"),
-        ];
-        assert_eq!(found(all.clone(), "client").as_deref(), Some("root"));
-        assert_eq!(found(all, "svc").as_deref(), Some("exact"));
+        let all = |export_to: &'static [&'static str]| {
+            vec![
+                rule("svc", "a.svc.local", export_to, "exact"),
+                rule("svc", "*.local", &["*"], "wildcard"),
+                rule("istio-system", "*.local", &["*"], "root"),
+            ]
+        };
+        assert_eq!(found(all(&["other"]), "client").as_deref(), Some("root"));
+        assert_eq!(found(all(&["other"]), "svc").as_deref(), Some("exact"));
+        // A rule that is private to its namespace was never on offer, and hides nothing.
+        assert_eq!(found(all(&["."]), "client").as_deref(), Some("wildcard"));
     }
 
     #[test]
@@ -317,7 +312,10 @@ mod tests {
                 pool: None,
                 tls: tls(ClientTlsMode::IstioMutual),
             },
-            ports: BTreeMap::from([(80, Blocks { load_balancer: Some(LoadBalancer::RoundRobin), ..Blocks::default() })]),
+            ports: BTreeMap::from([(
+                80,
+                Blocks { load_balancer: Some(LoadBalancer::RoundRobin), ..Blocks::default() },
+            )]),
         };
         let merged = TrafficPolicy::merge(Some(&destination), None, 80);
         assert_eq!(merged.load_balancer, Some(LoadBalancer::RoundRobin));

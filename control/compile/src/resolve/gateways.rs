@@ -190,9 +190,10 @@ fn conflict(merged: &[Bound<'_>], server: &Bound<'_>) -> Option<String> {
         merged.iter().filter(|other| other.port == server.port && other.address == server.address).collect();
     if server.kind.is_tls() {
         let is_taken = |(namespace, host): &(Option<Arc<str>>, HostPattern)| {
-            beside.iter().filter(|other| other.kind.is_tls()).any(|other| {
-                other.hosts.iter().any(|(taken_by, taken)| taken == host && taken_by == namespace)
-            })
+            beside
+                .iter()
+                .filter(|other| other.kind.is_tls())
+                .any(|other| other.hosts.iter().any(|(taken_by, taken)| taken == host && taken_by == namespace))
         };
         if let Some((_, host)) = server.hosts.iter().find(|host| is_taken(host)) {
             return Some(format!("another server on port {} has host `{host}` already", server.declared));
@@ -205,6 +206,9 @@ fn conflict(merged: &[Bound<'_>], server: &Bound<'_>) -> Option<String> {
         _ => true,
     };
     (!fits).then(|| {
-        format!("port {} is taken by server {} of Gateway {} with another protocol", server.declared, first.index, first.gateway)
+        format!(
+            "port {} is taken by server {} of Gateway {} with another protocol",
+            server.declared, first.index, first.gateway
+        )
     })
 }

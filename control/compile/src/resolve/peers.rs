@@ -92,7 +92,12 @@ impl Peers {
     /// What a workload takes.
     pub(crate) fn of_workload(&self, namespace: &str, labels: &BTreeMap<String, String>) -> WorkloadPeers {
         let in_namespace = self.namespaces.get(namespace);
-        let own = self.workloads.get(namespace).into_iter().flatten().find(|policy| object::selects(&policy.selector, labels));
+        let own = self
+            .workloads
+            .get(namespace)
+            .into_iter()
+            .flatten()
+            .find(|policy| object::selects(&policy.selector, labels));
         let levels = [self.mesh.as_ref(), in_namespace, own];
         let mode = levels.iter().flatten().filter_map(|policy| policy.mode).next_back().unwrap_or(MtlsMode::Permissive);
         let ports = own

@@ -65,7 +65,10 @@ impl Workloads {
         let slices = slices_by_service(inputs);
         let mut hosts: Vec<&Registered> = services.iter().collect();
         hosts.sort_by_cached_key(|service| {
-            inputs.services.get(&service.key).map(|s| (s.head.created, Arc::clone(&s.head.key.name), Arc::clone(&s.head.key.namespace)))
+            inputs
+                .services
+                .get(&service.key)
+                .map(|s| (s.head.created, Arc::clone(&s.head.key.name), Arc::clone(&s.head.key.namespace)))
         });
         for service in hosts {
             let slices = slices.get(&service.key).map(Vec::as_slice).unwrap_or_default();
@@ -85,7 +88,13 @@ impl Workloads {
         workloads
     }
 
-    fn add(&mut self, service: &Registered, port: &RegisteredPort, candidates: &[Candidate<'_>], settings: &MeshSettings) {
+    fn add(
+        &mut self,
+        service: &Registered,
+        port: &RegisteredPort,
+        candidates: &[Candidate<'_>],
+        settings: &MeshSettings,
+    ) {
         let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
         let mut identities = BTreeSet::new();
         for candidate in candidates {
@@ -121,7 +130,8 @@ impl Workloads {
             let Some(at) = slice.spec.ports.iter().find(|p| p.name == port.name).map(|p| p.port) else { continue };
             for endpoint in &slice.spec.endpoints {
                 for ip in &endpoint.addresses {
-                    let named = endpoint.pod.as_deref().map(|name| ObjectKey::new(Arc::clone(&service.key.namespace), name));
+                    let named =
+                        endpoint.pod.as_deref().map(|name| ObjectKey::new(Arc::clone(&service.key.namespace), name));
                     let pod = named
                         .as_ref()
                         .and_then(|key| inputs.pods.get(key))

@@ -43,7 +43,11 @@ pub(super) fn to_gateway(
             listener.routes.push(Attached { route: Arc::clone(route), hosts });
         }
     }
-    if is_attached { status::accepted("Accepted", "Accepted") } else { status::refused("Accepted", refusal.0, refusal.1) }
+    if is_attached {
+        status::accepted("Accepted", "Accepted")
+    } else {
+        status::refused("Accepted", refusal.0, refusal.1)
+    }
 }
 
 /// Attaches a route to a Service (GAMMA); gives the `Accepted` condition.

@@ -125,9 +125,11 @@ fn kinds_condition(written: &Written, protocol: ListenerProtocol) -> Option<stat
         ListenerProtocol::Udp => ["UDPRoute"].as_slice(),
         ListenerProtocol::Unknown => return None,
     };
-    let wrong = written.allowed_routes.kinds.iter().find(|kind| {
-        kind.group != GROUP || !expected.contains(&kind.kind.as_str())
-    })?;
+    let wrong = written
+        .allowed_routes
+        .kinds
+        .iter()
+        .find(|kind| kind.group != GROUP || !expected.contains(&kind.kind.as_str()))?;
     let message = format!("routes of kind `{}/{}` do not attach to this protocol", wrong.group, wrong.kind);
     Some(status::refused("ResolvedRefs", "InvalidRouteKinds", &message))
 }

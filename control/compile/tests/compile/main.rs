@@ -1,0 +1,8 @@
+//! Documents in, snapshots and findings out.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
+
+mod golden;
+mod inputs;
+mod samples;
+mod semantics;
+mod support;
