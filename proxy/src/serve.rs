@@ -12,6 +12,7 @@
 //!
 //! - [`ListenerSet`] reconciles a desired list of binds; what stays keeps its socket.
 //! - [`LiveRegistry`] knows every live connection and stream: drain, revocation and metrics read the same registry.
+//! - [`readmit_mesh`] and [`readmit_gateway`] judge an open connection by the settings that are in force now.
 //! - [`Drain`] stops accepting, tells sessions, waits, and ends what is left.
 
 pub mod admit;
@@ -22,6 +23,7 @@ pub mod handshake;
 pub mod l4;
 pub mod listener;
 pub mod proxy_protocol;
+pub mod readmit;
 pub mod registry;
 mod relay;
 pub mod sniff;
@@ -35,5 +37,6 @@ pub use decide::{DeclaredProtocol, MtlsMode, Payload, Refusal, Treatment, decide
 pub use downstream::{Downstream, DownstreamStream, DownstreamTls, HttpDownstream, NotServable, TlsFacts};
 pub use drain::{Drain, DrainOutcome, DrainPlan, ShutdownWatch};
 pub use listener::{Accepted, Bind, ListenerError, ListenerKey, ListenerOptions, ListenerSet, ServeConnection};
+pub use readmit::{readmit_gateway, readmit_mesh};
 pub use registry::{LiveCounts, LiveFacts, LiveKind, LiveRegistry, Registration, Verdict};
 pub use sniff::{Sniffed, sniff};

@@ -144,6 +144,12 @@ pub enum RefusalCause {
     /// AUTO_PASSTHROUGH without a mesh ALPN name.
     #[error("server `{0}` serves mesh clients only")]
     NotMesh(Arc<str>),
+    /// An open connection whose client would not pass the handshake now.
+    #[error("the client's certificate is no longer accepted: {0}")]
+    Client(#[source] rustls::Error),
+    /// An open connection that would be treated in another way now.
+    #[error("the port or server now treats connections like this one differently")]
+    Changed,
     /// The socket failed.
     #[error("the connection failed: {0}")]
     Io(#[from] io::Error),

@@ -78,3 +78,6 @@ pub(super) fn dialling_socket(destination: SocketAddr, source: Option<std::net::
     socket.set_nodelay(true)?;
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests;

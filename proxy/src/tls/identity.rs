@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     client::{Resumption, verify_server_cert_signed_by_trust_anchor},
-    server::{NoServerSessionStorage, ParsedCertificate},
+    server::{NoServerSessionStorage, ParsedCertificate, danger::ClientCertVerifier},
     sign::SingleCertAndKey,
     version::{TLS12, TLS13},
 };
@@ -51,6 +51,7 @@ pub struct MeshIdentity {
     material: IdentityMaterial,
     uri: Arc<str>,
     period: (i64, i64),
+    callers: Arc<MeshClientVerifier>,
     required: ServerVariants,
     offered: ServerVariants,
     client: ClientConfig,
@@ -145,14 +146,16 @@ impl MeshIdentity {
         let uri = Arc::clone(peer.spiffe_uri()?);
         check_own_chain(&peer, &material.roots, now).map_err(IdentityError::Chain)?;
         let period = peer.period()?;
-        let required = ServerVariants::build(&material, CallerAuth::Required)?;
-        let offered = ServerVariants::build(&material, CallerAuth::Offered)?;
+        let callers = Arc::new(caller_verifier(&material, CallerAuth::Required)?);
+        let required = ServerVariants::build(&material, Arc::clone(&callers))?;
+        let offered = ServerVariants::build(&material, Arc::new(caller_verifier(&material, CallerAuth::Offered)?))?;
         let client = client_template(&material)?;
         Ok(Self {
             generation,
             material,
             uri,
             period,
+            callers,
             required,
             offered,
             client,
@@ -221,6 +224,18 @@ impl MeshIdentity {
         clients.entry(allowed.clone()).or_insert(variants).pick(offer)
     }
 
+    /// Judges a caller again who was admitted before, perhaps by an earlier generation: chain, period, identity, domain.
+    /// Costs what the check in a handshake costs.
+    ///
+    /// # Errors
+    /// Says why the caller would not be admitted now.
+    pub fn verify_caller(&self, caller: &PeerCertificate, now: UnixTime) -> Result<(), rustls::Error> {
+        let [leaf, intermediates @ ..] = caller.chain() else {
+            return Err(InvalidPeer::Missing.into());
+        };
+        self.callers.verify_client_cert(leaf, intermediates, now).map(|_verified| ())
+    }
+
     /// Mesh handshakes that were begun as a server with this generation.
     pub fn server_handshakes(&self) -> u64 {
         self.handshakes.load(Ordering::Relaxed)
@@ -238,12 +253,10 @@ impl fmt::Debug for MeshIdentity {
 }
 
 impl ServerVariants {
-    fn build(material: &IdentityMaterial, auth: CallerAuth) -> Result<Self, IdentityError> {
-        let verifier = MeshClientVerifier::new(Arc::clone(&material.roots), Arc::clone(&material.trust_domains), auth)
-            .map_err(InvalidMaterial::from)?;
+    fn build(material: &IdentityMaterial, verifier: Arc<MeshClientVerifier>) -> Result<Self, IdentityError> {
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13, &TLS12])?
-            .with_client_cert_verifier(Arc::new(verifier))
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&material.certified))));
         config.ticketer = rustls::crypto::ring::Ticketer::new()?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -293,6 +306,10 @@ impl ClientVariants {
     fn is_in_use(&self) -> bool {
         [&self.http1, &self.http2, &self.tcp].into_iter().any(|config| Arc::strong_count(config) > 1)
     }
+}
+
+fn caller_verifier(material: &IdentityMaterial, auth: CallerAuth) -> Result<MeshClientVerifier, InvalidMaterial> {
+    Ok(MeshClientVerifier::new(Arc::clone(&material.roots), Arc::clone(&material.trust_domains), auth)?)
 }
 
 /// A client configuration with everything but the verifier, which accepts nobody until it is replaced.

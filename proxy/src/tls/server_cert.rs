@@ -21,7 +21,7 @@ use super::{
     alpn,
     client::names_match,
     material::{InvalidMaterial, certificates_from_pem, certified_key, private_key_from_pem, root_store},
-    peer::InvalidPeer,
+    peer::{InvalidPeer, PeerCertificate},
     provider,
 };
 
@@ -85,6 +85,8 @@ pub struct Termination {
     config: Arc<ServerConfig>,
     /// For a client that shares none of our ALPN names, as Envoy goes on without.
     silent: Arc<ServerConfig>,
+    /// `None`: clients are not asked for certificates.
+    clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 #[derive(Debug)]
@@ -185,23 +187,44 @@ impl Termination {
         let builder = ServerConfig::builder_with_provider(provider_with(&cipher_suites)?)
             .with_protocol_versions(versions)
             .map_err(unusable("TLS version range"))?;
-        let builder = match client {
-            ClientAuth::None => builder.with_no_client_auth(),
-            ClientAuth::Required(trust) => builder.with_client_cert_verifier(user_verifier(trust, false)?),
-            ClientAuth::Optional(trust) => builder.with_client_cert_verifier(user_verifier(trust, true)?),
+        let clients = match client {
+            ClientAuth::None => None,
+            ClientAuth::Required(trust) => Some(user_verifier(trust, false)?),
+            ClientAuth::Optional(trust) => Some(user_verifier(trust, true)?),
+        };
+        let builder = match &clients {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByAlgorithm::new(certificates)));
         config.ticketer = rustls::crypto::ring::Ticketer::new().map_err(unusable("ticket key"))?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let silent = Arc::new(config.clone());
         config.alpn_protocols = alpn;
-        Ok(Self { config: Arc::new(config), silent })
+        Ok(Self { config: Arc::new(config), silent, clients })
     }
 
     /// The configuration for a connection whose client offers these ALPN names.
     pub fn config<T: AsRef<[u8]>>(&self, offer: &[T]) -> Arc<ServerConfig> {
         let negotiable = alpn::is_negotiable(&self.config.alpn_protocols, offer);
         Arc::clone(if negotiable { &self.config } else { &self.silent })
+    }
+
+    /// Judges a client again who was admitted before, perhaps by other settings. `None`: it showed no certificate.
+    ///
+    /// # Errors
+    /// Says why the client would not be admitted now.
+    pub fn verify_client(&self, client: Option<&PeerCertificate>, now: UnixTime) -> Result<(), Error> {
+        let Some(verifier) = &self.clients else {
+            return Ok(());
+        };
+        match client.map(PeerCertificate::chain) {
+            Some([leaf, intermediates @ ..]) => {
+                verifier.verify_client_cert(leaf, intermediates, now).map(|_verified| ())
+            }
+            Some([]) | None if verifier.client_auth_mandatory() => Err(InvalidPeer::Missing.into()),
+            Some([]) | None => Ok(()),
+        }
     }
 }
 

@@ -121,3 +121,18 @@ async fn an_open_session_finishes_its_work_during_the_drain() {
     let (outcome, ()) = tokio::join!(drain.run(&mut listeners, &registry, plan), work);
     assert_eq!(outcome, DrainOutcome::Complete);
 }
+
+/// The handlers stay installed, so that the signal ends nothing but the waiting.
+#[tokio::test]
+async fn the_first_signal_drains_and_the_second_hurries() {
+    use nix::sys::signal::{Signal, raise};
+    let drain = Drain::new();
+    let mut first = std::pin::pin!(terminated(&drain));
+    assert!(futures::poll!(first.as_mut()).is_pending());
+    raise(Signal::SIGTERM).unwrap();
+    let second = tokio::time::timeout(Duration::from_secs(5), first).await.unwrap().unwrap();
+    assert!(!drain.hurry.is_cancelled());
+    raise(Signal::SIGTERM).unwrap();
+    tokio::time::timeout(Duration::from_secs(5), second).await.unwrap();
+    assert!(drain.hurry.is_cancelled());
+}
