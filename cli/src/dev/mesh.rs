@@ -47,6 +47,8 @@ struct Mesh {
     specs: Specs,
     fabric: Fabric,
     names: Table,
+    /// The documents as they were when they were last read.
+    seen: Fingerprint,
     services: String,
     control: Option<(Pod, Relay)>,
     pods: BTreeMap<PodId, RunningPodPlan>,
@@ -121,6 +123,7 @@ impl Mesh {
             specs,
             fabric,
             names,
+            seen: Fingerprint::default(),
             services: services::nft_script(&[]),
             control: None,
             pods: BTreeMap::new(),
@@ -133,6 +136,8 @@ impl Mesh {
 
     /// Starts everything that the documents name, and waits until it is ready.
     async fn start(&mut self) -> anyhow::Result<()> {
+        // Before they are read: what changes from here on is seen as a change.
+        self.seen = Fingerprint::of(&self.documents);
         let plan = self.read_plan()?;
         // Before anything runs: an image without a command ends the attempt.
         self.specs.check(&plan)?;
@@ -151,7 +156,6 @@ impl Mesh {
     async fn follow(&mut self, signals: &mut Signals) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(FOLLOW_INTERVAL);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut seen = Fingerprint::of(&self.documents);
         let mut restarts = self.restarts.clone();
         loop {
             tokio::select! {
@@ -162,8 +166,8 @@ impl Mesh {
                 }
                 _ = tick.tick() => {
                     let now = Fingerprint::of(&self.documents);
-                    if now != seen {
-                        seen = now;
+                    if now != self.seen {
+                        self.seen = now;
                         // Documents may be broken for a while: what runs goes on.
                         if let Err(error) = self.update().await {
                             eprintln!("palisade: {error:#}; the pods stay as they are");
