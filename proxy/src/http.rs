@@ -1,0 +1,230 @@
+//! The `ProxyHttp` application: Pingora's phases, each a thin call into the pure pipeline and the upstream tries.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use palisade_model::reason::Reason;
+use pingora_core::{
+    Error, ErrorSource, ErrorType, Result, modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer,
+};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+mod context;
+mod head;
+mod intake;
+mod outcome;
+mod retry;
+pub mod stream;
+mod tries;
+
+pub use context::RequestCtx;
+
+use crate::{
+    answer,
+    request::{changes::apply, verdict::{Action, Answer}},
+    runtime::Runtime,
+    transport::{couple, upstream_bytes},
+};
+
+/// The application of gateway and sidecar.
+#[derive(Debug)]
+pub struct MeshApp {
+    runtime: Arc<Runtime>,
+}
+
+impl MeshApp {
+    /// The application over a runtime.
+    pub fn new(runtime: Arc<Runtime>) -> Self {
+        Self { runtime }
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for MeshApp {
+    type CTX = RequestCtx;
+
+    fn new_ctx(&self) -> RequestCtx {
+        self.runtime.metrics.open_streams.inc();
+        RequestCtx::new(Arc::clone(&self.runtime.settings().proxy))
+    }
+
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {
+        // None: the default would add compression.
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<()> {
+        intake::judge(&self.runtime, session, ctx).await
+    }
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<bool> {
+        let Some(verdict) = &ctx.verdict else {
+            return Error::e_explain(ErrorType::InternalError, "no verdict");
+        };
+        if let Some(delay) = verdict.fault.delay {
+            tokio::time::sleep(delay).await;
+        }
+        match &verdict.action {
+            Action::Forward(_) => {
+                tries::prepare(session, ctx);
+                Ok(false)
+            }
+            Action::Respond(answer) => {
+                answer::send(session, answer, ctx.decision.as_deref()).await?;
+                Ok(true)
+            }
+            Action::Close | Action::Ask(_) => {
+                ctx.is_closed = true;
+                Error::e_explain(ErrorType::ConnectionClosed, "closed by configuration")
+            }
+        }
+    }
+
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
+        tries::next(&self.runtime, ctx).await
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        session: &mut Session,
+        _reused: bool,
+        _peer: &HttpPeer,
+        _fd: std::os::unix::io::RawFd,
+        digest: Option<&Digest>,
+        ctx: &mut RequestCtx,
+    ) -> Result<()> {
+        couple(session, digest);
+        tries::connected(ctx, digest);
+        Ok(())
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut RequestCtx,
+    ) -> Result<()> {
+        let carries = ctx.tries.protocol.and_then(|protocol| protocol.carries);
+        let attempt = ctx.tries.retries.saturating_add(1);
+        match ctx.verdict.as_ref().map(|verdict| &verdict.action) {
+            Some(Action::Forward(plan)) => head::write(request, &plan.head, carries, attempt),
+            _ => Error::e_explain(ErrorType::InternalError, "forwarding without a plan"),
+        }
+    }
+
+    async fn request_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut RequestCtx,
+    ) -> Result<()> {
+        tries::check_going(ctx)
+    }
+
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestCtx,
+    ) -> Result<()> {
+        tries::check_response(session, response, ctx)
+    }
+
+    async fn response_filter(
+        &self,
+        _session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut RequestCtx,
+    ) -> Result<()> {
+        if response.status.is_informational() {
+            return Ok(());
+        }
+        ctx.record.status = Some(response.status.as_u16());
+        ctx.record.grpc_status = outcome::grpc_status(&response.headers);
+        response.insert_header(header::SERVER, answer::SERVER)?;
+        if let Some(Action::Forward(plan)) = ctx.verdict.as_ref().map(|verdict| &verdict.action) {
+            apply(&mut head::Response(response), &plan.response);
+        }
+        Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        _session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end_of_stream: bool,
+        ctx: &mut RequestCtx,
+    ) -> Result<Option<std::time::Duration>> {
+        tries::check_going(ctx).map(|()| None)
+    }
+
+    fn upstream_response_trailer_filter(
+        &self,
+        _session: &mut Session,
+        trailers: &mut HeaderMap,
+        ctx: &mut RequestCtx,
+    ) -> Result<()> {
+        if let Some(status) = outcome::grpc_status(trailers) {
+            ctx.record.grpc_status = Some(status);
+        }
+        Ok(())
+    }
+
+    fn fail_to_connect(
+        &self,
+        session: &mut Session,
+        _peer: &HttpPeer,
+        ctx: &mut RequestCtx,
+        error: Box<Error>,
+    ) -> Box<Error> {
+        tries::not_connected(session, ctx, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _peer: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut RequestCtx,
+        client_reused: bool,
+    ) -> Box<Error> {
+        tries::broken(session, ctx, error, client_reused)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
+        let reason = outcome::reason_of(session, error, ctx);
+        ctx.record.reason = reason;
+        ctx.record.details = Some(outcome::details_of(error).into());
+        let is_gone = ctx.is_closed
+            || session.response_written().is_some()
+            || matches!(reason, Reason::DownstreamClosed | Reason::IdleTimeout | Reason::PeerRefused);
+        if is_gone {
+            return FailToProxy { error_code: 0, can_reuse_downstream: false };
+        }
+        let answer = Answer::refusal(reason, ctx.is_grpc, None);
+        ctx.record.status = Some(answer.status);
+        ctx.record.grpc_status = answer.grpc_status;
+        let error_code = answer.status;
+        match answer::send(session, &answer, None).await {
+            Ok(()) => FailToProxy { error_code, can_reuse_downstream: *error.esource() == ErrorSource::Upstream },
+            Err(_gone) => FailToProxy { error_code: 0, can_reuse_downstream: false },
+        }
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestCtx) {
+        ctx.tries.in_flight = None;
+        ctx.registration = None;
+        self.runtime.metrics.open_streams.dec();
+        outcome::finish(session, error, ctx, upstream_bytes(session));
+        self.runtime.metrics.count_request(&ctx.record);
+        self.runtime.log.write(&ctx.record);
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &RequestCtx, _error: &Error) -> bool {
+        // The access log says it, with its reason.
+        true
+    }
+}

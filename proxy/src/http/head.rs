@@ -1,0 +1,120 @@
+//! Between Pingora's headers and the pipeline's facts.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Uri, Version, header};
+use pingora_core::{ErrorType, OrErr, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+
+use super::stream::OwnedRequest;
+use crate::{
+    request::{
+        changes::{Headers, apply},
+        connection::{Admitted, Mode},
+        facts::HttpVersion,
+        upstream::VERSION_HEADER,
+        verdict::UpstreamHead,
+    },
+    transport::authority,
+};
+
+/// Reads the head of a request; `None` when it names no single authority: answer 400.
+pub fn read(header: &RequestHeader, admitted: &Admitted) -> Option<OwnedRequest> {
+    let authority = match authority::of(header) {
+        Err(_) => return None,
+        Ok(None) => Bytes::from(admitted.facts.destination.to_string()),
+        Ok(Some(_)) => match header.uri.authority() {
+            Some(authority) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
+            None => Bytes::copy_from_slice(header.headers.get(header::HOST)?.as_bytes()),
+        },
+    };
+    let raw = header.raw_path();
+    let target = match raw.first() {
+        Some(b'/' | b'*') => Bytes::copy_from_slice(raw),
+        // An absolute target: its authority was checked above, its path is what counts.
+        _ => Bytes::copy_from_slice(header.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes()),
+    };
+    let scheme = match admitted.mode {
+        Mode::Mtls | Mode::TlsTerminated => "https",
+        Mode::Plaintext | Mode::TlsPassthrough => "http",
+    };
+    let mut headers = header.headers.clone();
+    headers.remove(header::HOST);
+    let version = version_of(header, admitted);
+    Some(OwnedRequest { method: header.method.clone(), scheme, authority, target, version, headers })
+}
+
+/// The version that the application meets: what the other sidecar's client spoke, where it rode HTTP/2 between us.
+fn version_of(header: &RequestHeader, admitted: &Admitted) -> HttpVersion {
+    let version = match header.version {
+        Version::HTTP_2 => HttpVersion::Http2,
+        Version::HTTP_10 | Version::HTTP_09 => HttpVersion::Http10,
+        _ => HttpVersion::Http11,
+    };
+    if admitted.mode != Mode::Mtls {
+        return version;
+    }
+    match header.headers.get(&VERSION_HEADER).map(HeaderValue::as_bytes) {
+        Some(b"1.1") => HttpVersion::Http11,
+        Some(b"1.0") => HttpVersion::Http10,
+        _ => version,
+    }
+}
+
+/// Turns a request as received into the request that goes upstream.
+///
+/// # Errors
+/// When the rewritten target or authority is none that HTTP can carry.
+pub fn write(
+    request: &mut RequestHeader,
+    head: &UpstreamHead,
+    carries: Option<HttpVersion>,
+    attempt: u32,
+) -> Result<()> {
+    match Uri::try_from(head.target.as_slice()) {
+        Ok(uri) => request.set_uri(uri),
+        Err(_) => request.set_raw_path(&head.target)?,
+    }
+    apply(&mut Request(request), &head.changes);
+    request.insert_header(header::HOST, head.authority.as_str()).or_err(ErrorType::InvalidHTTPHeader, "authority")?;
+    request.insert_header("x-envoy-attempt-count", attempt.to_string())?;
+    if let Some(version) = carries {
+        let text = if version == HttpVersion::Http10 { "1.0" } else { "1.1" };
+        request.insert_header(VERSION_HEADER, text)?;
+    }
+    Ok(())
+}
+
+/// A request header that changes can be applied to.
+struct Request<'a>(&'a mut RequestHeader);
+
+/// A response header that changes can be applied to.
+pub struct Response<'a>(pub &'a mut ResponseHeader);
+
+impl Headers for Request<'_> {
+    fn remove(&mut self, name: &HeaderName) {
+        self.0.remove_header(name);
+    }
+
+    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        // A name and value of these types are accepted always; Pingora's signature is wider than ours.
+        let _ = self.0.insert_header(name.clone(), value.clone());
+    }
+
+    fn append(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.append_header(name.clone(), value.clone());
+    }
+}
+
+impl Headers for Response<'_> {
+    fn remove(&mut self, name: &HeaderName) {
+        self.0.remove_header(name);
+    }
+
+    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.insert_header(name.clone(), value.clone());
+    }
+
+    fn append(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let _ = self.0.append_header(name.clone(), value.clone());
+    }
+}

@@ -1,0 +1,166 @@
+//! The first phase: pin a configuration, admit the connection again, decide, and note what the log will say.
+
+use std::{sync::Arc, time::SystemTime};
+
+use http::{HeaderMap, HeaderValue, header};
+use palisade_model::reason::Reason;
+use pingora_core::{Error, ErrorType, Result};
+use pingora_proxy::Session;
+
+use super::{context::RequestCtx, head, stream::StreamSubject};
+use crate::{
+    request::{
+        self,
+        facts::{Chance, HttpVersion},
+        upstream::{is_grpc, is_upgrade},
+        verdict::{Action, Answer, Route, Verdict},
+    },
+    runtime::{
+        Runtime,
+        connection::{ConnectionContext, Standing},
+        recent::Denied,
+    },
+    telemetry::TraceContext,
+    transport::downstream_meta,
+};
+
+/// How often one request may learn that something else is not known yet: address, host, and one more of each.
+const MAX_ASKS: u32 = 4;
+
+/// Judges a request.
+pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &mut RequestCtx) -> Result<()> {
+    let connection = downstream_meta(session)
+        .and_then(|meta| meta.owner.clone())
+        .and_then(|owner| owner.downcast::<ConnectionContext>().ok());
+    let Some(connection) = connection else {
+        return Error::e_explain(ErrorType::InternalError, "a connection without its context");
+    };
+    ctx.connection = Some(Arc::clone(&connection));
+    ctx.record.direction = connection.facts().direction;
+    let mut asked = 0;
+    loop {
+        let Some(index) = runtime.index() else {
+            return Error::e_explain(ErrorType::InternalError, "no configuration");
+        };
+        let standing = match connection.standing(&index) {
+            Ok(standing) => standing,
+            Err(refused) => {
+                ctx.is_closed = true;
+                ctx.record.reason = refused.reason;
+                if let Some(registration) = connection.registration() {
+                    registration.close(refused.reason);
+                }
+                return Error::e_explain(ErrorType::ConnectionClosed, "the connection is not admitted any more");
+            }
+        };
+        let head = head::read(session.req_header(), &standing.admitted).map(Arc::new);
+        let mut verdict = {
+            let facts = head.as_ref().map(|head| head.facts());
+            ctx.is_grpc = facts.as_ref().is_some_and(is_grpc);
+            ctx.is_upgrade = facts.as_ref().is_some_and(is_upgrade);
+            let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
+            request::decide_http(&index, &standing.admitted, facts.as_ref(), &mut chance)
+        };
+        if let Action::Ask(query) = &verdict.action {
+            asked += 1;
+            if asked <= MAX_ASKS && runtime.ask(query.clone()).await.is_ok() {
+                continue;
+            }
+            verdict.action = Action::Respond(Answer::refusal(Reason::ConfigUnavailable, ctx.is_grpc, None));
+        }
+        note(runtime, session, ctx, &standing, &verdict);
+        register(ctx, &connection, head.as_ref());
+        ctx.standing = Some(standing);
+        ctx.head = head;
+        ctx.verdict = Some(verdict);
+        return Ok(());
+    }
+}
+
+/// Requests that are answered at once need no second judgement.
+fn register(ctx: &mut RequestCtx, connection: &Arc<ConnectionContext>, head: Option<&Arc<super::stream::OwnedRequest>>) {
+    if let (Some(registration), Some(head)) = (connection.registration(), head) {
+        let subject = StreamSubject { connection: Arc::clone(connection), head: (**head).clone() };
+        ctx.registration = Some(registration.stream(Some(Arc::new(subject))));
+    }
+}
+
+fn note(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, standing: &Standing, verdict: &Verdict) {
+    let admitted = &standing.admitted;
+    let header = session.req_header();
+    let record = &mut ctx.record;
+    let text = |name: &str| header.headers.get(name).and_then(|value| value.to_str().ok());
+    record.source = admitted.peer_uri().map(Into::into);
+    record.source_address = Some(admitted.facts.source);
+    record.destination_address = Some(admitted.facts.destination);
+    record.connection = admitted.mode.as_str();
+    record.protocol = match header.version {
+        http::Version::HTTP_2 => HttpVersion::Http2.as_str(),
+        http::Version::HTTP_10 | http::Version::HTTP_09 => HttpVersion::Http10.as_str(),
+        _ => HttpVersion::Http11.as_str(),
+    };
+    record.method = Some(header.method.as_str().into());
+    record.authority = header
+        .uri
+        .authority()
+        .map(|authority| authority.as_str())
+        .or_else(|| text(header::HOST.as_str()))
+        .map(Into::into);
+    record.path = Some(logged_path(runtime, header.raw_path(), standing));
+    record.request_id = text("x-request-id").map(Into::into);
+    record.trace = TraceContext::from_headers(|name| of(&header.headers, name));
+    record.reason = verdict.reason;
+    record.cluster = verdict.cluster.clone();
+    record.destination = destination(standing, verdict);
+    record.route = match &verdict.route {
+        Route::None => None,
+        Route::Rule(entry) => {
+            let rule = entry.rule.rule();
+            Some(format!("{}[{}]", rule.source, rule.rule).into())
+        }
+        Route::L4(route) => Some(format!("{}[{}]", route.source, route.rule).into()),
+    };
+    if let Some((status, grpc)) = verdict.status() {
+        record.status = Some(status);
+        record.grpc_status = grpc;
+    }
+    let Some(said) = &verdict.authorization else { return };
+    record.policies = said.deciding.iter().filter(|policy| policy.source.is_some()).map(|p| Arc::clone(&p.id.0)).collect();
+    if let Some(captured) = &said.captured {
+        let id = runtime.decisions.next().to_string();
+        record.decision = Some(id.as_str().into());
+        runtime.recent.remember(Denied {
+            id: id.as_str().into(),
+            captured: captured.clone(),
+            engine: Arc::clone(&said.engine),
+        });
+        ctx.decision = Some(id);
+    }
+}
+
+fn of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(HeaderValue::to_str)?.ok()
+}
+
+/// The path as policies saw it, without query; a path that could not be normalised, as far as it is text.
+fn logged_path(_runtime: &Runtime, raw: &[u8], standing: &Standing) -> Box<str> {
+    let settings = standing.index.settings();
+    match request::normalize::normalize(raw, settings.path_normalization, false) {
+        Ok(target) => (*target.path).into(),
+        Err(_) => {
+            let path = raw.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+            String::from_utf8_lossy(path.get(..path.len().min(512)).unwrap_or_default()).into()
+        }
+    }
+}
+
+/// The host of the service that was meant, else the address that was dialled.
+fn destination(standing: &Standing, verdict: &Verdict) -> Option<Box<str>> {
+    use crate::request::connection::Entry;
+    let host_of = |cluster: &str| cluster.splitn(4, '|').nth(3).filter(|host| !host.is_empty()).map(Box::from);
+    let declared = match &standing.admitted.entry {
+        Entry::Inbound(port) => port.service.as_deref().map(Box::from),
+        Entry::Outbound(_) | Entry::Gateway(_, _) => verdict.cluster.as_deref().and_then(host_of),
+    };
+    Some(declared.unwrap_or_else(|| standing.admitted.facts.destination.to_string().into()))
+}

@@ -1,0 +1,84 @@
+//! What is kept of a request in progress, so that a new configuration can judge it again.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use palisade_model::reason::Reason;
+
+use crate::{
+    index::RuntimeIndex,
+    request::{
+        self,
+        facts::{Chance, HttpVersion, Request},
+        verdict::Action,
+    },
+    runtime::connection::ConnectionContext,
+};
+
+/// A request in progress.
+#[derive(Debug)]
+pub struct StreamSubject {
+    /// Its connection.
+    pub connection: Arc<ConnectionContext>,
+    /// Its head as received.
+    pub head: OwnedRequest,
+}
+
+/// The head of a request, owned.
+#[derive(Debug, Clone)]
+pub struct OwnedRequest {
+    /// Method.
+    pub method: http::Method,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Authority as received.
+    pub authority: Bytes,
+    /// Target as received.
+    pub target: Bytes,
+    /// Version.
+    pub version: HttpVersion,
+    /// Header lines.
+    pub headers: HeaderMap,
+}
+
+impl OwnedRequest {
+    /// The pipeline's view of it.
+    pub fn facts(&self) -> Request<'_> {
+        Request {
+            method: self.method.as_str(),
+            scheme: self.scheme,
+            authority: &self.authority,
+            target: &self.target,
+            version: self.version,
+            headers: &self.headers,
+            jwt: None,
+        }
+    }
+}
+
+impl StreamSubject {
+    /// Whether a configuration still lets this request go on: admission and authorization, not routing.
+    ///
+    /// # Errors
+    /// The reason for which it ends.
+    pub fn still_permitted(&self, index: &Arc<RuntimeIndex>) -> Result<(), Reason> {
+        let standing = self.connection.standing(index).map_err(|refused| refused.reason)?;
+        let mut chance = Chance::fixed(std::time::SystemTime::now(), 0.0);
+        let verdict = request::decide_http(index, &standing.admitted, Some(&self.head.facts()), &mut chance);
+        match (&verdict.authorization, &verdict.action) {
+            (Some(authorization), _) if !authorization.is_allowed => Err(verdict.reason),
+            (None, Action::Respond(_) | Action::Close) => Err(verdict.reason),
+            (Some(_) | None, _) => Ok(()),
+        }
+    }
+
+    /// Closes the connection where this request is all that it carries.
+    pub fn close_connection(&self, reason: Reason) {
+        if self.connection.is_http1()
+            && let Some(registration) = self.connection.registration()
+        {
+            registration.close(reason);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What a running proxy shares: the configuration in force, identities, live connections, telemetry.
+//!
+//! Nothing here is configuration of its own: behaviour comes from the snapshot, limits from [`RuntimeSettings`].
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures::future::BoxFuture;
+use palisade_model::{reason::Reason, service::Query, snapshot::Snapshot};
+use palisade_policy::{DecisionIds, ShortId};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub mod connection;
+pub mod edge;
+pub mod recent;
+pub mod server;
+pub mod source;
+pub mod transports;
+
+use self::{edge::EdgePorts, recent::RecentDenials, transports::Transports};
+use crate::{
+    http::stream::StreamSubject,
+    index::{BuildError, RuntimeIndex},
+    runtime::connection::ConnectionContext,
+    serve::{AdmissionTimeouts, Drain, LiveFacts, LiveRegistry, Verdict},
+    telemetry::{AccessLog, Metrics},
+    tls::IdentityStore,
+    transport::{ConnectorSettings, H1Limits, H2Limits, MeshConnector},
+};
+
+/// Who can be asked about destinations that are not known yet (architecture rule 6).
+pub trait Lookups: Send + Sync + 'static {
+    /// Completes once the answer is part of the configuration in force. Bounded in time; equal questions are one.
+    fn ask(&self, query: Query) -> BoxFuture<'static, Result<(), LookupUnavailable>>;
+}
+
+/// Nobody could be asked: `config-unavailable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the control plane did not answer")]
+pub struct LookupUnavailable;
+
+/// Limits of one process.
+#[derive(Debug, Clone)]
+pub struct RuntimeSettings {
+    /// `NAMESPACE/POD`, as in logs.
+    pub proxy: Arc<str>,
+    /// Limits of admissions.
+    pub timeouts: AdmissionTimeouts,
+    /// Limits of downstream HTTP/1 connections.
+    pub h1: H1Limits,
+    /// Limits of downstream HTTP/2 connections.
+    pub h2: H2Limits,
+    /// CA certificates for TLS origination without a CA of its own.
+    pub system_roots: PathBuf,
+    /// How long a request waits for a lookup in all.
+    pub lookup_timeout: Duration,
+}
+
+/// What a running proxy shares.
+pub struct Runtime {
+    settings: RuntimeSettings,
+    index: ArcSwapOption<RuntimeIndex>,
+    edge: ArcSwap<EdgePorts>,
+    /// One application of a snapshot at a time.
+    applying: Mutex<()>,
+    version: watch::Sender<u64>,
+    lookups: ArcSwapOption<Arc<dyn Lookups>>,
+    /// The workload's certificates.
+    pub identities: Arc<IdentityStore>,
+    /// All live connections and streams.
+    pub registry: LiveRegistry,
+    /// The drain of the process.
+    pub drain: Arc<Drain>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// The access log.
+    pub log: AccessLog,
+    /// Upstream transports.
+    pub transports: Transports,
+    /// Ids of denials.
+    pub decisions: DecisionIds,
+    /// Recent denials.
+    pub recent: RecentDenials,
+}
+
+impl RuntimeSettings {
+    /// The usual limits for a proxy of this name.
+    pub fn new(proxy: impl Into<Arc<str>>) -> Self {
+        Self {
+            proxy: proxy.into(),
+            timeouts: AdmissionTimeouts { detection: Some(Duration::from_secs(5)), handshake: Duration::from_secs(15) },
+            h1: H1Limits::default(),
+            h2: H2Limits::default(),
+            system_roots: "/etc/ssl/certs/ca-certificates.crt".into(),
+            lookup_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Runtime {
+    /// A runtime without a configuration.
+    pub fn new(
+        settings: RuntimeSettings,
+        identities: Arc<IdentityStore>,
+        metrics: Arc<Metrics>,
+        log: AccessLog,
+    ) -> Arc<Self> {
+        let connector = MeshConnector::new(ConnectorSettings::default());
+        let transports = Transports::new(connector, Arc::clone(&identities), settings.system_roots.clone());
+        let decisions = DecisionIds::new(ShortId::of(&settings.proxy), fastrand::u64(..));
+        Arc::new(Self {
+            settings,
+            index: ArcSwapOption::empty(),
+            edge: ArcSwap::default(),
+            applying: Mutex::new(()),
+            version: watch::Sender::new(0),
+            lookups: ArcSwapOption::empty(),
+            identities,
+            registry: LiveRegistry::new(),
+            drain: Arc::new(Drain::new()),
+            metrics,
+            log,
+            transports,
+            decisions,
+            recent: RecentDenials::default(),
+        })
+    }
+
+    /// Limits.
+    pub fn settings(&self) -> &RuntimeSettings {
+        &self.settings
+    }
+
+    /// The configuration in force; `None` before the first.
+    pub fn index(&self) -> Option<Arc<RuntimeIndex>> {
+        self.index.load_full()
+    }
+
+    /// A gateway's ports.
+    pub fn edge(&self) -> Arc<EdgePorts> {
+        self.edge.load_full()
+    }
+
+    /// Counts configurations: rises with each one that is put in force.
+    pub fn versions(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Names who answers lookups. Without one, what is not known is `config-unavailable`.
+    pub fn set_lookups(&self, lookups: Arc<dyn Lookups>) {
+        self.lookups.store(Some(Arc::new(lookups)));
+    }
+
+    /// Builds the index of a snapshot completely, then puts it in force for every request that begins from now on, then
+    /// judges what lives by it. CPU work: call it off the async threads.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), BuildError> {
+        let applying = self.applying.lock();
+        let previous = self.index.load_full();
+        let index = match RuntimeIndex::build(snapshot, previous.as_deref()) {
+            Ok(index) => Arc::new(index),
+            Err(error) => {
+                self.metrics.config_rejected.inc();
+                return Err(error);
+            }
+        };
+        let edge = EdgePorts::build(&index, &self.edge.load(), self.settings.timeouts);
+        self.edge.store(Arc::new(edge));
+        self.index.store(Some(Arc::clone(&index)));
+        self.metrics.config_applied.inc();
+        drop(applying);
+        let closed = self.registry.reevaluate(|facts| judge(facts, &index));
+        if !closed.is_empty() {
+            tracing::info!(?closed, "closed what the new configuration no longer permits");
+        }
+        self.version.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    /// Asks about a destination, for as long as a request may wait.
+    ///
+    /// # Errors
+    /// [`LookupUnavailable`] when there is nobody to ask or no answer in time.
+    pub async fn ask(&self, query: Query) -> Result<(), LookupUnavailable> {
+        let lookups = self.lookups.load_full().ok_or(LookupUnavailable)?;
+        tokio::time::timeout(self.settings.lookup_timeout, lookups.ask(query)).await.map_err(|_| LookupUnavailable)?
+    }
+}
+
+/// Judges a live connection or stream by a new configuration (architecture rule 8).
+fn judge(facts: &LiveFacts, index: &Arc<RuntimeIndex>) -> Verdict {
+    let Some(subject) = &facts.subject else { return Verdict::Keep };
+    if let Some(stream) = subject.downcast_ref::<StreamSubject>() {
+        return match stream.still_permitted(index) {
+            Ok(()) => Verdict::Keep,
+            Err(reason) => {
+                stream.close_connection(reason);
+                Verdict::Close(reason)
+            }
+        };
+    }
+    // Kept-alive connections are admitted again before their next request; those that carry nothing but bytes now.
+    if let Some(relay) = subject.downcast_ref::<server::RelaySubject>() {
+        return match relay.still_permitted(index) {
+            Ok(()) => Verdict::Keep,
+            Err(reason) => Verdict::Close(reason),
+        };
+    }
+    if let Some(connection) = subject.downcast_ref::<ConnectionContext>() {
+        return match connection.standing(index) {
+            Ok(_) => Verdict::Keep,
+            Err(refused) => Verdict::Close(refused.reason),
+        };
+    }
+    Verdict::Keep
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime").field("proxy", &self.settings.proxy).finish_non_exhaustive()
+    }
+}
+
+/// The reason of traffic that came before the first configuration.
+pub const NOT_READY: Reason = Reason::ConfigUnavailable;

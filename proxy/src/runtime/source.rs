@@ -1,0 +1,116 @@
+//! The admin pages' view of a running proxy.
+
+use std::sync::Arc;
+
+use palisade_policy::{Explanation, FailedClause, NearMiss, PolicyRef};
+use serde_json::{Value, json};
+
+use super::Runtime;
+use crate::admin::AdminSource;
+
+/// Changes the log filter of the process.
+pub trait LogFilter: Send + Sync + 'static {
+    /// The filter in force.
+    fn current(&self) -> String;
+
+    /// Replaces it.
+    ///
+    /// # Errors
+    /// When the directives cannot be read.
+    fn replace(&self, directives: &str) -> Result<(), String>;
+}
+
+/// The admin pages' source.
+pub struct RuntimeSource {
+    runtime: Arc<Runtime>,
+    filter: Arc<dyn LogFilter>,
+}
+
+impl RuntimeSource {
+    /// Over a runtime and the process's log filter.
+    pub fn new(runtime: Arc<Runtime>, filter: Arc<dyn LogFilter>) -> Arc<Self> {
+        Arc::new(Self { runtime, filter })
+    }
+}
+
+impl AdminSource for RuntimeSource {
+    fn config(&self) -> Value {
+        let Some(index) = self.runtime.index() else { return json!({ "version": null, "resources": [] }) };
+        let snapshot = index.snapshot();
+        // A private key serialises as `redacted` in every human-readable form.
+        let resources: Vec<Value> = snapshot
+            .entries()
+            .iter()
+            .map(|(key, entry)| json!({ "kind": key.kind.as_str(), "name": key.name, "entry": entry }))
+            .collect();
+        json!({
+            "version": snapshot.version().to_string(),
+            "proxy": self.runtime.settings().proxy,
+            "identity": self.runtime.identities.current().map(|identity| json!({
+                "uri": identity.uri(),
+                "generation": identity.generation(),
+                "not_after": identity.period().1,
+            })),
+            "resources": resources,
+        })
+    }
+
+    fn why(&self, decision: &str) -> Option<Value> {
+        let denied = self.runtime.recent.find(decision)?;
+        let mut told = explanation(&denied.engine.explain(&denied.captured));
+        if let Value::Object(fields) = &mut told {
+            fields.insert("id".to_owned(), json!(denied.id));
+        }
+        Some(told)
+    }
+
+    fn log_filter(&self) -> String {
+        self.filter.current()
+    }
+
+    fn set_log_filter(&self, directives: &str) -> Result<(), String> {
+        self.filter.replace(directives)
+    }
+
+    fn drain(&self) {
+        self.runtime.drain.begin();
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        if self.runtime.drain.is_draining() {
+            return Err("draining".to_owned());
+        }
+        match self.runtime.index() {
+            Some(_) => Ok(()),
+            None => Err("no configuration yet".to_owned()),
+        }
+    }
+}
+
+/// An explanation in the words of `eval`'s `authz` section.
+pub fn explanation(explanation: &Explanation) -> Value {
+    let Explanation { allowed, policies, nearest, message } = explanation;
+    json!({
+        "decision": if *allowed { "allow" } else { "deny" },
+        "policies": policies.iter().filter_map(policy).collect::<Vec<_>>(),
+        "nearest": nearest.iter().filter_map(near_miss).collect::<Vec<_>>(),
+        "message": message,
+    })
+}
+
+/// A policy by its document; `None` for the mesh's own defaults.
+pub fn policy(policy: &PolicyRef) -> Option<Value> {
+    let origin = policy.source.as_ref()?;
+    Some(json!({ "kind": origin.kind, "namespace": origin.namespace, "name": origin.name, "rule": policy.rule }))
+}
+
+/// A near miss with its failed clauses.
+pub fn near_miss(miss: &NearMiss) -> Option<Value> {
+    let NearMiss { policy: of, failed } = miss;
+    let origin = of.source.as_ref()?;
+    let failed: Vec<Value> = failed
+        .iter()
+        .map(|FailedClause { field, expected, actual }| json!({ "field": field, "expected": expected, "actual": actual }))
+        .collect();
+    Some(json!({ "namespace": origin.namespace, "name": origin.name, "rule": of.rule, "failed": failed }))
+}

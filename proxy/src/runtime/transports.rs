@@ -1,0 +1,227 @@
+//! Upstream transports: one registration per way of reaching endpoints, so that connections are shared exactly where
+//! identity, accepted peers and trust are equal.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
+
+use ahash::AHashMap;
+use arc_swap::ArcSwap;
+use palisade_model::cluster::Originate;
+
+use crate::{
+    index::RuntimeIndex,
+    request::upstream::PlannedTls,
+    serve::l4::DialTls,
+    tls::{
+        AllowedPeers, AlpnOffer, IdentityStore, NameCheck, Origination, OriginationSettings, TrustAnchors,
+        server_name as tls_server_name,
+    },
+    transport::{MeshConnector, TlsTransport, Transport, TransportRef},
+};
+
+/// Transports in use, found without a lock.
+pub struct Transports {
+    connector: MeshConnector,
+    identities: Arc<IdentityStore>,
+    system_roots: PathBuf,
+    known: ArcSwap<AHashMap<Key, TransportRef>>,
+}
+
+/// Everything that tells two transports apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    tls: TlsKey,
+    source: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum TlsKey {
+    Off,
+    Mesh { generation: u64, sni: Arc<str>, sans: Arc<[Arc<str>]> },
+    /// The settings' canonical hash covers names and keys of secrets; the second hash their contents.
+    Originate { settings: [u8; 32], secrets: [u8; 32], host: Arc<str> },
+}
+
+/// Why an endpoint cannot be reached as its cluster says.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableTransport {
+    /// No workload certificate is there yet.
+    #[error("no workload identity is installed")]
+    NoIdentity,
+    /// The document asks for TLS that cannot be built.
+    #[error("{0}")]
+    Refused(Arc<str>),
+    /// Certificates, keys, CAs or names.
+    #[error("{0}")]
+    Tls(String),
+}
+
+impl Transports {
+    /// No transports yet. `system_roots` is read where a document names no CA.
+    pub fn new(connector: MeshConnector, identities: Arc<IdentityStore>, system_roots: PathBuf) -> Self {
+        Self { connector, identities, system_roots, known: ArcSwap::default() }
+    }
+
+    /// The connector that they belong to.
+    pub fn connector(&self) -> &MeshConnector {
+        &self.connector
+    }
+
+    /// The transport for an endpoint. `host` is what TLS origination without SNI names.
+    ///
+    /// # Errors
+    /// When it cannot be built; nothing weaker is tried.
+    pub fn find(
+        &self,
+        index: &RuntimeIndex,
+        tls: &PlannedTls,
+        source: Option<IpAddr>,
+        host: &str,
+    ) -> Result<TransportRef, UnusableTransport> {
+        let key = Key { tls: self.key(index, tls, host)?, source };
+        if let Some(known) = self.known.load().get(&key) {
+            return Ok(known.clone());
+        }
+        let tls = match tls {
+            PlannedTls::Off => None,
+            PlannedTls::Mesh { sni, sans } => {
+                let identity = self.identities.current().ok_or(UnusableTransport::NoIdentity)?;
+                let allowed = allowed_peers(sans);
+                Some(TlsTransport {
+                    h1: identity.client_config(&allowed, AlpnOffer::Http1),
+                    h2: identity.client_config(&allowed, AlpnOffer::Http2),
+                    server_name: server_name(sni)?,
+                    h2_alpn: Arc::new([b"istio-h2".to_vec()]),
+                })
+            }
+            PlannedTls::Originate(originate) => {
+                let build = |alpn: &[&[u8]]| self.originate(index, originate, alpn);
+                let (h1, h2) = (build(&[b"http/1.1"])?, build(&[b"h2"])?);
+                let server_name = h1.server_name(host).map_err(|e| UnusableTransport::Tls(e.to_string()))?;
+                let (h1, h2) = (Arc::clone(h1.config()), Arc::clone(h2.config()));
+                Some(TlsTransport { h1, h2, server_name, h2_alpn: Arc::new([]) })
+            }
+            PlannedTls::Refuse(message) => return Err(UnusableTransport::Refused(Arc::clone(message))),
+        };
+        let made = self.connector.intern(Transport { tls, source, mark: None });
+        let generation = self.generation();
+        self.known.rcu(|known| {
+            // Transports of former identities go: what still uses one holds it.
+            let is_current = |key: &Key| match &key.tls {
+                TlsKey::Mesh { generation: of, sni: _, sans: _ } => *of == generation,
+                TlsKey::Off | TlsKey::Originate { .. } => true,
+            };
+            let mut next: AHashMap<Key, TransportRef> =
+                known.iter().filter(|(key, _)| is_current(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+            next.insert(key.clone(), made.clone());
+            next
+        });
+        Ok(made)
+    }
+
+    /// TLS for an opaque connection; `None` = plaintext.
+    ///
+    /// # Errors
+    /// As [`Transports::find`].
+    pub fn for_bytes(
+        &self,
+        index: &RuntimeIndex,
+        tls: &PlannedTls,
+        host: &str,
+    ) -> Result<Option<DialTls>, UnusableTransport> {
+        match tls {
+            PlannedTls::Off => Ok(None),
+            PlannedTls::Mesh { sni, sans } => {
+                let identity = self.identities.current().ok_or(UnusableTransport::NoIdentity)?;
+                let config = identity.client_config(&allowed_peers(sans), AlpnOffer::Tcp);
+                Ok(Some(DialTls { config, server_name: server_name(sni)? }))
+            }
+            PlannedTls::Originate(originate) => {
+                let made = self.originate(index, originate, &[])?;
+                let server_name = made.server_name(host).map_err(|e| UnusableTransport::Tls(e.to_string()))?;
+                Ok(Some(DialTls { config: Arc::clone(made.config()), server_name }))
+            }
+            PlannedTls::Refuse(message) => Err(UnusableTransport::Refused(Arc::clone(message))),
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.identities.current().map_or(0, |identity| identity.generation())
+    }
+
+    fn key(&self, index: &RuntimeIndex, tls: &PlannedTls, host: &str) -> Result<TlsKey, UnusableTransport> {
+        Ok(match tls {
+            PlannedTls::Off => TlsKey::Off,
+            PlannedTls::Mesh { sni, sans } => {
+                TlsKey::Mesh { generation: self.generation(), sni: Arc::clone(sni), sans: Arc::clone(sans) }
+            }
+            PlannedTls::Originate(originate) => {
+                let failed = |e: palisade_model::hash::HashError| UnusableTransport::Tls(e.to_string());
+                let secrets: Vec<_> =
+                    [&originate.ca, &originate.client_certificate].map(|key| secret_of(index, key)).to_vec();
+                TlsKey::Originate {
+                    settings: *palisade_model::hash::ContentHash::of(&**originate).map_err(failed)?.as_bytes(),
+                    secrets: *palisade_model::hash::ContentHash::of(&secrets).map_err(failed)?.as_bytes(),
+                    host: host.into(),
+                }
+            }
+            PlannedTls::Refuse(message) => return Err(UnusableTransport::Refused(Arc::clone(message))),
+        })
+    }
+
+    fn originate(
+        &self,
+        index: &RuntimeIndex,
+        originate: &Originate,
+        alpn: &[&[u8]],
+    ) -> Result<Origination, UnusableTransport> {
+        let failed = |e: &dyn std::fmt::Display| UnusableTransport::Tls(e.to_string());
+        let Originate { sni, subject_alt_names, ca, client_certificate, skip_verify, min_version: _ } = originate;
+        let missing = |what: &str, key: &str| UnusableTransport::Tls(format!("{what} `{key}` is missing"));
+        let anchors = match ca {
+            _ if *skip_verify => TrustAnchors::Unverified,
+            Some(key) => {
+                let secret = secret_of(index, &Some(Arc::clone(key)));
+                let pem = secret.as_ref().and_then(|secret| secret.ca.as_ref()).ok_or_else(|| missing("CA", key))?;
+                TrustAnchors::from_pem(pem.as_bytes()).map_err(|e| failed(&e))?
+            }
+            None => TrustAnchors::system(&self.system_roots).map_err(|e| failed(&e))?,
+        };
+        let certificate = match client_certificate {
+            Some(key) => {
+                let secret = index.secret(key).ok_or_else(|| missing("client certificate", key))?;
+                let (Some(chain), Some(private)) = (&secret.certificate, &secret.private_key) else {
+                    return Err(missing("client certificate", key));
+                };
+                Some((chain.as_bytes().into(), private.expose().as_bytes().into()))
+            }
+            None => None,
+        };
+        let names = match (sni, subject_alt_names.is_empty()) {
+            (_, false) => NameCheck::OneOf(subject_alt_names.to_vec()),
+            (None, true) => NameCheck::DialledName,
+            (Some(_), true) => NameCheck::Unchecked,
+        };
+        let alpn = alpn.iter().map(|name| name.to_vec()).collect();
+        let settings = OriginationSettings { anchors, names, sni: sni.clone(), certificate, alpn };
+        Origination::new(settings).map_err(|e| failed(&e))
+    }
+}
+
+fn secret_of(index: &RuntimeIndex, key: &Option<Arc<str>>) -> Option<Arc<palisade_model::secret::Secret>> {
+    key.as_ref().and_then(|key| index.secret(key)).map(Arc::clone)
+}
+
+impl std::fmt::Debug for Transports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transports").field("known", &self.known.load().len()).finish_non_exhaustive()
+    }
+}
+
+/// No name known: only the chain is checked (Istio).
+fn allowed_peers(sans: &Arc<[Arc<str>]>) -> AllowedPeers {
+    if sans.is_empty() { AllowedPeers::AnyInMesh } else { AllowedPeers::only(sans.iter().map(Arc::clone)) }
+}
+
+fn server_name(sni: &str) -> Result<rustls_pki_types::ServerName<'static>, UnusableTransport> {
+    tls_server_name(sni).map_err(|e| UnusableTransport::Tls(e.to_string()))
+}
