@@ -226,3 +226,6 @@ impl std::fmt::Debug for Runtime {
 
 /// The reason of traffic that came before the first configuration.
 pub const NOT_READY: Reason = Reason::ConfigUnavailable;
+
+#[cfg(test)]
+mod tests;

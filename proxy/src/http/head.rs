@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Reads the head of a request; `None` when it names no single authority: answer 400.
-pub fn read(header: &RequestHeader, admitted: &Admitted) -> Option<OwnedRequest> {
+pub(super) fn read(header: &RequestHeader, admitted: &Admitted) -> Option<OwnedRequest> {
     let authority = match authority::of(header) {
         Err(_) => return None,
         Ok(None) => Bytes::from(admitted.facts.destination.to_string()),
@@ -64,7 +64,7 @@ fn version_of(header: &RequestHeader, admitted: &Admitted) -> HttpVersion {
 ///
 /// # Errors
 /// When the rewritten target or authority is none that HTTP can carry.
-pub fn write(
+pub(super) fn write(
     request: &mut RequestHeader,
     head: &UpstreamHead,
     carries: Option<HttpVersion>,
@@ -88,7 +88,7 @@ pub fn write(
 struct Request<'a>(&'a mut RequestHeader);
 
 /// A response header that changes can be applied to.
-pub struct Response<'a>(pub &'a mut ResponseHeader);
+pub(super) struct Response<'a>(pub(super) &'a mut ResponseHeader);
 
 impl Headers for Request<'_> {
     fn remove(&mut self, name: &HeaderName) {

@@ -6,7 +6,7 @@ use palisade_model::route::{RetryOn, RetryPolicy};
 
 /// How a try failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub(super) enum Failure {
     /// No connection.
     Connect,
     /// The upstream refused the stream without looking at it.
@@ -22,7 +22,7 @@ pub enum Failure {
 }
 
 /// Whether the policy retries this failure (Envoy: `RetryStateImpl`).
-pub fn is_wanted(policy: &RetryPolicy, failure: Failure) -> bool {
+pub(super) fn is_wanted(policy: &RetryPolicy, failure: Failure) -> bool {
     let on = |condition: RetryOn| policy.on.contains(&condition);
     // Envoy counts every reset as a 5xx, since it would result in one.
     let as_server_error = || on(RetryOn::ServerError) || on(RetryOn::GatewayError) || on(RetryOn::Reset);
@@ -48,7 +48,7 @@ pub fn is_wanted(policy: &RetryPolicy, failure: Failure) -> bool {
 }
 
 /// The pause before a retry (1 = the first): doubling, full jitter by `draw`, under the policy's ceiling.
-pub fn backoff(policy: &RetryPolicy, retry: u32, draw: f64) -> Duration {
+pub(super) fn backoff(policy: &RetryPolicy, retry: u32, draw: f64) -> Duration {
     let doubled = policy.backoff.saturating_mul(1_u32.checked_shl(retry.saturating_sub(1).min(31)).unwrap_or(u32::MAX));
     doubled.min(policy.max_backoff).mul_f64(draw.clamp(0.0, 1.0))
 }

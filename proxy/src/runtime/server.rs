@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use palisade_model::reason::Reason;
+use tokio::net::TcpStream;
 
 use super::{Runtime, connection::ConnectionContext};
 use crate::{
@@ -37,29 +38,44 @@ pub enum Role {
     Outbound,
 }
 
+/// Finds where a connection was going before it was redirected.
+pub type FindDestination = Arc<dyn Fn(&TcpStream) -> Option<SocketAddr> + Send + Sync>;
+
 /// Serves the connections of one kind of listener.
 pub struct Server {
     runtime: Arc<Runtime>,
     proxy: Arc<Proxy<MeshApp>>,
     role: Role,
+    destination: FindDestination,
 }
 
 impl Server {
     /// A server over a runtime and its `HttpProxy`.
     pub fn new(runtime: Arc<Runtime>, proxy: Arc<Proxy<MeshApp>>, role: Role) -> Arc<Self> {
-        Arc::new(Self { runtime, proxy, role })
+        Self::with_destination(runtime, proxy, role, Arc::new(original_destination))
+    }
+
+    /// A server that is told about redirection by something else than the kernel.
+    pub fn with_destination(
+        runtime: Arc<Runtime>,
+        proxy: Arc<Proxy<MeshApp>>,
+        role: Role,
+        destination: FindDestination,
+    ) -> Arc<Self> {
+        Arc::new(Self { runtime, proxy, role, destination })
     }
 }
 
 impl ServeConnection for Server {
     fn serve(&self, connection: Accepted) -> BoxFuture<'static, ()> {
         let (runtime, proxy, role) = (Arc::clone(&self.runtime), Arc::clone(&self.proxy), self.role);
+        let original = (self.destination)(&connection.stream);
         Box::pin(async move {
             runtime.metrics.open_connections.inc();
             let began = Instant::now();
             let (peer, local) = (connection.peer, connection.local);
             let direction = role.direction();
-            if let Err(end) = serve(&runtime, &proxy, role, connection).await {
+            if let Err(end) = serve(&runtime, &proxy, role, connection, original).await {
                 let mut record = Record::new(Timestamp::now(), Arc::clone(&runtime.settings().proxy), direction);
                 record.source_address = Some(peer);
                 record.destination_address = Some(end.destination.unwrap_or(local));
@@ -104,12 +120,13 @@ async fn serve(
     proxy: &Arc<Proxy<MeshApp>>,
     role: Role,
     accepted: Accepted,
+    original: Option<SocketAddr>,
 ) -> Result<(), Unserved> {
     let Some(index) = runtime.index() else {
         return Err(Unserved::because(Reason::ConfigUnavailable, "no configuration yet"));
     };
     let direction = role.direction();
-    let admitted = admit(runtime, &index, role, accepted).await?;
+    let admitted = admit(runtime, &index, role, accepted, original).await?;
     let downstream = admitted.map_err(|refused| Unserved {
         reason: refused.reason,
         destination: Some(refused.destination),
@@ -137,6 +154,7 @@ async fn admit(
     index: &Arc<RuntimeIndex>,
     role: Role,
     accepted: Accepted,
+    original: Option<SocketAddr>,
 ) -> Result<Admitted, Unserved> {
     let timeouts = runtime.settings().timeouts;
     let registry = &runtime.registry;
@@ -149,7 +167,6 @@ async fn admit(
             Ok(admit_gateway(accepted, &port.port, &runtime.identities, registry).await)
         }
         Role::Inbound => {
-            let original = original_destination(&accepted.stream);
             let destination = original.unwrap_or(accepted.local);
             let Some(port) = index.inbound(destination.port()).filter(|_| original.is_some()) else {
                 return Err(Unserved::because(Reason::PeerRefused, "the connection was not redirected here"));
@@ -158,7 +175,6 @@ async fn admit(
             Ok(admit_mesh(accepted, original, port, &runtime.identities, registry).await)
         }
         Role::Outbound => {
-            let original = original_destination(&accepted.stream);
             let Some(destination) = original else {
                 return Err(Unserved::because(Reason::BadRequest, "the connection was not redirected here"));
             };
