@@ -24,7 +24,10 @@ pub use context::RequestCtx;
 
 use crate::{
     answer,
-    request::{changes::apply, verdict::{Action, Answer}},
+    request::{
+        changes::apply,
+        verdict::{Action, Answer},
+    },
     runtime::Runtime,
     transport::{couple, upstream_bytes},
 };

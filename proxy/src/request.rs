@@ -77,8 +77,7 @@ pub fn decide_http(
         return refuse(is_grpc);
     }
     let remote_ip = address::remote_ip(settings, admitted.facts.source.ip().to_canonical(), request.headers);
-    let (decision, authorization) =
-        authorize::request(admitted, request, &authority, &target, remote_ip, chance.now);
+    let (decision, authorization) = authorize::request(admitted, request, &authority, &target, remote_ip, chance.now);
     match decision {
         Decision::Deny(_) => {
             let reason = denial_reason(&admitted.entry);
@@ -159,9 +158,9 @@ fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster
     match &cluster.cluster().discovery {
         Discovery::Endpoints { key: _, subset: _ } if cluster.usable().len() == 0 => Err(Reason::NoEndpoints),
         Discovery::BlackHole => Err(Reason::EgressUnknownHost),
-        Discovery::Endpoints { key: _, subset: _ } | Discovery::OriginalDestination | Discovery::Workload { port: _ } => {
-            Ok(Arc::clone(cluster))
-        }
+        Discovery::Endpoints { key: _, subset: _ }
+        | Discovery::OriginalDestination
+        | Discovery::Workload { port: _ } => Ok(Arc::clone(cluster)),
     }
 }
 
@@ -294,7 +293,8 @@ impl Permitted<'_> {
         if let (Some(entry), Some(forward)) = (entry, forward) {
             if let Some(rewrite) = &forward.rewrite.path {
                 path = std::borrow::Cow::Owned(entry.rule.rewritten(entry.alternative, rewrite, &path).into_owned());
-                if let Ok(value) = HeaderValue::from_bytes(&with_query(self.target.path.as_bytes(), self.target.query)) {
+                if let Ok(value) = HeaderValue::from_bytes(&with_query(self.target.path.as_bytes(), self.target.query))
+                {
                     changes.push(HeaderChange::Set(header::HeaderName::from_static("x-envoy-original-path"), value));
                 }
             }

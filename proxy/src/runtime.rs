@@ -53,6 +53,8 @@ pub struct RuntimeSettings {
     pub h2: H2Limits,
     /// CA certificates for TLS origination without a CA of its own.
     pub system_roots: PathBuf,
+    /// Mark of the proxy's own sockets, where redirection rules know them by it.
+    pub socket_mark: Option<u32>,
     /// How long a request waits for a lookup in all.
     pub lookup_timeout: Duration,
 }
@@ -93,6 +95,7 @@ impl RuntimeSettings {
             h1: H1Limits::default(),
             h2: H2Limits::default(),
             system_roots: "/etc/ssl/certs/ca-certificates.crt".into(),
+            socket_mark: None,
             lookup_timeout: Duration::from_secs(5),
         }
     }
@@ -107,7 +110,8 @@ impl Runtime {
         log: AccessLog,
     ) -> Arc<Self> {
         let connector = MeshConnector::new(ConnectorSettings::default());
-        let transports = Transports::new(connector, Arc::clone(&identities), settings.system_roots.clone());
+        let transports =
+            Transports::new(connector, Arc::clone(&identities), settings.system_roots.clone(), settings.socket_mark);
         let decisions = DecisionIds::new(ShortId::of(&settings.proxy), fastrand::u64(..));
         Arc::new(Self {
             settings,

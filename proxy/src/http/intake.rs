@@ -78,7 +78,11 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
 }
 
 /// Requests that are answered at once need no second judgement.
-fn register(ctx: &mut RequestCtx, connection: &Arc<ConnectionContext>, head: Option<&Arc<super::stream::OwnedRequest>>) {
+fn register(
+    ctx: &mut RequestCtx,
+    connection: &Arc<ConnectionContext>,
+    head: Option<&Arc<super::stream::OwnedRequest>>,
+) {
     if let (Some(registration), Some(head)) = (connection.registration(), head) {
         let subject = StreamSubject { connection: Arc::clone(connection), head: (**head).clone() };
         ctx.registration = Some(registration.stream(Some(Arc::new(subject))));
@@ -125,7 +129,8 @@ fn note(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, standing: &S
         record.grpc_status = grpc;
     }
     let Some(said) = &verdict.authorization else { return };
-    record.policies = said.deciding.iter().filter(|policy| policy.source.is_some()).map(|p| Arc::clone(&p.id.0)).collect();
+    record.policies =
+        said.deciding.iter().filter(|policy| policy.source.is_some()).map(|p| Arc::clone(&p.id.0)).collect();
     if let Some(captured) = &said.captured {
         let id = runtime.decisions.next().to_string();
         record.decision = Some(id.as_str().into());

@@ -229,10 +229,8 @@ fn is_expired(ctx: &RequestCtx) -> bool {
 fn may_retry(session: &Session, ctx: &mut RequestCtx, failure: Failure) -> bool {
     let is_replayable = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
     let Some(policy) = plan(ctx).and_then(|plan| plan.retries.as_ref()) else { return false };
-    let granted = is_replayable
-        && ctx.tries.retries < policy.attempts
-        && !is_expired(ctx)
-        && retry::is_wanted(policy, failure);
+    let granted =
+        is_replayable && ctx.tries.retries < policy.attempts && !is_expired(ctx) && retry::is_wanted(policy, failure);
     if granted {
         let pause = retry::backoff(policy, ctx.tries.retries.saturating_add(1), fastrand::f64());
         ctx.tries.pause = Some(pause);

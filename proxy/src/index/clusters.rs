@@ -113,7 +113,10 @@ impl IndexedCluster {
         // INVARIANT: `usable` holds positions in `endpoints` only; the fallback cannot be reached with an empty list.
         self.usable.iter().map(|(at, upto)| {
             let at = usize::try_from(*at).unwrap_or(0).min(self.endpoints.len().saturating_sub(1));
-            #[expect(clippy::indexing_slicing, reason = "clamped to the length, and `usable` is empty when there are none")]
+            #[expect(
+                clippy::indexing_slicing,
+                reason = "clamped to the length, and `usable` is empty when there are none"
+            )]
             (&self.endpoints[at], *upto)
         })
     }

@@ -174,7 +174,11 @@ impl CompiledHeader {
             ":scheme" => Named::Scheme,
             other => HeaderName::try_from(other).map_or(Named::Impossible, Named::Header),
         };
-        Ok(Self { name: named, value: value.as_ref().map(CompiledString::compile).transpose()?, is_inverted: *is_inverted })
+        Ok(Self {
+            name: named,
+            value: value.as_ref().map(CompiledString::compile).transpose()?,
+            is_inverted: *is_inverted,
+        })
     }
 
     fn matches(&self, facts: &MatchFacts<'_>) -> bool {

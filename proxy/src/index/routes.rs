@@ -93,7 +93,8 @@ impl RouteIndex {
         groups.push(&self.others);
         groups.extend(self.exact.get(facts.path).map(Vec::as_slice));
         self.prefixes.collect(facts.path, &mut groups, |_| true);
-        self.segments.collect(facts.path, &mut groups, |length| facts.path.get(length).is_none_or(|next| *next == b'/'));
+        self.segments
+            .collect(facts.path, &mut groups, |length| facts.path.get(length).is_none_or(|next| *next == b'/'));
         if !self.exact_lower.is_empty() || !self.prefixes_lower.nodes.is_empty() {
             let folded = lower(facts.path);
             groups.extend(self.exact_lower.get(folded.as_slice()).map(Vec::as_slice));

@@ -52,7 +52,8 @@ impl CompiledRule {
         let rewrite = match &rule.action {
             RouteAction::Forward(forward) => forward.rewrite.path.as_ref(),
             RouteAction::Redirect(redirect) => redirect.path.as_ref(),
-            RouteAction::DirectResponse { status: _, body: _, content_type: _ } | RouteAction::Refuse { message: _ } => None,
+            RouteAction::DirectResponse { status: _, body: _, content_type: _ }
+            | RouteAction::Refuse { message: _ } => None,
         };
         let substitution = match rewrite {
             Some(PathRewrite::Regex { pattern, substitution }) => Some(Substitution {

@@ -4,9 +4,7 @@ use palisade_model::{
     cluster::Discovery,
     host::HostPattern,
     policy::PolicySet,
-    route::{
-        Fault, HeaderMutations, PathMatch, RouteAction, RouteEntry, RouteMatch, RouteRule, VirtualHost,
-    },
+    route::{Fault, HeaderMutations, PathMatch, RouteAction, RouteEntry, RouteMatch, RouteRule, VirtualHost},
 };
 
 use super::*;
@@ -75,8 +73,7 @@ fn requests_in_flight_survive_a_new_index() {
     let first = RuntimeIndex::build(snapshot(base(&["10.0.0.1:80"], "/a")), None).unwrap();
     let live = |index: &RuntimeIndex| Arc::clone(&index.cluster("outbound|80||a").unwrap().endpoints()[0].live);
     let guard = live(&first).begin();
-    let second =
-        RuntimeIndex::build(snapshot(base(&["10.0.0.1:80", "10.0.0.2:80"], "/a")), Some(&first)).unwrap();
+    let second = RuntimeIndex::build(snapshot(base(&["10.0.0.1:80", "10.0.0.2:80"], "/a")), Some(&first)).unwrap();
     assert_eq!(live(&second).in_flight(), 1);
     drop(guard);
     assert_eq!(live(&second).in_flight(), 0);

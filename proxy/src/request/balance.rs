@@ -135,7 +135,12 @@ fn least_request<'a>(cluster: &'a IndexedCluster, choices: u32, chance: &mut Cha
 
 fn nth_by_draw(cluster: &IndexedCluster, draw: f64) -> Option<&IndexedEndpoint> {
     let count = cluster.usable().len();
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= draw < 1")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0 <= draw < 1"
+    )]
     let at = (draw * count as f64) as usize;
     cluster.usable().nth(at.min(count.saturating_sub(1))).map(|(endpoint, _)| endpoint)
 }

@@ -63,7 +63,8 @@ fn header_name(name: &str) -> Result<HeaderName, String> {
 }
 
 fn header_value(name: &str, value: &str) -> Result<HeaderValue, String> {
-    HeaderValue::try_from(value).map_err(|_| format!("the value of header `{name}` holds characters that no header may"))
+    HeaderValue::try_from(value)
+        .map_err(|_| format!("the value of header `{name}` holds characters that no header may"))
 }
 
 /// Applies changes in order.

@@ -256,8 +256,7 @@ pub fn chain_takes(chain: &Chain, tls: Option<&ClientTls>) -> bool {
     if matches!(chain.handler, ChainHandler::AutoPassthrough) && !is_mesh_offer(tls) {
         return false;
     }
-    chain.sni.is_empty()
-        || tls.sni.as_ref().is_some_and(|name| chain.sni.iter().any(|pattern| pattern.matches(name)))
+    chain.sni.is_empty() || tls.sni.as_ref().is_some_and(|name| chain.sni.iter().any(|pattern| pattern.matches(name)))
 }
 
 fn is_mesh_offer(tls: &ClientTls) -> bool {

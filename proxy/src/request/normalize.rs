@@ -37,11 +37,7 @@ pub enum InvalidTarget {
 ///
 /// # Errors
 /// When the target is malformed or ambiguous: answer 400.
-pub fn normalize(
-    target: &[u8],
-    mode: PathNormalization,
-    reject_parameters: bool,
-) -> Result<Target<'_>, InvalidTarget> {
+pub fn normalize(target: &[u8], mode: PathNormalization, reject_parameters: bool) -> Result<Target<'_>, InvalidTarget> {
     // The fragment goes in every mode: it starts at the first `#`, wherever that is.
     let target = memchr::memchr(b'#', target).and_then(|at| target.get(..at)).unwrap_or(target);
     let (path, query) = match memchr::memchr(b'?', target) {

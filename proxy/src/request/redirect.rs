@@ -88,16 +88,32 @@ mod tests {
 
     #[test]
     fn locations_are_whole() {
-        let none = || Redirect { scheme: None, authority: None, port: RedirectPort::ProtocolDefault, path: None, status: 301 };
+        let none =
+            || Redirect { scheme: None, authority: None, port: RedirectPort::ProtocolDefault, path: None, status: 301 };
         let full = |path: &str| Some(PathRewrite::Full(path.into()));
         for (name, sent, redirect, expected) in [
             ("path only", "a.com", Redirect { path: full("/new"), ..none() }, "http://a.com/new?q=1"),
-            ("the client's port stays", "a.com:8080", Redirect { path: full("/new"), ..none() }, "http://a.com:8080/new?q=1"),
+            (
+                "the client's port stays",
+                "a.com:8080",
+                Redirect { path: full("/new"), ..none() },
+                "http://a.com:8080/new?q=1",
+            ),
             ("a new path with a query", "a.com", Redirect { path: full("/new?x"), ..none() }, "http://a.com/new?x"),
             ("authority", "a.com:8080", Redirect { authority: Some("b.com".into()), ..none() }, "http://b.com/old?q=1"),
             ("to https", "a.com:80", Redirect { scheme: Some("https".into()), ..none() }, "https://a.com/old?q=1"),
-            ("explicit port", "a.com", Redirect { port: RedirectPort::Explicit(8443), ..none() }, "http://a.com:8443/old?q=1"),
-            ("default port unwritten", "a.com", Redirect { port: RedirectPort::Explicit(80), ..none() }, "http://a.com/old?q=1"),
+            (
+                "explicit port",
+                "a.com",
+                Redirect { port: RedirectPort::Explicit(8443), ..none() },
+                "http://a.com:8443/old?q=1",
+            ),
+            (
+                "default port unwritten",
+                "a.com",
+                Redirect { port: RedirectPort::Explicit(80), ..none() },
+                "http://a.com/old?q=1",
+            ),
             ("listener port", "a.com", Redirect { port: RedirectPort::Request, ..none() }, "http://a.com:8000/old?q=1"),
             ("IPv6", "[::1]:99", none(), "http://[::1]:99/old?q=1"),
         ] {

@@ -241,7 +241,7 @@ pub fn is_upgrade(request: &Request<'_>) -> bool {
 /// Whether a request is gRPC: its answers are then gRPC's.
 pub fn is_grpc(request: &Request<'_>) -> bool {
     let content_type = request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    content_type.and_then(|value| value.strip_prefix(b"application/grpc")).is_some_and(|rest| {
-        rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' '))
-    })
+    content_type
+        .and_then(|value| value.strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ')))
 }

@@ -126,14 +126,7 @@ pub struct Answer {
 impl Verdict {
     /// A verdict before any route was looked for.
     pub(super) fn early(reason: Reason, action: Action) -> Self {
-        Self {
-            reason,
-            authorization: None,
-            route: Route::None,
-            cluster: None,
-            fault: Injected::default(),
-            action,
-        }
+        Self { reason, authorization: None, route: Route::None, cluster: None, fault: Injected::default(), action }
     }
 
     /// The status that goes downstream, where the proxy knows it.
@@ -165,7 +158,9 @@ impl Answer {
         let content_type = (!body.is_empty()).then(|| "text/plain".into());
         let status = http.unwrap_or(refusal.http);
         match is_grpc {
-            true => Self { status: 200, grpc_status: Some(refusal.grpc), headers: Vec::new(), content_type: None, body },
+            true => {
+                Self { status: 200, grpc_status: Some(refusal.grpc), headers: Vec::new(), content_type: None, body }
+            }
             false => Self { status, grpc_status: None, headers: Vec::new(), content_type, body },
         }
     }
@@ -174,9 +169,7 @@ impl Answer {
     pub(super) fn configured(status: u16, grpc: Option<u32>, body: &'static str) -> Self {
         let body = Bytes::from_static(body.as_bytes());
         match grpc {
-            Some(grpc) => {
-                Self { status: 200, grpc_status: Some(grpc), headers: Vec::new(), content_type: None, body }
-            }
+            Some(grpc) => Self { status: 200, grpc_status: Some(grpc), headers: Vec::new(), content_type: None, body },
             None => Self {
                 status,
                 grpc_status: None,

@@ -1,6 +1,9 @@
 //! A gateway's ports as the accept loop needs them: TLS terminations by server name, made from listeners and secrets.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use ahash::AHashMap;
 use palisade_model::{
@@ -80,8 +83,10 @@ impl EdgePorts {
         });
         let plaintext = listener.chains.first().map_or(DeclaredProtocol::Http, |chain| carries(&chain.handler));
         let proxy_protocol = index.settings().client_address.proxy_protocol;
-        // One socket for both families, where none is asked for.
-        let address = listener.address.unwrap_or(std::net::Ipv6Addr::UNSPECIFIED.into());
+        // One socket for both families, unless the pod has only one.
+        let has_v6 = index.settings().addresses.iter().any(IpAddr::is_ipv6);
+        let all = if has_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let address = listener.address.unwrap_or(all);
         let address = SocketAddr::new(address, listener.port);
         let key = ListenerKey::new(Arc::clone(&listener.key));
         EdgePort {

@@ -217,9 +217,8 @@ async fn serve_http(
 ) -> Result<Reason, Unserved> {
     let context = Arc::new(context);
     let owner = Arc::clone(&context);
-    let ready = downstream
-        .into_http(Some(owner))
-        .map_err(|error| Unserved::because(Reason::PeerRefused, error.to_string()))?;
+    let ready =
+        downstream.into_http(Some(owner)).map_err(|error| Unserved::because(Reason::PeerRefused, error.to_string()))?;
     let closed = ready.registration.closed();
     context.set_registration(ready.registration);
     let _slot = ready.slot;

@@ -12,8 +12,8 @@ use crate::{
     request::upstream::PlannedTls,
     serve::l4::DialTls,
     tls::{
-        AllowedPeers, AlpnOffer, IdentityStore, NameCheck, Origination, OriginationSettings, TrustAnchors,
-        server_name as tls_server_name,
+        AllowedPeers, AlpnOffer, ClientCertificate, IdentityStore, NameCheck, Origination, OriginationSettings,
+        TrustAnchors, server_name as tls_server_name,
     },
     transport::{MeshConnector, TlsTransport, Transport, TransportRef},
 };
@@ -23,6 +23,7 @@ pub struct Transports {
     connector: MeshConnector,
     identities: Arc<IdentityStore>,
     system_roots: PathBuf,
+    mark: Option<u32>,
     known: ArcSwap<AHashMap<Key, TransportRef>>,
 }
 
@@ -36,9 +37,17 @@ struct Key {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum TlsKey {
     Off,
-    Mesh { generation: u64, sni: Arc<str>, sans: Arc<[Arc<str>]> },
+    Mesh {
+        generation: u64,
+        sni: Arc<str>,
+        sans: Arc<[Arc<str>]>,
+    },
     /// The settings' canonical hash covers names and keys of secrets; the second hash their contents.
-    Originate { settings: [u8; 32], secrets: [u8; 32], host: Arc<str> },
+    Originate {
+        settings: [u8; 32],
+        secrets: [u8; 32],
+        host: Arc<str>,
+    },
 }
 
 /// Why an endpoint cannot be reached as its cluster says.
@@ -56,9 +65,14 @@ pub enum UnusableTransport {
 }
 
 impl Transports {
-    /// No transports yet. `system_roots` is read where a document names no CA.
-    pub fn new(connector: MeshConnector, identities: Arc<IdentityStore>, system_roots: PathBuf) -> Self {
-        Self { connector, identities, system_roots, known: ArcSwap::default() }
+    /// No transports yet. `system_roots` is read where a document names no CA; `mark` is set on every socket.
+    pub fn new(
+        connector: MeshConnector,
+        identities: Arc<IdentityStore>,
+        system_roots: PathBuf,
+        mark: Option<u32>,
+    ) -> Self {
+        Self { connector, identities, system_roots, mark, known: ArcSwap::default() }
     }
 
     /// The connector that they belong to.
@@ -102,7 +116,7 @@ impl Transports {
             }
             PlannedTls::Refuse(message) => return Err(UnusableTransport::Refused(Arc::clone(message))),
         };
-        let made = self.connector.intern(Transport { tls, source, mark: None });
+        let made = self.connector.intern(Transport { tls, source, mark: self.mark });
         let generation = self.generation();
         self.known.rcu(|known| {
             // Transports of former identities go: what still uses one holds it.
@@ -192,7 +206,8 @@ impl Transports {
                 let (Some(chain), Some(private)) = (&secret.certificate, &secret.private_key) else {
                     return Err(missing("client certificate", key));
                 };
-                Some((chain.as_bytes().into(), private.expose().as_bytes().into()))
+                let pair = ClientCertificate::from_pem(chain.as_bytes(), private.expose().as_bytes());
+                Some(pair.map_err(|e| failed(&e))?)
             }
             None => None,
         };

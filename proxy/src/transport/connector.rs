@@ -24,8 +24,8 @@ mod request;
 mod retry;
 mod session;
 
-pub use retry::retry_is_safe;
 use pool::{Pools, SlotKey};
+pub use retry::retry_is_safe;
 pub(crate) use session::H2Upstream;
 
 use super::limits::{H2Windows, PingKeepalive};
@@ -306,7 +306,8 @@ impl MeshConnector {
         let internal = |what: &'static str| Error::explain(ErrorType::InternalError, what);
         let key = GroupKey::unpack(peer.group_key).ok_or_else(|| internal("peer with a foreign group key"))?;
         let by_id = self.inner.registry.by_id.read();
-        let interned = by_id.get(&key.transport).and_then(Weak::upgrade).ok_or_else(|| internal("unknown transport"))?;
+        let interned =
+            by_id.get(&key.transport).and_then(Weak::upgrade).ok_or_else(|| internal("unknown transport"))?;
         let address = *peer.address().as_inet().ok_or_else(|| internal("peer without an IP address"))?;
         Ok((key, interned, address))
     }

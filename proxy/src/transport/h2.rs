@@ -50,8 +50,7 @@ where
         proxy_digest: stream.get_proxy_digest(),
         socket_digest: stream.get_socket_digest(),
     });
-    let Ok(Ok(mut connection)) =
-        timeout(limits.handshake_timeout, builder(limits).handshake::<_, Bytes>(stream)).await
+    let Ok(Ok(mut connection)) = timeout(limits.handshake_timeout, builder(limits).handshake::<_, Bytes>(stream)).await
     else {
         return ConnectionEnd::Handshake;
     };

@@ -353,10 +353,7 @@ pub fn is_stream_idle(session: &Session) -> bool {
 pub fn upstream_bytes(session: &Session) -> (u64, u64) {
     match link_of(session).filter(|link| link.counts.load(SeqCst)) {
         Some(link) => (link.sent.load(SeqCst), link.received.load(SeqCst)),
-        None => (
-            session.upstream_body_bytes_sent().unwrap_or(0) as u64,
-            session.upstream_body_bytes_received() as u64,
-        ),
+        None => (session.upstream_body_bytes_sent().unwrap_or(0) as u64, session.upstream_body_bytes_received() as u64),
     }
 }
 

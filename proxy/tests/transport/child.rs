@@ -36,7 +36,8 @@ impl Proxies {
             .spawn()
             .unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let address = lines.map(|line| line.unwrap()).find_map(|line| Some(line.split_once("listening ")?.1.to_owned()));
+        let address =
+            lines.map(|line| line.unwrap()).find_map(|line| Some(line.split_once("listening ")?.1.to_owned()));
         Self { address: address.unwrap().parse().unwrap(), process }
     }
 

@@ -64,8 +64,16 @@ async fn trailers_survive_beside_http1_traffic_to_the_same_endpoint() {
             }
         });
     }
-    within("mixed pools", async { while let Some(done) = work.join_next().await { done.unwrap() } }).await;
-    assert!((2..=6).contains(&b.accepted.load(SeqCst)), "one for HTTP/2, at most one for each HTTP/1 client and a race");
+    within("mixed pools", async {
+        while let Some(done) = work.join_next().await {
+            done.unwrap()
+        }
+    })
+    .await;
+    assert!(
+        (2..=6).contains(&b.accepted.load(SeqCst)),
+        "one for HTTP/2, at most one for each HTTP/1 client and a race"
+    );
     assert_eq!(origin.counts.connections.load(SeqCst), 1);
 }
 
@@ -168,10 +176,14 @@ async fn malformed_requests_are_refused_before_the_application_sees_them() {
     for (name, request, status) in [
         ("host differs", with_host("b.example"), 400),
         ("user information", Request::get("http://u@a.example/").body(()).unwrap(), 400),
-        ("two lengths", {
-            let request = Request::get("http://a.example/").header("content-length", "0");
-            request.header("content-length", "0").body(()).unwrap()
-        }, 400),
+        (
+            "two lengths",
+            {
+                let request = Request::get("http://a.example/").header("content-length", "0");
+                request.header("content-length", "0").body(()).unwrap()
+            },
+            400,
+        ),
         ("connect", Request::connect("a.example:80").body(()).unwrap(), 405),
     ] {
         let status_seen = within(name, client.request(request)).await.map(|answer| answer.status.as_u16());
@@ -224,7 +236,9 @@ async fn a_peer_that_answers_no_ping_is_given_up() {
     let hop = Setup { h2: limits, ..Setup::to(([127, 0, 0, 1], 9).into()) }.start().await;
     let mut silent = tokio::net::TcpStream::connect(hop.address).await.unwrap();
     // The preface and empty settings, and never a word again.
-    tokio::io::AsyncWriteExt::write_all(&mut silent, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut silent, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
     eventually("given up", || hop.ends() == [ConnectionEnd::PingTimeout]).await;
     // One that answers is kept.
     let client = Client::connect(hop.address).await;

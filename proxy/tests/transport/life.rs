@@ -88,7 +88,12 @@ async fn a_rolling_restart_under_load_fails_no_http2_request() {
         println!("generation {generation}: {} requests, {} retries", done.load(SeqCst), a.seen.retries.load(SeqCst));
     }
     stop.store(true, SeqCst);
-    within("load", async { while let Some(end) = load.join_next().await { end.unwrap() } }).await;
+    within("load", async {
+        while let Some(end) = load.join_next().await {
+            end.unwrap()
+        }
+    })
+    .await;
     assert_eq!(a.seen.failures.load(SeqCst), 0);
 }
 
@@ -119,7 +124,12 @@ async fn a_rolling_restart_under_load_fails_no_http1_request() {
         println!("generation {generation}: {} requests, {} retries", done.load(SeqCst), a.seen.retries.load(SeqCst));
     }
     stop.store(true, SeqCst);
-    within("load", async { while let Some(end) = load.join_next().await { end.unwrap() } }).await;
+    within("load", async {
+        while let Some(end) = load.join_next().await {
+            end.unwrap()
+        }
+    })
+    .await;
     assert_eq!(a.seen.failures.load(SeqCst), 0);
 }
 
@@ -129,9 +139,8 @@ async fn an_upstream_that_restarts_while_its_connections_idle_costs_no_request()
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    let closing = |listener: &std::net::TcpListener| {
-        tokio::net::TcpListener::from_std(listener.try_clone().unwrap()).unwrap()
-    };
+    let closing =
+        |listener: &std::net::TcpListener| tokio::net::TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
     let origin = h1_peer::start_on(closing(&listener));
     let hop = Setup::to(address).start().await;
     let mut clients = Vec::new();

@@ -23,7 +23,12 @@ async fn a_cold_burst_dials_once() {
         let client = Arc::clone(&client);
         burst.spawn(async move { client.get("/echo").await.unwrap().assert_whole(0) });
     }
-    within("burst", async { while let Some(done) = burst.join_next().await { done.unwrap() } }).await;
+    within("burst", async {
+        while let Some(done) = burst.join_next().await {
+            done.unwrap()
+        }
+    })
+    .await;
     assert_eq!((b.accepted.load(SeqCst), origin.counts.connections.load(SeqCst)), (1, 1));
     assert_eq!(a.connector.h2_connections(), 1);
 }
@@ -36,7 +41,10 @@ async fn both_identities_are_known_over_both_protocols() {
     let a = Setup { dial_tls: Some(pki.client.clone()), ..Setup::to(b.address) }.start().await;
     let client = Client::connect(a.address).await;
     let answer = within("HTTP/2", client.get("/echo")).await.unwrap();
-    assert_eq!((&answer.headers["x-client-id"], &answer.headers["x-upstream-id"]), (&A_ID.parse().unwrap(), &B_ID.parse().unwrap()));
+    assert_eq!(
+        (&answer.headers["x-client-id"], &answer.headers["x-upstream-id"]),
+        (&A_ID.parse().unwrap(), &B_ID.parse().unwrap())
+    );
 
     let b = Setup { accept_tls: Some(pki.server), ..Setup::to(h1_origin.address) }.start().await;
     let a = Setup { dial_tls: Some(pki.client), ..Setup::to(b.address) }.start().await;
@@ -124,9 +132,13 @@ fn equal_transports_share_and_different_ones_do_not() {
     let key = |transport: Transport| {
         let transport = connector.intern(transport);
         let key = |protocol| connector.peer(LOOPBACK, &transport, protocol, &Default::default()).group_key;
-        (transport.clone(), [key(UpstreamProtocol::Http1), key(UpstreamProtocol::Http2), key(UpstreamProtocol::Http2OrHttp1)])
+        (
+            transport.clone(),
+            [key(UpstreamProtocol::Http1), key(UpstreamProtocol::Http2), key(UpstreamProtocol::Http2OrHttp1)],
+        )
     };
-    let all = [key(Transport::plaintext()), key(from([127, 0, 0, 6])), key(tls(&pki.client)), key(tls(&Pki::new().client))];
+    let all =
+        [key(Transport::plaintext()), key(from([127, 0, 0, 6])), key(tls(&pki.client)), key(tls(&Pki::new().client))];
     let mut keys: Vec<u64> = all.iter().flat_map(|(_, keys)| *keys).collect();
     keys.sort_unstable();
     keys.dedup();

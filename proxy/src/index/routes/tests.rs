@@ -3,9 +3,7 @@
 use http::HeaderMap;
 use palisade_model::{
     resource::{Entry, Meta, Resource},
-    route::{
-        Fault, HeaderMatch, HeaderMutations, PathMatch, RouteAction, RouteMatch, RouteRule, StringMatch,
-    },
+    route::{Fault, HeaderMatch, HeaderMutations, PathMatch, RouteAction, RouteMatch, RouteRule, StringMatch},
 };
 use proptest::prelude::*;
 

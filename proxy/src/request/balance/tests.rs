@@ -24,7 +24,10 @@ fn permit() -> Option<Permit> {
     }
 }
 
-fn index(load_balancer: LoadBalancer, endpoints: Vec<palisade_model::endpoint::Endpoint>) -> crate::index::RuntimeIndex {
+fn index(
+    load_balancer: LoadBalancer,
+    endpoints: Vec<palisade_model::endpoint::Endpoint>,
+) -> crate::index::RuntimeIndex {
     let discovery = Discovery::Endpoints { key: "e".into(), subset: BTreeMap::new() };
     let mut cluster = testing::cluster("c", discovery);
     cluster.load_balancer = load_balancer;
@@ -87,10 +90,8 @@ fn lower_priorities_are_used_when_the_higher_are_gone_and_unhealthy_ones_never()
 
 #[test]
 fn a_retry_goes_elsewhere_if_it_can() {
-    let index = index(
-        LoadBalancer::Random,
-        vec![testing::endpoint("10.0.0.1:1", 1000), testing::endpoint("10.0.0.2:1", 1)],
-    );
+    let index =
+        index(LoadBalancer::Random, vec![testing::endpoint("10.0.0.1:1", 1000), testing::endpoint("10.0.0.2:1", 1)]);
     let mut chance = Chance::fixed(std::time::SystemTime::UNIX_EPOCH, 0.0);
     let tried = [Address::Socket("10.0.0.1:1".parse().unwrap())];
     let dialled = "10.9.9.9:1".parse().unwrap();

@@ -101,8 +101,22 @@ fn peer_authentication_decides_inbound() {
             Seen::Http,
             Some((Mode::Mtls, Carries::Bytes)),
         ),
-        ("TLS under DISABLE", M::Disable, P::Auto, tls(h1, mesh()), Seen::Http, Some((Mode::TlsPassthrough, Carries::Bytes))),
-        ("TLS under DISABLE, HTTP port", M::Disable, P::Http, tls(h1, mesh()), Seen::Http, Some((Mode::Plaintext, Carries::Http))),
+        (
+            "TLS under DISABLE",
+            M::Disable,
+            P::Auto,
+            tls(h1, mesh()),
+            Seen::Http,
+            Some((Mode::TlsPassthrough, Carries::Bytes)),
+        ),
+        (
+            "TLS under DISABLE, HTTP port",
+            M::Disable,
+            P::Http,
+            tls(h1, mesh()),
+            Seen::Http,
+            Some((Mode::Plaintext, Carries::Http)),
+        ),
     ] {
         let taken = admit(&sidecar(mode, protocol), connection(tls), seen);
         let result = taken.as_ref().ok().map(|admitted| (admitted.mode, admitted.carries));
@@ -199,7 +213,10 @@ fn a_gateways_chains_take_by_server_name() {
         }
     }
     let without = gateway(None, false);
-    assert!(admit(&without, at_gateway(443, Some("a.com"), tls(&[], None)), Seen::Http).is_err(), "a missing certificate");
+    assert!(
+        admit(&without, at_gateway(443, Some("a.com"), tls(&[], None)), Seen::Http).is_err(),
+        "a missing certificate"
+    );
 }
 
 #[test]

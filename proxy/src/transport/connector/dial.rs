@@ -58,7 +58,9 @@ async fn connect_tcp(address: SocketAddr, source: Option<IpAddr>, mark: Option<u
     if let Some(source) = source.filter(|source| source.is_ipv4() == address.is_ipv4()) {
         // The port is chosen at connect: binding one would limit a busy address to 28,000 connections in all.
         setsockopt(&socket, IpBindAddressNoPort, &true).or_err(ErrorType::SocketError, "IP_BIND_ADDRESS_NO_PORT")?;
-        socket.bind(SocketAddr::new(source, 0)).or_err_with(ErrorType::BindError, || format!("source address {source}"))?;
+        socket
+            .bind(SocketAddr::new(source, 0))
+            .or_err_with(ErrorType::BindError, || format!("source address {source}"))?;
     }
     socket.connect(address).await.map_err(|e| {
         let kind = match e.kind() {
@@ -88,9 +90,8 @@ async fn connect_tls(
         .await
         .map_err(|e| Error::because(ErrorType::TLSHandshakeFailure, format!("TLS to {address}"), e))?;
     let connection = stream.get_ref().1;
-    let is_h2 = connection
-        .alpn_protocol()
-        .is_some_and(|chosen| chosen == b"h2" || h2_alpn.iter().any(|alias| alias == chosen));
+    let is_h2 =
+        connection.alpn_protocol().is_some_and(|chosen| chosen == b"h2" || h2_alpn.iter().any(|alias| alias == chosen));
     let sni = match server_name {
         ServerName::DnsName(name) => Some(name.as_ref().into()),
         _ => None,

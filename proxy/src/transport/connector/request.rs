@@ -3,8 +3,8 @@
 use http::header::{self, HeaderName};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Method, Uri, Version};
-use pingora_core::{ErrorType, OrErr, Result};
 use pingora_core::{Error, protocols::http::v1::common::is_upgrade_req};
+use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 
 /// RFC 9110 section 7.6.1, and what old clients send in their place.

@@ -169,9 +169,7 @@ impl H2Session {
         });
         match self.write_timeout {
             None => room.await,
-            Some(limit) => {
-                tokio::time::timeout(limit, room).await.or_err(ErrorType::WriteTimedout, "response body")?
-            }
+            Some(limit) => tokio::time::timeout(limit, room).await.or_err(ErrorType::WriteTimedout, "response body")?,
         }
     }
 

@@ -96,8 +96,7 @@ impl ProxyHttp for Forward {
         if self.stream_idle.is_some() {
             transport::set_stream_idle_timeout(session, self.stream_idle);
         }
-        ctx.upstream_id =
-            digest.and_then(conn_meta).and_then(|meta| meta.peer_identity()).map(ToString::to_string);
+        ctx.upstream_id = digest.and_then(conn_meta).and_then(|meta| meta.peer_identity()).map(ToString::to_string);
         Ok(())
     }
 

@@ -42,10 +42,8 @@ impl Pki {
         let server = |alpn: &[&[u8]]| {
             let (cert, key) = leaf(B_ID);
             let verifier = WebPkiClientVerifier::builder(Arc::clone(&roots)).build().unwrap();
-            let mut config = ServerConfig::builder()
-                .with_client_cert_verifier(verifier)
-                .with_single_cert(vec![cert], key)
-                .unwrap();
+            let mut config =
+                ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(vec![cert], key).unwrap();
             config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
             config.ticketer = rustls::crypto::ring::Ticketer::new().unwrap();
             Arc::new(config)

@@ -1,0 +1,444 @@
+//! A proxy process: everything that gateway and sidecar start, keep running and end alike.
+
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use palisade_model::{
+    resource::{Feature, ResourceKey},
+    service::Query,
+    settings::ProxyKind,
+    snapshot::Snapshot,
+};
+use palisade_wire::delta::client::Profile;
+use rustls_pki_types::ServerName;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+mod identity;
+pub mod log;
+mod options;
+
+pub use options::ProxyOptions;
+
+use self::identity::IdentityKeeper;
+use crate::{
+    admin,
+    config::{
+        Applier, ApplyRejection, ConfigClient, Credentials, Dialer, IdentityClient, Resolution, Subscriptions,
+        TlsDialer, TokenSource,
+    },
+    http::MeshApp,
+    runtime::{
+        LookupUnavailable, Lookups, Runtime, RuntimeSettings,
+        server::{Role, Server},
+        source::{LogFilter, RuntimeSource},
+    },
+    serve::{Bind, DrainOutcome, DrainPlan, ListenerSet, drain::terminated},
+    telemetry::{AccessLog, Metrics},
+    tls::IdentityStore,
+    transport::{EmbedError, ProxySettings, build_proxy},
+};
+
+/// Tries that Pingora makes at most; each one is granted by a route's policy.
+const MAX_ATTEMPTS: usize = 64;
+/// Idle HTTP/1 connections to upstreams, over all endpoints.
+const IDLE_POOL: usize = 1024;
+/// How often idle upstream connections are looked after, and gauges set.
+const UPKEEP: Duration = Duration::from_secs(5);
+/// How long listeners may take to follow a snapshot before it counts as applied all the same: an address that cannot be
+/// bound is no reason to keep old policies.
+const RECONCILE: Duration = Duration::from_secs(2);
+/// Snapshots waiting for their listeners: one at a time is applied.
+const RECONCILE_QUEUE: usize = 1;
+
+/// How this process reaches the control plane.
+#[derive(Clone)]
+pub struct ControlAccess {
+    /// The way there.
+    pub dialer: Dialer,
+    /// What proves the pod.
+    pub token: TokenSource,
+    /// Lifetime to ask for certificates.
+    pub lifetime: Option<Duration>,
+}
+
+/// What is particular about one process.
+#[derive(Debug, Clone)]
+pub struct ProcessSettings {
+    /// Gateway or sidecar.
+    pub kind: ProxyKind,
+    /// Namespace and name of the pod.
+    pub pod: (Arc<str>, Arc<str>),
+    /// Fixed listeners of a sidecar; a gateway's come from the snapshot.
+    pub captures: Vec<(Role, Bind)>,
+    /// Addresses of the admin, metrics and health pages.
+    pub pages: Pages,
+    /// The drain.
+    pub drain: DrainPlan,
+    /// Limits.
+    pub runtime: RuntimeSettings,
+}
+
+/// Addresses of the pages; `None` = not served.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pages {
+    /// Admin, loopback.
+    pub admin: Option<SocketAddr>,
+    /// Metrics.
+    pub metrics: Option<SocketAddr>,
+    /// Readiness.
+    pub health: Option<SocketAddr>,
+}
+
+/// Why a process cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// A socket cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A capture port cannot be bound.
+    #[error("{0}")]
+    Capture(String),
+    /// Pingora.
+    #[error(transparent)]
+    Embed(#[from] EmbedError),
+    /// Threads, signals.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// An option.
+    #[error("{0}")]
+    Option(String),
+}
+
+/// A proxy that is set up and not yet serving; its runtime may be handed to others (a sidecar's DNS).
+pub struct Process {
+    settings: ProcessSettings,
+    runtime: Arc<Runtime>,
+    filter: Arc<dyn LogFilter>,
+    writer: crate::telemetry::access_log::AccessLogWriter,
+}
+
+impl ProxyOptions {
+    /// How the control plane is reached.
+    ///
+    /// # Errors
+    /// When the name of the control plane is none.
+    pub fn access(&self) -> Result<ControlAccess, ProcessError> {
+        let name = self.control_server_name();
+        let server_name = ServerName::try_from(name.clone())
+            .map_err(|_| ProcessError::Option(format!("`{name}` is not a name that a certificate can carry")))?;
+        let dialer = TlsDialer {
+            address: self.control.clone(),
+            server_name,
+            roots: self.control_ca.clone(),
+            credentials: Arc::new(Credentials::default()),
+        };
+        Ok(ControlAccess {
+            dialer: Dialer::tls(dialer),
+            token: TokenSource::File(self.token_file.clone()),
+            lifetime: self.cert_ttl.map(Duration::from_secs),
+        })
+    }
+
+    /// The settings of a process of this kind.
+    pub fn settings(&self, kind: ProxyKind, captures: Vec<(Role, Bind)>) -> ProcessSettings {
+        let mut runtime = RuntimeSettings::new(format!("{}/{}", self.namespace, self.name));
+        runtime.system_roots.clone_from(&self.system_roots);
+        runtime.socket_mark = self.socket_mark;
+        ProcessSettings {
+            kind,
+            pod: (self.namespace.as_str().into(), self.name.as_str().into()),
+            captures,
+            pages: Pages { admin: Some(self.admin), metrics: Some(self.metrics), health: Some(self.health) },
+            drain: DrainPlan { lame_duck: Duration::ZERO, deadline: Duration::from_secs(self.drain_seconds) },
+            runtime,
+        }
+    }
+}
+
+impl Process {
+    /// Sets a proxy up. The access log goes to `output`.
+    ///
+    /// # Errors
+    /// When the writer thread cannot be started.
+    pub fn new(
+        settings: ProcessSettings,
+        filter: Arc<dyn LogFilter>,
+        output: impl io::Write + Send + 'static,
+    ) -> Result<Self, ProcessError> {
+        let metrics = Arc::new(Metrics::new());
+        let (log, writer) = AccessLog::start(output, metrics.access_log_dropped.clone())?;
+        let identities = Arc::new(IdentityStore::new());
+        let runtime = Runtime::new(settings.runtime.clone(), identities, metrics, log);
+        Ok(Self { settings, runtime, filter, writer })
+    }
+
+    /// What the proxy shares.
+    pub fn runtime(&self) -> &Arc<Runtime> {
+        &self.runtime
+    }
+
+    /// Serves until `terminate` completes, then drains. A second signal ends the drain (see [`Drain`]).
+    ///
+    /// [`Drain`]: crate::serve::Drain
+    ///
+    /// # Errors
+    /// When something cannot be set up; once serving, nothing ends it but the drain.
+    pub async fn run(
+        self,
+        access: ControlAccess,
+        terminate: impl Future<Output = ()>,
+    ) -> Result<DrainOutcome, ProcessError> {
+        let Self { settings, runtime, filter, writer } = self;
+        let ProcessSettings { kind, pod, captures, pages, drain, runtime: _ } = settings;
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let pages_stop = watch::Sender::new(false);
+        serve_pages(&runtime, filter, pages, &pages_stop, &mut tasks).await?;
+
+        let app = MeshApp::new(Arc::clone(&runtime));
+        let limits = ProxySettings { max_attempts: MAX_ATTEMPTS, idle_pool_size: IDLE_POOL };
+        let proxy = build_proxy(app, runtime.transports.connector().clone(), &limits).await?;
+        let server = |role| Server::new(Arc::clone(&runtime), Arc::clone(&proxy), role);
+
+        let keeper = Arc::new(IdentityKeeper::new(Arc::clone(&runtime.identities)));
+        let (reconcile, mut reconciling) = mpsc::channel(RECONCILE_QUEUE);
+        let applier = RuntimeApplier {
+            runtime: Arc::clone(&runtime),
+            keeper: Arc::clone(&keeper),
+            reconcile: (kind == ProxyKind::Gateway).then_some(reconcile),
+        };
+        let profile = Profile {
+            namespace: pod.0,
+            name: pod.1,
+            build: env!("CARGO_PKG_VERSION").into(),
+            features: BTreeSet::<Feature>::new(),
+        };
+        let ControlAccess { dialer, token, lifetime } = access;
+        let (client, subscriptions) =
+            ConfigClient::new(profile, dialer.clone(), token.clone(), Arc::new(applier), BTreeSet::new());
+        runtime.set_lookups(Arc::new(SubscriptionLookups(subscriptions.clone())));
+        tasks.spawn(keep_identity(
+            IdentityClient { dialer, token, lifetime },
+            keeper,
+            Arc::clone(&runtime),
+            stop.clone(),
+        ));
+        tasks.spawn(client.run(stop.clone()));
+        tasks.spawn(upkeep(Arc::clone(&runtime), subscriptions, stop.clone()));
+
+        // One set per role, since a set serves all its listeners alike.
+        let mut sets: Vec<ListenerSet> = Vec::new();
+        for (role, bind) in captures {
+            let mut set = ListenerSet::new(server(role));
+            if let Some(error) = set.reconcile(vec![bind]).await.into_iter().next() {
+                return Err(ProcessError::Capture(error.to_string()));
+            }
+            sets.push(set);
+        }
+        let mut edge = ListenerSet::new(server(Role::Gateway));
+        tokio::pin!(terminate);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut terminate => break,
+                () = drain_asked(&runtime) => break,
+                Some(done) = reconciling.recv() => {
+                    for error in edge.reconcile(runtime.edge().binds()).await {
+                        tracing::error!(%error, "a listener of the configuration does not listen");
+                    }
+                    let done: oneshot::Sender<()> = done;
+                    // Whoever asked has given up waiting: nothing to tell.
+                    let _ = done.send(());
+                }
+            }
+        }
+        sets.push(edge);
+        let outcome = drain_all(&runtime, sets, drain).await;
+        stop.cancel();
+        pages_stop.send_replace(true);
+        tasks.shutdown().await;
+        writer.close();
+        Ok(outcome)
+    }
+}
+
+async fn drain_all(runtime: &Runtime, sets: Vec<ListenerSet>, plan: DrainPlan) -> DrainOutcome {
+    let mut drains = JoinSet::new();
+    for mut set in sets {
+        let (drain, registry) = (Arc::clone(&runtime.drain), runtime.registry.clone());
+        drains.spawn(async move { drain.run(&mut set, &registry, plan).await });
+    }
+    let mut outcome = DrainOutcome::Complete;
+    while let Some(ended) = drains.join_next().await {
+        if let Ok(forced @ DrainOutcome::Forced(_)) = ended {
+            outcome = forced;
+        }
+    }
+    outcome
+}
+
+/// Completes when the admin page asks for a drain.
+async fn drain_asked(runtime: &Runtime) {
+    let mut draining = runtime.drain.watch();
+    if draining.wait_for(|draining| *draining).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn serve_pages(
+    runtime: &Arc<Runtime>,
+    filter: Arc<dyn LogFilter>,
+    pages: Pages,
+    stop: &watch::Sender<bool>,
+    tasks: &mut JoinSet<()>,
+) -> Result<(), ProcessError> {
+    let source = RuntimeSource::new(Arc::clone(runtime), filter);
+    let Pages { admin: admin_address, metrics, health } = pages;
+    let all = [
+        (admin_address, admin::admin_pages(Arc::clone(&source) as Arc<dyn admin::AdminSource>)),
+        (metrics, admin::metrics_pages(Arc::clone(&runtime.metrics))),
+        (health, admin::health_pages(source)),
+    ];
+    for (address, pages) in all {
+        let Some(address) = address else { continue };
+        let listener = TcpListener::bind(address).await.map_err(|source| ProcessError::Listen { address, source })?;
+        let stop = stop.subscribe();
+        tasks.spawn(async move {
+            if let Err(error) = admin::serve(listener, pages, stop).await {
+                tracing::error!(%error, %address, "the pages are not served any more");
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn keep_identity(
+    client: IdentityClient,
+    keeper: Arc<IdentityKeeper>,
+    runtime: Arc<Runtime>,
+    stop: CancellationToken,
+) {
+    let install = |issued: Arc<crate::config::IssuedIdentity>| {
+        let expiry = issued.not_after().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        keeper.install(issued)?;
+        runtime.metrics.certificates_issued.inc();
+        runtime.metrics.certificate_expiry.set(expiry.as_secs_f64());
+        Ok::<(), String>(())
+    };
+    client.keep(install, stop).await;
+}
+
+async fn upkeep(runtime: Arc<Runtime>, subscriptions: Subscriptions, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(UPKEEP);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {
+                runtime.transports.connector().reap();
+                let is_connected = subscriptions.state().borrow().is_connected;
+                runtime.metrics.control_connected.set(i64::from(is_connected));
+            }
+        }
+    }
+}
+
+/// Puts snapshots in force.
+struct RuntimeApplier {
+    runtime: Arc<Runtime>,
+    keeper: Arc<IdentityKeeper>,
+    /// A gateway's listeners follow before a snapshot counts as applied.
+    reconcile: Option<mpsc::Sender<oneshot::Sender<()>>>,
+}
+
+#[async_trait]
+impl Applier for RuntimeApplier {
+    async fn apply(&self, snapshot: Arc<Snapshot>, _changed: Vec<ResourceKey>) -> Result<(), ApplyRejection> {
+        let reject = |message: String| ApplyRejection { key: None, message };
+        let settings = snapshot.settings().map_err(|error| reject(error.to_string()))?;
+        self.keeper.set_domains(settings).map_err(reject)?;
+        let runtime = Arc::clone(&self.runtime);
+        let applied = tokio::task::spawn_blocking(move || runtime.apply(snapshot)).await;
+        applied
+            .map_err(|error| reject(format!("building the index failed: {error}")))?
+            .map_err(|error| ApplyRejection { key: Some(error.key.clone()), message: error.to_string() })?;
+        if let Some(reconcile) = &self.reconcile {
+            let (done, waiting) = oneshot::channel();
+            if reconcile.send(done).await.is_ok() && tokio::time::timeout(RECONCILE, waiting).await.is_err() {
+                tracing::warn!("listeners take long to follow the configuration");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lookups over the configuration stream.
+struct SubscriptionLookups(Subscriptions);
+
+impl Lookups for SubscriptionLookups {
+    fn ask(&self, query: Query) -> BoxFuture<'static, Result<(), LookupUnavailable>> {
+        let subscriptions = self.0.clone();
+        Box::pin(async move {
+            match subscriptions.resolve(&query).await {
+                Resolution::Known(_) | Resolution::Absent(_) => Ok(()),
+                Resolution::Unavailable => Err(LookupUnavailable),
+            }
+        })
+    }
+}
+
+/// Runs a proxy from its options until it is told to leave, on a runtime of its own.
+///
+/// # Errors
+/// When it cannot be set up.
+pub fn run_to_end<F, S>(process: Process, access: ControlAccess, beside: F) -> Result<DrainOutcome, ProcessError>
+where
+    F: FnOnce(Arc<Runtime>, CancellationToken) -> S,
+    S: Future<Output = Result<(), ProcessError>> + Send + 'static,
+{
+    let workers = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = workers.block_on(async {
+        let runtime = Arc::clone(process.runtime());
+        let stop = CancellationToken::new();
+        let drain = Arc::clone(&runtime.drain);
+        let extra = beside(Arc::clone(&runtime), stop.clone());
+        let mut extra = tokio::spawn(extra);
+        let first = CancellationToken::new();
+        let told = first.clone();
+        let signals = tokio::spawn(async move {
+            match terminated(&drain).await {
+                Ok(second) => {
+                    told.cancel();
+                    second.await;
+                }
+                Err(error) => tracing::error!(%error, "signals are not heard"),
+            }
+        });
+        let serving = process.run(access, first.cancelled());
+        tokio::pin!(serving);
+        let outcome = tokio::select! {
+            outcome = &mut serving => outcome,
+            ended = &mut extra => match ended {
+                Ok(Ok(())) => serving.await,
+                Ok(Err(error)) => Err(error),
+                Err(error) => Err(ProcessError::Option(error.to_string())),
+            },
+        };
+        stop.cancel();
+        signals.abort();
+        outcome
+    });
+    workers.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}

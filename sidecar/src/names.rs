@@ -1,0 +1,42 @@
+//! Host names as the proxy's configuration knows them, for the pod's DNS.
+
+use std::sync::Arc;
+
+use palisade_model::service::Query;
+use palisade_proxy::{index::Known, runtime::Runtime};
+
+use crate::dns::{Answer, Names};
+
+/// The names of the configuration in force; what is not known yet is asked for.
+pub struct MeshNames {
+    runtime: Arc<Runtime>,
+}
+
+impl MeshNames {
+    /// Over a running proxy.
+    pub fn new(runtime: Arc<Runtime>) -> Self {
+        Self { runtime }
+    }
+
+    /// What the configuration in force says; `None` = not known yet.
+    fn known(&self, name: &str) -> Option<Answer> {
+        let index = self.runtime.index()?;
+        match index.services().dns(name) {
+            Known::Present(found) => Some(Answer::Addresses(found.addresses.to_vec())),
+            Known::Absent => Some(Answer::Unknown),
+            Known::Unknown => None,
+        }
+    }
+}
+
+impl Names for MeshNames {
+    async fn resolve(&self, name: &str) -> Answer {
+        if let Some(answer) = self.known(name) {
+            return answer;
+        }
+        match self.runtime.ask(Query::Host(name.into())).await {
+            Ok(()) => self.known(name).unwrap_or(Answer::Unavailable),
+            Err(_) => Answer::Unavailable,
+        }
+    }
+}
