@@ -114,10 +114,10 @@ impl<'a> RequestView<'a> {
         } else {
             facts.authority
         };
-        let without_fragment = facts.path.split(|b| *b == b'#').next().unwrap_or_default();
-        let mut parts = without_fragment.splitn(2, |b| *b == b'?');
-        let path = parts.next().unwrap_or_default();
-        Self { facts: *facts, authority, path, query: parts.next(), remote_ip: canonical_ip(facts.remote_ip) }
+        let end = facts.path.iter().position(|b| matches!(b, b'?' | b'#')).unwrap_or(facts.path.len());
+        let (path, rest) = facts.path.split_at_checked(end).unwrap_or((facts.path, &[]));
+        let query = rest.strip_prefix(b"?").map(|q| q.split(|b| *b == b'#').next().unwrap_or_default());
+        Self { facts: *facts, authority, path, query, remote_ip: canonical_ip(facts.remote_ip) }
     }
 
     /// Calls `visit` with each line of a header, until it breaks. Pseudo-headers and `host` are the request's own parts.

@@ -195,12 +195,35 @@ impl PathIndex {
         }
     }
 
-    /// The lists of members that may match a path; `None` is an opaque connection, for which nothing is left out.
-    pub(crate) fn lists<'a>(&'a self, path: &'a [u8]) -> impl Iterator<Item = &'a [u32]> {
-        let exact = (!self.exact.is_empty()).then(|| self.exact.get(path)).flatten();
-        let prefixes = (!self.prefix.is_empty()).then(|| leading_segments(path).filter_map(|p| self.prefix.get(p)));
-        std::iter::once(self.always.as_slice())
-            .chain(exact.map(Vec::as_slice))
-            .chain(prefixes.into_iter().flatten().map(Vec::as_slice))
+    /// Calls `visit` with each list of members that may match a path.
+    pub(crate) fn for_each_list(&self, lookup: &PathLookup<'_>, mut visit: impl FnMut(&[u32])) {
+        visit(&self.always);
+        if !self.exact.is_empty()
+            && let Some(list) = self.exact.get(lookup.path)
+        {
+            visit(list);
+        }
+        if !self.prefix.is_empty() {
+            for list in lookup.prefixes.iter().map_while(|p| *p).filter_map(|p| self.prefix.get(p)) {
+                visit(list);
+            }
+        }
+    }
+}
+
+/// A path taken apart once, for all the indexes that are asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PathLookup<'a> {
+    path: &'a [u8],
+    prefixes: [Option<&'a [u8]>; MAX_SEGMENTS],
+}
+
+impl<'a> PathLookup<'a> {
+    pub(crate) fn of(path: &'a [u8]) -> Self {
+        let mut prefixes = [None; MAX_SEGMENTS];
+        for (slot, prefix) in prefixes.iter_mut().zip(leading_segments(path)) {
+            *slot = Some(prefix);
+        }
+        Self { path, prefixes }
     }
 }

@@ -6,7 +6,7 @@ use super::index_of;
 use crate::{
     CompiledPolicy, PolicyIndex,
     eval::{Outcome, View},
-    index::{PathIndex, path_keys, principal_keys},
+    index::{PathIndex, PathLookup, path_keys, principal_keys},
     ir::{Actions, Entity},
 };
 
@@ -119,14 +119,12 @@ impl Stage {
         view: &View<'_>,
         path: &[u8],
     ) -> Hit {
-        if let Some((index, outcome)) = self.first(policies, candidates, view, path, true) {
-            return if outcome == Outcome::True {
-                Hit::Forbidden(PolicyIndex(index))
-            } else {
-                Hit::Failed(PolicyIndex(index))
-            };
+        let lookup = PathLookup::of(path);
+        if let Some((index, outcome)) = self.first(policies, candidates, view, &lookup, true) {
+            let index = PolicyIndex(index);
+            return if outcome == Outcome::True { Hit::Forbidden(index) } else { Hit::Failed(index) };
         }
-        self.first(policies, candidates, view, path, false)
+        self.first(policies, candidates, view, &lookup, false)
             .map_or(Hit::Nothing, |(index, _)| Hit::Permitted(PolicyIndex(index)))
     }
 
@@ -135,14 +133,14 @@ impl Stage {
         policies: &[Arc<CompiledPolicy>],
         candidates: &Candidates,
         view: &View<'_>,
-        path: &[u8],
+        lookup: &PathLookup<'_>,
         is_forbid: bool,
     ) -> Option<(u32, Outcome)> {
         let mut best: Option<(u32, Outcome)> = None;
         for narrowed in &candidates.groups {
             let Some(group) = self.groups.get(narrowed.group) else { continue };
             let index = if is_forbid { &group.forbids } else { &group.permits };
-            for list in index.lists(path) {
+            index.for_each_list(lookup, |list| {
                 for at in list {
                     let at = usize::try_from(*at).unwrap_or(usize::MAX);
                     let (Some(known), Some(policy_index)) = (narrowed.outcomes.get(at), group.members.get(at)) else {
@@ -160,7 +158,7 @@ impl Stage {
                         break;
                     }
                 }
-            }
+            });
         }
         best
     }

@@ -195,3 +195,21 @@ fn a_rule_that_contradicts_itself_matches_nothing_and_breaks_nothing() {
     deny.from = from(Source { principals: strings(&["*"]), not_principals: strings(&["*"]), ..Source::default() });
     assert!(is_allowed(&[deny], &Plain::default()));
 }
+
+#[test]
+fn guards_hold_however_many_conditions_there_are() {
+    let mut allow = rule(RuleAction::Allow);
+    let keys = (0..40).map(|i| match i % 4 {
+        0 => format!("request.headers[x-{i}]"),
+        1 => format!("request.auth.claims[c][{i}]"),
+        2 => "connection.sni".to_owned(),
+        _ => "request.auth.principal".to_owned(),
+    });
+    allow.when =
+        keys.map(|key| Condition { key, values: strings(&["a", "b*"]), not_values: strings(&["z", "*y"]) }).collect();
+    let admitted = admit_rule(&allow, &TrustDomains::default());
+    assert_eq!(admitted.problems, []);
+    let program = decode(&admitted.policies[0].ir).unwrap();
+    assert!(crate::index::is_infallible(&program));
+    assert!(check(&admitted.policies[0].cedar, Warnings::Refuse).is_ok());
+}
