@@ -19,6 +19,7 @@ pub mod kubernetes;
 pub mod object;
 pub mod palisade;
 mod path;
+pub mod re2;
 mod validate;
 
 pub use codes::Code;

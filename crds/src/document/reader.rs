@@ -1,5 +1,6 @@
 //! From one part of a text to its values and their lines.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, StrInput, Tag};
@@ -29,15 +30,45 @@ struct Node {
     depth: usize,
 }
 
+/// How often a closing bracket is moved, and how much text is read again for it, in bytes.
+const MAX_MOVED_BRACKETS: usize = 64;
+const MAX_READ_AGAIN: usize = 32 * 1024 * 1024;
+
 /// The documents of one part. More than one only with `...` between them, or several JSON values in a row.
 pub(super) fn read_part(part: &Part<'_>) -> Result<Vec<(Value, SpanTree)>, Problem> {
-    match Reader::new(part).read() {
-        Ok(read) => Ok(read),
-        Err(problem) if problem.code == Code::InvalidText && part.text.trim_start().starts_with('{') => {
-            read_json(part).ok_or(problem)
+    let mut text = Cow::Borrowed(part.text);
+    let mut attempts = MAX_MOVED_BRACKETS.min(MAX_READ_AGAIN.checked_div(part.text.len()).unwrap_or(0));
+    loop {
+        let problem = match Reader::new(&text, part.lines_before).read() {
+            Ok(read) => return Ok(read),
+            Err(problem) => problem,
+        };
+        if problem.code == Code::InvalidText && part.text.trim_start().starts_with('{') {
+            return read_json(part).ok_or(problem);
         }
-        Err(problem) => Err(problem),
+        let moved = if attempts > 0 { move_bracket(&text, &problem, part.lines_before) } else { None };
+        text = Cow::Owned(moved.ok_or(problem)?);
+        attempts -= 1;
     }
+}
+
+/// YAML wants a closing bracket further in than the key of its list; Kubernetes' reader, and so many a document, has it below the key.
+/// Nothing but flow content can begin with a closing bracket, so moving the line changes nothing else.
+fn move_bracket(text: &str, problem: &Problem, lines_before: usize) -> Option<String> {
+    if problem.code != Code::InvalidText || !problem.message.starts_with("invalid indentation") {
+        return None;
+    }
+    let index = usize::try_from(problem.line).ok()?.checked_sub(1)?.checked_sub(lines_before)?;
+    let line = text.split_inclusive('\n').nth(index)?;
+    if !line.trim_start_matches(' ').starts_with([']', '}']) {
+        return None;
+    }
+    let offset: usize = text.split_inclusive('\n').take(index).map(str::len).sum();
+    let mut moved = String::with_capacity(text.len().saturating_add(MAX_DEPTH));
+    moved.push_str(text.get(..offset)?);
+    moved.extend(std::iter::repeat_n(' ', MAX_DEPTH));
+    moved.push_str(text.get(offset..)?);
+    Some(moved)
 }
 
 /// JSON that is no YAML: surrogate pairs in escapes, several values in a row. Only the line of the whole value is known.
@@ -157,13 +188,8 @@ struct Frame {
 }
 
 impl<'a> Reader<'a> {
-    fn new(part: &Part<'a>) -> Self {
-        Self {
-            events: Parser::new_from_str(part.text),
-            lines_before: part.lines_before,
-            anchors: BTreeMap::new(),
-            nodes: 0,
-        }
+    fn new(text: &'a str, lines_before: usize) -> Self {
+        Self { events: Parser::new_from_str(text), lines_before, anchors: BTreeMap::new(), nodes: 0 }
     }
 
     fn read(mut self) -> Result<Vec<(Value, SpanTree)>, Problem> {

@@ -50,6 +50,13 @@ fn broken_document_spoils_no_other() {
 }
 
 #[test]
+fn closing_brackets_may_stand_below_their_key() {
+    let text = "a:\n  b: [\n    1,\n    2,\n  ]\n  c: {\n    d: 1\n  }\ne: [\n]\nf: |\n  ]\n";
+    assert_eq!(values(text), [json!({"a": {"b": [1, 2], "c": {"d": 1}}, "e": [], "f": "]\n"})]);
+    assert_eq!(only(text).line_of("e"), Some(9));
+}
+
+#[test]
 fn a_key_written_twice_is_refused_where_it_is_written_again() {
     assert_eq!(problems("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n"), [(5, Code::DuplicateKey)]);
     assert_eq!(problems("{\"a\": 1, \"a\": 2}"), [(1, Code::DuplicateKey)]);

@@ -99,17 +99,12 @@ choice! {
 
 record! {
     /// Routes that may attach to a listener.
+    #[derive(Default)]
     pub struct AllowedRoutes {
         /// Namespaces of the routes.
         namespaces: RouteNamespaces = "namespaces" or RouteNamespaces::default();
         /// Kinds of the routes; empty is what the protocol suggests.
         kinds: Vec<RouteGroupKind> = "kinds" [Items(0, 8)];
-    }
-}
-
-impl Default for AllowedRoutes {
-    fn default() -> Self {
-        Self { namespaces: RouteNamespaces::default(), kinds: Vec::new() }
     }
 }
 

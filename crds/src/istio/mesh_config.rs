@@ -91,7 +91,7 @@ record! {
 }
 
 /// Keys that are used: those of [`MeshConfig`]; a test compares them.
-const KEYS: &[&str] = &[
+pub(crate) const MESH_KEYS: &[&str] = &[
     "accessLogFile",
     "accessLogEncoding",
     "accessLogFormat",
@@ -404,10 +404,10 @@ fn used_keys(value: Value, cursor: &mut Cursor<'_>) -> Value {
         } else {
             value
         };
-        if KEYS.contains(&name.as_str()) {
+        if MESH_KEYS.contains(&name.as_str()) {
             used.insert(name, value);
         } else {
-            let hint = nearest(&name, KEYS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let hint = nearest(&name, MESH_KEYS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             cursor.report_at(key.as_str(), Code::UnknownMeshSetting, format!("unknown mesh setting `{key}`{hint}"));
         }
     }

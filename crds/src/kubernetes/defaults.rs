@@ -38,7 +38,7 @@ impl Defaults for Service {
         if spec.ports.as_ref().is_none_or(Vec::is_empty) && !is_headless && !is_external_name {
             issues.push(Issue::new(Code::KubernetesRule, place.clone(), "a Service must have a port"));
         }
-        let ports = spec.ports.as_mut().map(Vec::as_mut_slice).unwrap_or_default();
+        let ports = spec.ports.as_deref_mut().unwrap_or_default();
         let several = ports.len() > 1;
         let mut names = BTreeSet::new();
         let mut numbers = BTreeSet::new();

@@ -89,8 +89,8 @@ fn text(metadata: &Map<String, Value>, key: &str, cursor: &mut Cursor<'_>) -> Op
 fn texts(metadata: &Map<String, Value>, key: &str, cursor: &mut Cursor<'_>) -> BTreeMap<String, String> {
     let read: Option<BTreeMap<String, String>> = present(metadata, key)
         .map_or(Some(BTreeMap::new()), |value| cursor.within(key, |cursor| Decode::decode(value, cursor)));
-    // Unreadable ones were reported, and make the whole document a rejected one.
-    read.unwrap_or_else(BTreeMap::new)
+    // An unreadable map was reported, so the whole document is a rejected one.
+    read.unwrap_or_default()
 }
 
 /// What the Kubernetes API asks of every object.

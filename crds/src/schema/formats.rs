@@ -49,20 +49,18 @@ impl Check {
                     cursor.report(Code::OutOfRange, format!("`{number}` is outside {least}..={most}"));
                 }
             }
-            (Self::RangeF(least, most), Value::Number(number)) => {
-                if number.as_f64().is_none_or(|number| number < *least || number > *most) {
-                    cursor.report(Code::OutOfRange, format!("`{number}` is outside {least}..={most}"));
-                }
+            (Self::RangeF(least, most), Value::Number(number))
+                if number.as_f64().is_none_or(|number| number < *least || number > *most) =>
+            {
+                cursor.report(Code::OutOfRange, format!("`{number}` is outside {least}..={most}"));
             }
-            (Self::Format(form, matches), Value::String(text)) => {
-                if !matches(text) {
-                    cursor.report(Code::InvalidFormat, format!("`{}` is not {form}", shorten(text)));
-                }
+            (Self::Format(form, matches), Value::String(text)) if !matches(text) => {
+                cursor.report(Code::InvalidFormat, format!("`{}` is not {form}", shorten(text)));
             }
-            (Self::Positive, Value::String(text)) => {
-                if Duration::parse(text).is_ok_and(|duration| duration < Duration::from_millis(1)) {
-                    cursor.report(Code::OutOfRange, format!("`{text}` is shorter than 1ms"));
-                }
+            (Self::Positive, Value::String(text))
+                if Duration::parse(text).is_ok_and(|duration| duration < Duration::from_millis(1)) =>
+            {
+                cursor.report(Code::OutOfRange, format!("`{text}` is shorter than 1ms"));
             }
             (Self::GatewayDuration, Value::String(text)) => {
                 if let Err(error) = Duration::parse_gateway_api(text) {
@@ -85,7 +83,7 @@ impl Check {
                 }
             }
             (Self::Unique(keys), Value::Array(items)) => unique(keys, items, cursor),
-            // Another type was reported by whoever read the value.
+            // Within bounds, or of another type, which was reported by whoever read the value.
             _ => {}
         }
     }
