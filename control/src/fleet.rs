@@ -6,9 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
+use futures::stream::{FuturesUnordered, StreamExt};
 use palisade_model::{
     hash::ContentHash,
     origin::Origin,
@@ -22,6 +24,7 @@ use palisade_wire::delta::{
     server::{Greeting, Rejection},
 };
 use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
 
 /// All connected proxies. Locks are held for moments, never across an await.
 #[derive(Debug, Default)]
@@ -57,6 +60,19 @@ pub struct ProxyRecord {
     pub withheld: Arc<[Withheld]>,
     /// Why nothing at all can be offered to it.
     pub unofferable: Option<Arc<str>>,
+    /// Short id that the ids of its decisions begin with; empty = unknown.
+    pub short_id: Arc<str>,
+    /// Asks its session for explanations.
+    pub explain: mpsc::Sender<ExplainRequest>,
+}
+
+/// A question to one proxy.
+#[derive(Debug)]
+pub struct ExplainRequest {
+    /// The decision's id.
+    pub decision: String,
+    /// JSON, or `None` when the proxy does not know it; dropped when the proxy goes.
+    pub answer: oneshot::Sender<Option<Bytes>>,
 }
 
 /// How many proxies do what an object says.
@@ -72,8 +88,14 @@ pub struct Enforced {
 
 impl Fleet {
     /// A proxy has said hello.
-    pub fn joined(&self, pod: WorkloadRef, greeting: &Greeting, now: SystemTime) -> SessionId {
-        let Greeting { namespace: _, name: _, build, features, held: _, subscriptions } = greeting;
+    pub fn joined(
+        &self,
+        pod: WorkloadRef,
+        greeting: &Greeting,
+        explain: mpsc::Sender<ExplainRequest>,
+        now: SystemTime,
+    ) -> SessionId {
+        let Greeting { namespace: _, name: _, build, features, held: _, subscriptions, short_id } = greeting;
         let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
         let record = ProxyRecord {
             pod,
@@ -86,6 +108,8 @@ impl Fleet {
             nacked: None,
             withheld: Arc::from([]),
             unofferable: None,
+            short_id: Arc::clone(short_id),
+            explain,
         };
         self.sessions.lock().insert(id, record);
         id
@@ -116,6 +140,33 @@ impl Fleet {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The explanation of a decision: from the proxy whose short id it begins with, else from whichever knows it.
+    pub async fn explain(&self, decision: &str, patience: Duration) -> Option<Bytes> {
+        let mut asked = self.proxies();
+        let is_owner = |record: &ProxyRecord| !record.short_id.is_empty() && decision.starts_with(&*record.short_id);
+        if asked.iter().any(is_owner) {
+            asked.retain(is_owner);
+        }
+        let mut answers: FuturesUnordered<_> = asked
+            .into_iter()
+            .map(|record| async move {
+                let (answer, answered) = oneshot::channel();
+                let request = ExplainRequest { decision: decision.to_owned(), answer };
+                record.explain.send(request).await.ok()?;
+                answered.await.ok()?
+            })
+            .collect();
+        let first = async {
+            while let Some(answer) = answers.next().await {
+                if answer.is_some() {
+                    return answer;
+                }
+            }
+            None
+        };
+        tokio::time::timeout(patience, first).await.unwrap_or(None)
     }
 
     /// How many proxies enforce a user's object at a generation (where documents have none: as it is now).

@@ -1,9 +1,17 @@
 //! The control plane: documents in, each proxy's slice of the mesh and its certificates out.
 
+pub mod admin;
 pub mod ca;
 pub mod fleet;
+pub mod mesh;
 pub mod metrics;
+mod run;
 pub mod serve;
+pub mod settings;
 pub mod slices;
 pub mod source;
+mod standalone;
 pub mod token;
+
+pub use run::{run, run_until};
+pub use standalone::{NoToken, Standalone, StandaloneError, standalone};

@@ -75,6 +75,7 @@ impl Shared {
         authority: Arc<CertificateAuthority>,
         tokens: TokenKey,
         certificate_lifetime: Duration,
+        metrics: Metrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -82,7 +83,7 @@ impl Shared {
             fleet: Arc::default(),
             authority,
             tokens,
-            metrics: Metrics::new(),
+            metrics,
             certificate_lifetime,
             stop,
             tasks: TaskTracker::new(),

@@ -1,3 +1,8 @@
-//! Where documents come from.
+//! Where documents come from, and the mesh that they are compiled to as they change.
 
 pub mod files;
+mod live;
+mod watch;
+
+pub use live::{Following, LiveError, LiveFiles, start};
+pub use watch::WatchError;

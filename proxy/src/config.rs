@@ -13,7 +13,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Applier, ApplyRejection, ConfigClient, ConfigState};
+pub use client::{Applier, ApplyRejection, ConfigClient, ConfigState, Explainer};
 pub use dial::{Credentials, DialError, Dialer, TlsDialer, TokenSource};
 pub use identity::{IdentityClient, IssuedIdentity};
 pub use pipe::Pipe;

@@ -1,12 +1,13 @@
 //! The configuration service: one state machine per stream, fed by the proxy and by the mesh.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use futures::Stream;
 use palisade_model::{hash::ContentHash, service::Query, settings::WorkloadRef, snapshot::Snapshot};
 use palisade_wire::{
@@ -17,7 +18,7 @@ use palisade_wire::{
     },
     proto::v1::{ControlMessage, ProxyMessage, configuration_server::Configuration},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,13 +27,16 @@ use super::{
     caller::{Caller, PeerProof, pod_of},
 };
 use crate::{
-    fleet::SessionId,
+    fleet::{ExplainRequest, SessionId},
     metrics::{Answer, AnswerLabels, Refusal},
     slices::{MeshWatch, Slices},
 };
 
 /// Messages that wait for a slow proxy: a few chunks, the rest waits in the session.
 const OUTBOUND: usize = 8;
+
+/// Explanations that are asked of one proxy at a time.
+const QUESTIONS: usize = 16;
 
 /// A proxy that takes no message for this long is gone.
 const STALLED: Duration = Duration::from_secs(60);
@@ -56,6 +60,9 @@ impl Configuration for Delta {
             subscriptions: BTreeSet::new(),
             outbound: outbound.clone(),
             offered: None,
+            questions: None,
+            asked: BTreeMap::new(),
+            next_question: 0,
         };
         let inbound = request.into_inner();
         self.0.tasks.spawn(async move {
@@ -83,6 +90,10 @@ struct Session {
     subscriptions: BTreeSet<Query>,
     outbound: mpsc::Sender<Result<ControlMessage, Status>>,
     offered: Option<Instant>,
+    questions: Option<mpsc::Receiver<ExplainRequest>>,
+    /// Explanations that the proxy owes. At most [`QUESTIONS`]: older ones have timed out.
+    asked: BTreeMap<u64, oneshot::Sender<Option<Bytes>>>,
+    next_question: u64,
 }
 
 impl Session {
@@ -107,6 +118,7 @@ impl Session {
                     Ok(None) => return Status::ok("the proxy closed the stream"),
                     Err(status) => return status,
                 },
+                question = next_question(&mut self.questions) => self.ask(question),
                 changed = self.mesh.changed() => match changed {
                     Ok(()) => match self.retarget().await {
                         Ok(actions) => actions,
@@ -119,6 +131,16 @@ impl Session {
                 return status;
             }
         }
+    }
+
+    fn ask(&mut self, question: ExplainRequest) -> Vec<Action> {
+        let ExplainRequest { decision, answer } = question;
+        self.next_question += 1;
+        self.asked.insert(self.next_question, answer);
+        if self.asked.len() > QUESTIONS {
+            self.asked.pop_first();
+        }
+        self.machine.explain(self.next_question, &decision)
     }
 
     async fn act(&mut self, actions: Vec<Action>) -> Result<(), Status> {
@@ -155,6 +177,12 @@ impl Session {
                     tracing::warn!(proxy = %self.name(), %key, message = %rejection.message, "refused by proxy");
                     self.record(|record| record.nacked = Some((rejection, SystemTime::now())));
                 }
+                Action::Explained { request, json } => {
+                    if let Some(answer) = self.asked.remove(&request) {
+                        // Whoever asked may have given up.
+                        drop(answer.send(json));
+                    }
+                }
                 Action::Unofferable(error) => {
                     tracing::warn!(proxy = %self.name(), %error, "nothing can be offered");
                     self.record(|record| record.unofferable = Some(error.to_string().into()));
@@ -180,7 +208,9 @@ impl Session {
             self.shared.metrics.refuse(Refusal::Forbidden);
             Status::from(refused)
         })?;
-        let id = self.shared.fleet.joined(pod.clone(), &greeting, SystemTime::now());
+        let (explain, questions) = mpsc::channel(QUESTIONS);
+        self.questions = Some(questions);
+        let id = self.shared.fleet.joined(pod.clone(), &greeting, explain, SystemTime::now());
         self.shared.metrics.proxies.inc();
         let held = greeting.held.as_ref().map(ContentHash::to_string).unwrap_or_default();
         tracing::info!(proxy = %format_args!("{}/{}", pod.namespace, pod.name), build = %greeting.build, %held, "proxy joined");
@@ -236,6 +266,17 @@ impl Session {
         self.place
             .as_ref()
             .map_or_else(|| self.caller.identity.to_string(), |(_, p)| format!("{}/{}", p.namespace, p.name))
+    }
+}
+
+/// Cancel-safe.
+async fn next_question(questions: &mut Option<mpsc::Receiver<ExplainRequest>>) -> ExplainRequest {
+    match questions {
+        Some(questions) => match questions.recv().await {
+            Some(question) => question,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
 

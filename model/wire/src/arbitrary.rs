@@ -2,20 +2,12 @@
 //!
 //! [`snapshot`] makes closed snapshots; [`resource`] makes any resource by itself, references and all.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
-use ipnet::IpNet;
 use palisade_model::{
     cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, TcpKeepalive, UpstreamProtocol, UpstreamTls},
     endpoint::{Address, Endpoint, EndpointHealth, Endpoints, PeerProxy},
-    host::HostPattern,
-    identity::{SpiffeId, TrustDomain},
     listener::{
         Chain, ChainHandler, ClientValidation, InboundPort, Listener, MtlsMode, Protocol, ServerTls, ServerTlsMode,
         TlsVersion,
@@ -23,11 +15,6 @@ use palisade_model::{
     origin::Origin,
     policy::{DenyAll, Effect, Policy, PolicyId, PolicyMode, PolicySet},
     resource::{Entries, Entry, Feature, Meta, Resource, ResourceKey, ResourceKind},
-    route::{
-        Backend, Fault, FaultAbort, Forward, HeaderMatch, HeaderMutations, PathMatch, PathRewrite, Percent, QueryMatch,
-        Redirect, RedirectPort, RetryOn, RetryPolicy, Rewrite, RouteAction, RouteEntry, RouteMatch, RouteRule,
-        StringMatch, VirtualHost,
-    },
     secret::{PrivateKey, Secret},
     service::{DnsName, L4Backend, L4Route, Lookup, Query, Service, ServicePort},
     settings::{
@@ -37,72 +24,11 @@ use palisade_model::{
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
-/// Names come from a small set so that random resources collide and refer to each other.
-fn name() -> impl Strategy<Value = Arc<str>> + Clone {
-    select(vec!["a", "b", "c", "d", "e"]).prop_map(Arc::from)
-}
+mod route;
+mod scalar;
 
-fn text() -> impl Strategy<Value = Arc<str>> + Clone {
-    prop_oneof![Just(String::new()), "[a-z/.*:|-]{1,12}", "\\PC{0,6}"].prop_map(Arc::from)
-}
-
-fn list<T: std::fmt::Debug>(item: impl Strategy<Value = T>) -> impl Strategy<Value = Arc<[T]>> {
-    vec(item, 0..3).prop_map(Arc::from)
-}
-
-fn set<T: std::fmt::Debug + Ord>(item: impl Strategy<Value = T>) -> impl Strategy<Value = BTreeSet<T>> {
-    vec(item, 0..3).prop_map(BTreeSet::from_iter)
-}
-
-fn duration() -> impl Strategy<Value = Duration> + Clone {
-    prop_oneof![
-        (0..100_000u64).prop_map(Duration::from_millis),
-        (any::<u64>(), 0..1_000_000_000u32).prop_map(|(seconds, nanos)| Duration::new(seconds, nanos))
-    ]
-}
-
-fn ip() -> impl Strategy<Value = IpAddr> + Clone {
-    prop_oneof![
-        any::<u32>().prop_map(|bits| IpAddr::V4(Ipv4Addr::from(bits))),
-        any::<u128>().prop_map(|bits| IpAddr::V6(Ipv6Addr::from(bits)))
-    ]
-}
-
-fn socket() -> impl Strategy<Value = SocketAddr> {
-    prop_oneof![
-        (ip(), any::<u16>()).prop_map(|(ip, port)| SocketAddr::new(ip, port)),
-        (any::<u128>(), any::<u16>(), any::<u32>(), any::<u32>())
-            .prop_map(|(ip, port, flow, scope)| SocketAddrV6::new(ip.into(), port, flow, scope).into())
-    ]
-}
-
-fn network() -> impl Strategy<Value = IpNet> {
-    (ip(), any::<u8>()).prop_map(|(ip, length)| {
-        let longest = if ip.is_ipv4() { 32 } else { 128 };
-        IpNet::new(ip, length % (longest + 1)).unwrap_or_else(|_| IpNet::from(ip))
-    })
-}
-
-fn pattern() -> impl Strategy<Value = HostPattern> + Clone {
-    prop_oneof![
-        Just(HostPattern::Any),
-        "[a-z0-9-]{1,6}(\\.[a-z]{1,4}){0,2}".prop_map(|host| HostPattern::Exact(host.into())),
-        "\\.[a-z]{1,6}".prop_map(|suffix| HostPattern::Suffix(suffix.into()))
-    ]
-}
-
-fn trust_domain() -> impl Strategy<Value = TrustDomain> + Clone {
-    "[a-z0-9._-]{1,12}".prop_filter_map("a trust domain", |text| text.parse().ok())
-}
-
-fn identity() -> impl Strategy<Value = SpiffeId> {
-    (trust_domain(), name(), name())
-        .prop_filter_map("an identity", |(domain, namespace, account)| SpiffeId::new(domain, &namespace, &account).ok())
-}
-
-fn labels() -> impl Strategy<Value = BTreeMap<Arc<str>, Arc<str>>> {
-    vec((text(), text()), 0..3).prop_map(BTreeMap::from_iter)
-}
+use route::{route, virtual_host};
+use scalar::{duration, identity, ip, labels, list, name, network, pattern, set, socket, text, trust_domain};
 
 /// A user's object.
 pub fn origin() -> impl Strategy<Value = Origin> {
@@ -247,162 +173,6 @@ pub fn query() -> impl Strategy<Value = Query> {
 
 fn lookup() -> impl Strategy<Value = Lookup> {
     (query(), list(name())).prop_map(|(query, services)| Lookup { query, services })
-}
-
-fn virtual_host() -> impl Strategy<Value = VirtualHost> {
-    let entry = (name(), 0..3u32).prop_map(|(rule, alternative)| RouteEntry { rule, alternative });
-    (name(), name(), list(pattern()), any::<bool>(), list(entry)).prop_map(
-        |(table, name, domains, https_redirect, entries)| VirtualHost { table, name, domains, https_redirect, entries },
-    )
-}
-
-fn path_match() -> impl Strategy<Value = PathMatch> {
-    prop_oneof![
-        (text(), any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Exact { value, ignore_case }),
-        (text(), any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Prefix { value, ignore_case }),
-        text().prop_map(|value| PathMatch::SegmentPrefix { value }),
-        text().prop_map(|value| PathMatch::Regex { value })
-    ]
-}
-
-fn string_match() -> impl Strategy<Value = StringMatch> + Clone {
-    prop_oneof![
-        text().prop_map(StringMatch::Exact),
-        text().prop_map(StringMatch::Prefix),
-        text().prop_map(StringMatch::Regex)
-    ]
-}
-
-fn route_match() -> impl Strategy<Value = RouteMatch> {
-    let header = (text(), option::of(string_match()), any::<bool>())
-        .prop_map(|(name, value, is_inverted)| HeaderMatch { name, value, is_inverted });
-    let query = (text(), option::of(string_match())).prop_map(|(name, value)| QueryMatch { name, value });
-    let one = || option::of(string_match());
-    (any::<u32>(), option::of(path_match()), one(), one(), one(), list(header), list(query)).prop_map(
-        |(source_index, path, scheme, method, authority, headers, query)| RouteMatch {
-            source_index,
-            path,
-            scheme,
-            method,
-            authority,
-            headers,
-            query,
-        },
-    )
-}
-
-fn mutations() -> impl Strategy<Value = HeaderMutations> {
-    (list(text()), list((text(), text())), list((text(), text()))).prop_map(|(remove, set, add)| HeaderMutations {
-        remove,
-        set,
-        add,
-    })
-}
-
-fn path_rewrite() -> impl Strategy<Value = PathRewrite> {
-    prop_oneof![
-        text().prop_map(PathRewrite::Full),
-        text().prop_map(PathRewrite::Prefix),
-        text().prop_map(PathRewrite::SegmentPrefix),
-        (text(), text()).prop_map(|(pattern, substitution)| PathRewrite::Regex { pattern, substitution })
-    ]
-}
-
-const RETRY_ON: [RetryOn; 16] = [
-    RetryOn::ServerError,
-    RetryOn::GatewayError,
-    RetryOn::Reset,
-    RetryOn::ResetBeforeRequest,
-    RetryOn::ConnectFailure,
-    RetryOn::EnvoyRatelimited,
-    RetryOn::Retriable4xx,
-    RetryOn::RefusedStream,
-    RetryOn::RetriableStatusCodes,
-    RetryOn::RetriableHeaders,
-    RetryOn::Http3PostConnectFailure,
-    RetryOn::Cancelled,
-    RetryOn::DeadlineExceeded,
-    RetryOn::Internal,
-    RetryOn::ResourceExhausted,
-    RetryOn::Unavailable,
-];
-
-fn retries() -> impl Strategy<Value = RetryPolicy> {
-    (
-        any::<u32>(),
-        option::of(duration()),
-        set(select(RETRY_ON.to_vec())),
-        set(any::<u16>()),
-        duration(),
-        duration(),
-        any::<bool>(),
-    )
-        .prop_map(|(attempts, per_try, on, statuses, backoff, max_backoff, avoid_previous)| RetryPolicy {
-            attempts,
-            per_try,
-            on,
-            statuses,
-            backoff,
-            max_backoff,
-            avoid_previous,
-        })
-}
-
-fn action() -> impl Strategy<Value = RouteAction> {
-    let backend = (name(), option::of(any::<u16>()), any::<u32>(), mutations(), mutations()).prop_map(
-        |(cluster, missing, weight, request_headers, response_headers)| Backend {
-            cluster,
-            missing,
-            weight,
-            request_headers,
-            response_headers,
-        },
-    );
-    let rewrite =
-        (option::of(path_rewrite()), option::of(text())).prop_map(|(path, authority)| Rewrite { path, authority });
-    let forward = (list(backend), mutations(), rewrite, option::of(duration()), option::of(retries())).prop_map(
-        |(backends, request_headers, rewrite, timeout, retries)| Forward {
-            backends,
-            request_headers,
-            rewrite,
-            timeout,
-            retries,
-        },
-    );
-    let port = prop_oneof![
-        any::<u16>().prop_map(RedirectPort::Explicit),
-        Just(RedirectPort::ProtocolDefault),
-        Just(RedirectPort::Request)
-    ];
-    let redirect = (option::of(text()), option::of(text()), port, option::of(path_rewrite()), any::<u16>())
-        .prop_map(|(scheme, authority, port, path, status)| Redirect { scheme, authority, port, path, status });
-    prop_oneof![
-        forward.prop_map(RouteAction::Forward),
-        redirect.prop_map(RouteAction::Redirect),
-        (any::<u16>(), vec(any::<u8>(), 0..8), option::of(text())).prop_map(|(status, body, content_type)| {
-            RouteAction::DirectResponse { status, body: Bytes::from(body), content_type }
-        }),
-        text().prop_map(|message| RouteAction::Refuse { message })
-    ]
-}
-
-fn route() -> impl Strategy<Value = RouteRule> {
-    let share = || (0..=Percent::ALWAYS.0).prop_map(Percent);
-    let abort = prop_oneof![any::<u16>().prop_map(FaultAbort::Http), any::<u32>().prop_map(FaultAbort::Grpc)];
-    let fault = (option::of((duration(), share())), option::of((abort, share())))
-        .prop_map(|(delay, abort)| Fault { delay, abort });
-    (name(), text(), option::of(text()), any::<u32>(), list(route_match()), fault, action(), mutations()).prop_map(
-        |(key, source, name, rule, matches, fault, action, response_headers)| RouteRule {
-            key,
-            source,
-            name,
-            rule,
-            matches,
-            fault,
-            action,
-            response_headers,
-        },
-    )
 }
 
 fn l4_route() -> impl Strategy<Value = L4Route> {

@@ -30,6 +30,9 @@ pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Largest encoded transaction that a proxy assembles.
 pub const MAX_TRANSACTION_BYTES: u64 = 256 * 1024 * 1024;
 
+/// Largest explanation of a decision that a proxy sends.
+pub const MAX_EXPLANATION_BYTES: usize = 256 * 1024;
+
 /// Most queries that one proxy may be subscribed to.
 pub const MAX_SUBSCRIPTIONS: usize = 10_000;
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use palisade_model::{hash::ContentHash, resource::ResourceKey, service::Query, snapshot::Snapshot};
 use palisade_wire::{
     delta::{
@@ -55,6 +56,12 @@ pub trait Applier: Send + Sync + 'static {
     async fn apply(&self, snapshot: Arc<Snapshot>, changed: Vec<ResourceKey>) -> Result<(), ApplyRejection>;
 }
 
+/// Looks up recent decisions of this proxy.
+pub trait Explainer: Send + Sync + 'static {
+    /// The explanation of a decision, as the admin page `/why/ID` shows it; `None` = not known (any more).
+    fn why(&self, decision: &str) -> Option<serde_json::Value>;
+}
+
 /// Why a snapshot is not swapped in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -89,6 +96,7 @@ pub struct ConfigClient {
     dialer: Dialer,
     token: TokenSource,
     applier: Arc<dyn Applier>,
+    explainer: Option<Arc<dyn Explainer>>,
     commands: mpsc::Receiver<Command>,
     state: watch::Sender<ConfigState>,
     applying: Option<JoinHandle<Result<(), ApplyRejection>>>,
@@ -117,8 +125,24 @@ impl ConfigClient {
         let mut machine = Client::new(profile);
         // Not connected: nothing is to be sent.
         drop(machine.subscribe(subscriptions));
-        let client = Self { machine, dialer, token, applier, commands, state, applying: None, absent: BTreeMap::new() };
+        let client = Self {
+            machine,
+            dialer,
+            token,
+            applier,
+            explainer: None,
+            commands,
+            state,
+            applying: None,
+            absent: BTreeMap::new(),
+        };
         (client, Subscriptions::new(sender, watcher))
+    }
+
+    /// Answers control's questions about decisions, too.
+    #[must_use]
+    pub fn with_explainer(self, explainer: Arc<dyn Explainer>) -> Self {
+        Self { explainer: Some(explainer), ..self }
     }
 
     /// Until `stop`: connects, applies, comes back after failures with backoff. What is applied stays.
@@ -237,8 +261,14 @@ impl ConfigClient {
     }
 
     async fn act(&mut self, actions: Vec<Action>, stream: &Stream) -> Result<(), String> {
-        for action in VecDeque::from(actions) {
+        let mut pending = VecDeque::from(actions);
+        while let Some(action) = pending.pop_front() {
             match action {
+                Action::Explain { request, decision } => {
+                    let found = self.explainer.as_ref().and_then(|explainer| explainer.why(&decision));
+                    let json = found.map(|value| Bytes::from(value.to_string()));
+                    pending.extend(self.machine.explained(request, json));
+                }
                 Action::Send(message) => stream
                     .outbound
                     .send_timeout(message, OPEN)

@@ -18,7 +18,7 @@ use palisade_model::{
 use prost::Message;
 
 use super::{
-    MAX_TRANSACTION_BYTES, PROTOCOL, Violation,
+    MAX_EXPLANATION_BYTES, MAX_TRANSACTION_BYTES, PROTOCOL, Violation,
     assembly::Assembly,
     offer::{Offer, Update},
     withhold::retain,
@@ -43,6 +43,8 @@ pub struct Profile {
     pub build: Arc<str>,
     /// Features that it understands beyond the base protocol.
     pub features: BTreeSet<Feature>,
+    /// Short id that the ids of its decisions begin with.
+    pub short_id: Arc<str>,
 }
 
 /// What a proxy knows of configuration, across streams.
@@ -90,6 +92,13 @@ pub enum Action {
     Apply(Apply),
     /// The proxy holds what it should hold, says control.
     InSync,
+    /// Look the decision up, then call [`Client::explained`] on this stream.
+    Explain {
+        /// Number to repeat.
+        request: u64,
+        /// The decision's id.
+        decision: String,
+    },
     /// End the stream and open a new one.
     Reconnect(Violation),
 }
@@ -209,6 +218,17 @@ impl Client {
         self.read(now, message).unwrap_or_else(|violation| self.reconnect(violation))
     }
 
+    /// The answer to [`Action::Explain`]: JSON, or `None` when the decision is not known. What is too long is not sent.
+    pub fn explained(&mut self, request: u64, json: Option<Bytes>) -> Vec<Action> {
+        if self.stream != Stream::Open {
+            return Vec::new();
+        }
+        let json = json.filter(|json| json.len() <= MAX_EXPLANATION_BYTES);
+        let found = json.is_some();
+        let explanation = v1::Explanation { request, found, json: json.unwrap_or_default() };
+        vec![self.send(proxy_message::Kind::Explanation(explanation))]
+    }
+
     /// What [`Action::Apply`] asked for is swapped in on all workers.
     pub fn applied(&mut self) -> Vec<Action> {
         let Some(Applying { offer, snapshot, is_awaited }) = self.applying.take() else { return Vec::new() };
@@ -237,7 +257,7 @@ impl Client {
 
     fn greet(&mut self) -> Vec<Action> {
         self.stream = Stream::Open;
-        let Profile { namespace, name, build, features } = &self.profile;
+        let Profile { namespace, name, build, features, short_id } = &self.profile;
         let hello = v1::Hello {
             protocol: PROTOCOL,
             features: mapping::set().0(features),
@@ -247,6 +267,7 @@ impl Client {
             name: name.encode(),
             build: build.encode(),
             subscriptions: self.subscriptions.iter().map(Wire::encode).collect(),
+            short_id: short_id.encode(),
         };
         vec![self.send(proxy_message::Kind::Hello(hello))]
     }
@@ -258,10 +279,14 @@ impl Client {
             return Err(Violation::Sequence { expected, received: sequence });
         }
         self.received = sequence;
-        if self.applying.is_some() {
+        let kind = kind.ok_or(Violation::UnknownMessage)?;
+        if self.applying.is_some() && !matches!(kind, control_message::Kind::Explain(_)) {
             return Err(Violation::OutOfTurn("a message while a transaction is applied"));
         }
-        match kind.ok_or(Violation::UnknownMessage)? {
+        match kind {
+            control_message::Kind::Explain(v1::Explain { request, decision }) => {
+                Ok(vec![Action::Explain { request, decision }])
+            }
             control_message::Kind::InSync(v1::InSync { offer }) => {
                 let offer = ContentHash::decode(offer).map_err(|error| error.inside("in_sync.offer"))?;
                 if self.held.as_ref().map(|held| held.offer.version()) != Some(offer) {

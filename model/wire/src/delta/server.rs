@@ -16,8 +16,7 @@ use palisade_model::{
 };
 use prost::Message;
 
-use super::{
-    MAX_SUBSCRIPTIONS, PROTOCOL, Violation,
+use super::{MAX_EXPLANATION_BYTES, MAX_SUBSCRIPTIONS, PROTOCOL, Violation,
     assembly::chunks,
     offer::Offer,
     withhold::{Unofferable, withhold},
@@ -80,6 +79,13 @@ pub enum Action {
     Nacked(Rejection),
     /// Nothing can be offered; the proxy stays on what it had.
     Unofferable(Unofferable),
+    /// The proxy's answer to [`Server::explain`].
+    Explained {
+        /// The request's number.
+        request: u64,
+        /// JSON; `None` = the proxy does not know the decision.
+        json: Option<Bytes>,
+    },
     /// End the stream.
     Close(Violation),
 }
@@ -99,6 +105,8 @@ pub struct Greeting {
     pub held: Option<ContentHash>,
     /// What it is subscribed to.
     pub subscriptions: BTreeSet<Query>,
+    /// Short id that the ids of its decisions begin with; empty = unknown.
+    pub short_id: Arc<str>,
 }
 
 /// A refused offer.
@@ -173,6 +181,15 @@ impl Server {
         self.offer(now)
     }
 
+    /// Asks the proxy to explain a decision; nothing, when no hello came yet.
+    pub fn explain(&mut self, request: u64, decision: &str) -> Vec<Action> {
+        if self.phase != Phase::Open {
+            return Vec::new();
+        }
+        let explain = v1::Explain { request, decision: decision.to_owned() };
+        vec![self.send(control_message::Kind::Explain(explain))]
+    }
+
     /// A message arrived.
     pub fn message(&mut self, now: Instant, message: v1::ProxyMessage) -> Vec<Action> {
         if self.phase == Phase::Closed {
@@ -193,6 +210,14 @@ impl Server {
             (proxy_message::Kind::Hello(_), _) => Err(Violation::OutOfTurn("a second hello")),
             (_, Phase::Greeting { .. } | Phase::Closed) => Err(Violation::OutOfTurn("a message before the hello")),
             (proxy_message::Kind::Subscribe(subscribe), Phase::Open) => self.subscribe(subscribe),
+            (proxy_message::Kind::Explanation(v1::Explanation { request, found, json }), Phase::Open) => {
+                let amount = json.len() as u64;
+                if amount > MAX_EXPLANATION_BYTES as u64 {
+                    let limit = MAX_EXPLANATION_BYTES as u64;
+                    return Err(Violation::Limit { what: "explanation bytes", amount, limit });
+                }
+                Ok(vec![Action::Explained { request, json: found.then_some(json) }])
+            }
             (proxy_message::Kind::Ack(v1::Ack { offer }), Phase::Open) => {
                 let offer = self.answered(offer)?;
                 self.held = Some(offer.version());
@@ -216,7 +241,7 @@ impl Server {
     }
 
     fn hello(&mut self, hello: v1::Hello) -> Result<Vec<Action>, Violation> {
-        let v1::Hello { protocol, features, held, rejected, namespace, name, build, subscriptions } = hello;
+        let v1::Hello { protocol, features, held, rejected, namespace, name, build, subscriptions, short_id } = hello;
         if protocol != PROTOCOL {
             return Err(Violation::Protocol { received: protocol });
         }
@@ -234,6 +259,7 @@ impl Server {
             features: self.features.clone(),
             held: self.held,
             subscriptions: self.subscriptions.clone(),
+            short_id: short_id.into(),
         })])
     }
 

@@ -1,0 +1,163 @@
+//! Port 15014: metrics for whoever can connect; pages about proxies, reports and decisions on loopback only.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, Path, Query, Request, State},
+    http::{StatusCode, header},
+    middleware::{Next, from_fn},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use palisade_model::origin::Origin;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{fleet::ProxyRecord, serve::Shared};
+
+/// How long proxies may take to explain a decision.
+const EXPLAIN: Duration = Duration::from_secs(2);
+
+/// Serves until `stop`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) -> std::io::Result<()> {
+    let pages = Router::new()
+        .route("/proxies", get(proxies))
+        .route("/reports", get(reports))
+        .route("/enforced", get(enforced))
+        .route("/why/{decision}", get(why))
+        .layer(from_fn(loopback_only));
+    let app = Router::new().route("/metrics", get(metrics)).route("/healthz/ready", get(ready)).merge(pages);
+    let service = app.with_state(shared).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+async fn loopback_only(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
+    if peer.ip().to_canonical().is_loopback() {
+        next.run(request).await
+    } else {
+        (StatusCode::FORBIDDEN, "admin pages answer on loopback only\n").into_response()
+    }
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.metrics().text() {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+async fn ready(State(shared): State<Arc<Shared>>) -> Response {
+    if shared.mesh.borrow().is_some() {
+        (StatusCode::OK, "ready\n").into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "no configuration is compiled yet\n").into_response()
+    }
+}
+
+async fn proxies(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(shared.fleet().proxies().iter().map(describe).collect())
+}
+
+async fn reports(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let mesh = shared.mesh.borrow().clone();
+    Json(mesh.map_or(Value::Null, |mesh| mesh.reports()))
+}
+
+/// Which object `/enforced` is asked about.
+#[derive(serde::Deserialize)]
+struct Object {
+    #[serde(default)]
+    group: String,
+    kind: String,
+    #[serde(default)]
+    namespace: String,
+    name: String,
+    #[serde(default)]
+    generation: i64,
+}
+
+async fn enforced(State(shared): State<Arc<Shared>>, Query(object): Query<Object>) -> Json<Value> {
+    let Object { group, kind, namespace, name, generation } = object;
+    let origin = Origin {
+        group: group.into(),
+        kind: kind.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: "".into(),
+        generation,
+    };
+    Json(json!(shared.fleet().enforced(&origin)))
+}
+
+async fn why(State(shared): State<Arc<Shared>>, Path(decision): Path<String>) -> Response {
+    if decision.is_empty() || decision.len() > 128 || !decision.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return (StatusCode::BAD_REQUEST, Json(json!({"error": "not a decision id"}))).into_response();
+    }
+    match shared.fleet().explain(&decision, EXPLAIN).await {
+        Some(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        None => {
+            let error = format!("no connected proxy knows decision `{decision}`");
+            (StatusCode::NOT_FOUND, Json(json!({"error": error}))).into_response()
+        }
+    }
+}
+
+fn describe(record: &ProxyRecord) -> Value {
+    let ProxyRecord {
+        pod,
+        build,
+        features,
+        connected,
+        subscriptions,
+        target,
+        acked,
+        nacked,
+        withheld,
+        unofferable,
+        short_id,
+        explain: _,
+    } = record;
+    let acked_version = acked.as_ref().map(|(offer, _)| offer.version().to_string());
+    json!({
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "shortId": short_id,
+        "build": build,
+        "features": features,
+        "connected": time(*connected),
+        "subscriptions": subscriptions.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "target": target.as_ref().map(|snapshot| snapshot.version().to_string()),
+        "resources": target.as_ref().map(|snapshot| snapshot.entries().len()),
+        "acked": acked_version,
+        "ackedAt": acked.as_ref().map(|(_, at)| time(*at)),
+        "nack": nacked.as_ref().map(|(rejection, at)| json!({
+            "offer": rejection.offer.to_string(),
+            "resource": rejection.key.as_ref().map(ToString::to_string),
+            "origins": rejection.origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "message": rejection.message,
+            "at": time(*at),
+        })),
+        "withheld": withheld.iter().map(|item| json!({
+            "resource": item.key.to_string(),
+            "origins": item.origins.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "missing": item.missing,
+        })).collect::<Vec<_>>(),
+        "unofferable": unofferable,
+    })
+}
+
+fn time(time: SystemTime) -> Option<String> {
+    jiff::Timestamp::try_from(time).ok().map(|timestamp| timestamp.to_string())
+}

@@ -1,0 +1,67 @@
+//! The compiled mesh as serving sees it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use palisade_compile::{Compiled, Mesh, ObjectKey, ProxyRef, Reports, scope};
+use palisade_model::{identity::TrustDomain, service::Query, settings::WorkloadRef, snapshot::Snapshot};
+
+use crate::slices::{Slices, Workload};
+
+/// Label of pods that serve a Gateway API Gateway.
+const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+
+/// A mesh with its reports.
+#[derive(Debug, Clone)]
+pub struct CompiledMesh {
+    mesh: Mesh,
+    reports: Reports,
+}
+
+impl CompiledMesh {
+    /// The result of compiling.
+    pub fn new(compiled: Compiled) -> Self {
+        let Compiled { mesh, reports } = compiled;
+        Self { mesh, reports }
+    }
+}
+
+impl Slices for CompiledMesh {
+    fn trust_domain(&self) -> &TrustDomain {
+        &self.mesh.inputs().settings.trust_domain
+    }
+
+    fn workload(&self, pod: &WorkloadRef) -> Option<Workload> {
+        let WorkloadRef { namespace, name } = pod;
+        let pod = self.mesh.inputs().pods.get(&ObjectKey::new(Arc::clone(namespace), Arc::clone(name)))?;
+        Some(Workload { uid: Arc::clone(&pod.head.uid), service_account: pod.spec.service_account.as_str().into() })
+    }
+
+    fn slice(&self, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> Result<Snapshot, String> {
+        let WorkloadRef { namespace, name } = pod;
+        let found = self
+            .mesh
+            .inputs()
+            .pods
+            .get(&ObjectKey::new(Arc::clone(namespace), Arc::clone(name)))
+            .ok_or_else(|| format!("pod {namespace}/{name} is not in the mesh"))?;
+        let is_gateway = found.spec.gateway.is_some() || found.head.labels.contains_key(GATEWAY_NAME_LABEL);
+        let proxy = if is_gateway {
+            ProxyRef::gateway(Arc::clone(namespace), Arc::clone(name))
+        } else {
+            ProxyRef::sidecar(Arc::clone(namespace), Arc::clone(name))
+        };
+        scope(&self.mesh, &proxy, queries).map_err(|error| error.to_string())
+    }
+
+    fn reports(&self) -> serde_json::Value {
+        let diagnostics: Vec<serde_json::Value> =
+            self.reports.diagnostics().iter().map(|diagnostic| serde_json::json!(diagnostic)).collect();
+        let conditions: Vec<serde_json::Value> = self
+            .reports
+            .conditions
+            .iter()
+            .map(|(object, conditions)| serde_json::json!({"object": object, "conditions": conditions}))
+            .collect();
+        serde_json::json!({"diagnostics": diagnostics, "conditions": conditions})
+    }
+}

@@ -1,0 +1,127 @@
+//! The control plane as a process: sources, serving, admin, drain.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use palisade_compile::{ControlSettings, SourceOptions};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin,
+    ca::CertificateAuthority,
+    metrics::Metrics,
+    serve::{ServingIdentity, Shared, serve},
+    settings::Settings,
+    source,
+    token::TokenKey,
+};
+
+/// Lifetime of the control plane's own certificate.
+const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Runs until SIGTERM or Ctrl-C, then drains; a second signal ends at once.
+///
+/// # Errors
+/// When anything that it cannot do without is missing: documents, authority, key, addresses.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let on_signal = stop.clone();
+    let signals = tokio::spawn(async move {
+        for count in 0.. {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+            if count > 0 {
+                tracing::warn!("second signal: ending at once");
+                std::process::exit(1);
+            }
+            tracing::info!("draining");
+            on_signal.cancel();
+        }
+    });
+    let result = run_until(settings, stop).await;
+    signals.abort();
+    result
+}
+
+/// Runs until `stop`, then drains.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let Settings {
+        files,
+        namespace,
+        root_namespace,
+        set,
+        listen,
+        admin: admin_address,
+        ca_dir,
+        token_key,
+        cert_ttl,
+        server_name,
+        log: _,
+    } = settings;
+    let options = source_options(root_namespace, &set)?;
+    let metrics = Metrics::new();
+    let (live, following, mesh) = source::start(files, &namespace, options, metrics.clone())?;
+    let trust_domain = mesh.borrow().as_ref().map(|mesh| mesh.trust_domain().clone()).context("nothing is compiled")?;
+    let authority = Arc::new(CertificateAuthority::load_or_create(&ca_dir, &trust_domain, SystemTime::now())?);
+    let tokens = TokenKey::load_or_create(&token_key)?;
+    let names = server_names(server_name);
+    let addresses = serving_addresses(listen.ip());
+    let identity = Arc::new(ServingIdentity::issue(&authority, names, addresses, SERVING_LIFETIME)?);
+    let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
+    let admin_listener =
+        TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
+    let shared = Shared::new(mesh, Arc::clone(&authority), tokens, cert_ttl, metrics, stop.clone());
+    tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
+    let follow = tokio::spawn(live.follow(following, stop.clone()));
+    let renewing = Arc::clone(&identity);
+    let renew_stop = stop.clone();
+    let renew = tokio::spawn(async move { renewing.renew(authority, renew_stop).await });
+    let pages = tokio::spawn(admin::serve(admin_listener, Arc::clone(&shared), stop.clone()));
+    let served = serve(Arc::clone(&shared), listener, &identity).await;
+    // However serving ended, the rest goes with it.
+    stop.cancel();
+    for task in [follow, renew] {
+        task.await.context("a task of the control plane failed")?;
+    }
+    pages.abort();
+    served.context("serving failed")
+}
+
+pub(crate) fn source_options(root_namespace: Option<String>, set: &[String]) -> anyhow::Result<SourceOptions> {
+    let mut control = ControlSettings::default();
+    for setting in set {
+        control.set(setting)?;
+    }
+    if let Some(root_namespace) = root_namespace {
+        control.root_namespace = Some(root_namespace.into());
+    }
+    Ok(SourceOptions { control, is_files: true })
+}
+
+fn server_names(further: Vec<String>) -> Vec<String> {
+    let service = "palisade-control.palisade-system";
+    let mut names: Vec<String> = ["palisade-control".to_owned(), "localhost".to_owned()].into();
+    names.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("{service}{suffix}")));
+    names.extend(further);
+    names
+}
+
+fn serving_addresses(listen: IpAddr) -> Vec<IpAddr> {
+    let mut addresses = vec![IpAddr::from([127, 0, 0, 1])];
+    if !listen.is_unspecified() && !addresses.contains(&listen) {
+        addresses.push(listen);
+    }
+    addresses
+}

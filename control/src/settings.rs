@@ -1,0 +1,98 @@
+//! Process settings: flags, or the same names as `PALISADE_*` variables, parsed once.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+/// The control plane: documents in, configuration and certificates for proxies out.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "palisade-control", version)]
+pub struct Settings {
+    /// Document file or folder (read recursively), or `-` for standard input; repeatable. Files are followed.
+    #[arg(long, env = "PALISADE_FILES", required = true, value_delimiter = ',', value_name = "PATH")]
+    pub files: Vec<PathBuf>,
+    /// Namespace of documents that name none.
+    #[arg(long, env = "PALISADE_NAMESPACE", default_value = "default", value_name = "NAME")]
+    pub namespace: String,
+    /// Namespace of mesh-wide policy; unset: what the mesh configuration says.
+    #[arg(long, env = "PALISADE_ROOT_NAMESPACE", value_name = "NAME")]
+    pub root_namespace: Option<String>,
+    /// A control plane setting that is not in documents; repeatable.
+    #[arg(long = "set", env = "PALISADE_SET", value_delimiter = ',', value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Where proxies connect: gRPC over TLS.
+    #[arg(long, env = "PALISADE_LISTEN", default_value = "0.0.0.0:15012", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// Metrics for everyone who can connect, admin pages for this machine only.
+    #[arg(long, env = "PALISADE_ADMIN", default_value = "127.0.0.1:15014", value_name = "ADDRESS:PORT")]
+    pub admin: SocketAddr,
+    /// Folder of the mesh root under Istio's `cacerts` names; created with mode 0600 if it is not there.
+    #[arg(long, env = "PALISADE_CA_DIR", default_value = "palisade-ca", value_name = "FOLDER")]
+    pub ca_dir: PathBuf,
+    /// Key that pod tokens are signed with; created with mode 0600 if it is not there.
+    #[arg(long, env = "PALISADE_TOKEN_KEY", default_value = "palisade-token.key", value_name = "FILE")]
+    pub token_key: PathBuf,
+    /// Lifetime of workload certificates: `5s`, `30m`, `24h`, or seconds.
+    #[arg(long, env = "PALISADE_CERT_TTL", default_value = "24h", value_parser = lifetime, value_name = "DURATION")]
+    pub cert_ttl: Duration,
+    /// Further DNS names of this control plane's certificate; repeatable.
+    #[arg(long, env = "PALISADE_SERVER_NAME", value_delimiter = ',', value_name = "NAME")]
+    pub server_name: Vec<String>,
+    /// Log filter, as `tracing` reads it.
+    #[arg(long, env = "PALISADE_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// A lifetime from 1 s to 90 days.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    const MAX: u64 = 90 * 24 * 3600;
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        other => return Err(format!("unknown unit `{other}`: s, m, h and d are known")),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("`{text}` does not begin with a number"))?;
+    match number.checked_mul(factor) {
+        Some(seconds @ 1..=MAX) => Ok(Duration::from_secs(seconds)),
+        Some(_) | None => Err(format!("`{text}` is not between 1 s and 90 days")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_have_units_and_limits() {
+        assert_eq!(lifetime("5"), Ok(Duration::from_secs(5)));
+        assert_eq!(lifetime("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(lifetime("24h"), Ok(Duration::from_secs(86_400)));
+        for text in ["", "0", "h", "5x", "91d", "99999999999999999999", "999999999999999999h"] {
+            assert!(lifetime(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_flags_of_a_mesh_on_one_machine_are_understood() {
+        let settings = Settings::try_parse_from([
+            "palisade-control",
+            "--files",
+            "a",
+            "--files",
+            "b",
+            "--listen=127.0.0.1:15012",
+            "--admin=127.0.0.1:15014",
+            "--ca-dir=ca",
+            "--token-key=key",
+            "--cert-ttl=5",
+            "--root-namespace=istio-system",
+        ])
+        .unwrap();
+        assert_eq!(settings.files.len(), 2);
+        assert_eq!(settings.cert_ttl, Duration::from_secs(5));
+    }
+}

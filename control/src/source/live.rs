@@ -1,0 +1,248 @@
+//! Documents of files, kept current: only what changed is read again, and a file that became unreadable keeps what was
+//! good in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use palisade_compile::{Inputs, SourceOptions, compile};
+use palisade_crds::{Document, Documents, document};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    files::{ReadError, files_of, is_document},
+    watch::{Changed, Changes, WatchError},
+};
+use crate::{
+    mesh::CompiledMesh,
+    metrics::Metrics,
+    slices::{MeshWatch, Slices},
+};
+
+/// A file that is gone may be between an editor's two renames: it counts as removed only after this long.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// All files are looked at this often, for file systems that tell nothing.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Follows files and compiles them.
+pub struct LiveFiles {
+    paths: Vec<PathBuf>,
+    namespace: String,
+    options: SourceOptions,
+    metrics: Metrics,
+    files: BTreeMap<PathBuf, FileState>,
+    /// Standard input, read once.
+    input: Option<Documents>,
+    missing: BTreeMap<PathBuf, Instant>,
+}
+
+struct FileState {
+    text: Vec<u8>,
+    /// In force: of the text, and what is kept from an earlier one.
+    documents: Documents,
+}
+
+/// Why files are not followed.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// A path is not there or not readable.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A path cannot be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+/// Reads and compiles once, then follows changes in [`LiveFiles::follow`].
+///
+/// # Errors
+/// When a path cannot be read or watched. What stands in the files is reported, and no error.
+pub fn start(
+    paths: Vec<PathBuf>,
+    namespace: &str,
+    options: SourceOptions,
+    metrics: Metrics,
+) -> Result<(LiveFiles, Following, MeshWatch), LiveError> {
+    // Watching begins before reading: no change falls between.
+    let changes = Changes::of(&paths)?;
+    let input = if paths.iter().any(|path| path.as_os_str() == "-") {
+        Some(super::files::read(&[PathBuf::from("-")])?)
+    } else {
+        None
+    };
+    let mut live = LiveFiles {
+        paths,
+        namespace: namespace.to_owned(),
+        options,
+        metrics,
+        files: BTreeMap::new(),
+        input,
+        missing: BTreeMap::new(),
+    };
+    for file in live.list()? {
+        live.read(&file).map_err(|source| ReadError { path: file.display().to_string(), source })?;
+    }
+    let (sender, receiver) = watch::channel(Some(live.compile()));
+    Ok((live, Following { changes, sender }, receiver))
+}
+
+/// What [`LiveFiles::follow`] needs besides the files.
+pub struct Following {
+    changes: Changes,
+    sender: watch::Sender<Option<Arc<dyn Slices>>>,
+}
+
+impl LiveFiles {
+    /// Compiles after each change, until `stop`. The first change is taken at once; what changes while compiling is taken
+    /// together.
+    pub async fn follow(mut self, following: Following, stop: CancellationToken) {
+        let Following { changes, sender } = following;
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            let retry = self.missing.values().min().map(|since| *since + GRACE);
+            let grace = async {
+                match retry {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let changed = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                changed = changes.next() => changed,
+                () = grace => Changed { paths: self.missing.keys().cloned().collect(), is_anything: false },
+                _ = sweep.tick() => Changed { paths: BTreeSet::new(), is_anything: true },
+            };
+            // Reading and compiling take their time: off the async threads.
+            let work = tokio::task::spawn_blocking(move || {
+                let is_new = self.take(&changed);
+                let mesh = is_new.then(|| self.compile());
+                (self, mesh)
+            });
+            let mesh;
+            (self, mesh) = match work.await {
+                Ok(done) => done,
+                Err(error) => {
+                    tracing::error!(%error, "compiling failed, the mesh stays as it is");
+                    return;
+                }
+            };
+            if let Some(mesh) = mesh {
+                sender.send_replace(Some(mesh));
+            }
+        }
+    }
+
+    /// Reads what changed; whether that makes a difference.
+    fn take(&mut self, changed: &Changed) -> bool {
+        let known = |path: &PathBuf| self.files.contains_key(path);
+        let is_elsewhere = changed.paths.iter().any(|path| !known(path) && !is_document(path));
+        let mut candidates: BTreeSet<PathBuf> = changed.paths.iter().filter(|path| known(path)).cloned().collect();
+        let is_new = changed.paths.iter().any(|path| !known(path) && is_document(path));
+        if changed.is_anything || is_elsewhere || is_new {
+            // Folders, links and new names: which files there are is found out anew.
+            match self.list() {
+                Ok(files) => {
+                    let listed: BTreeSet<PathBuf> = files.into_iter().collect();
+                    let is_all = changed.is_anything || is_elsewhere;
+                    candidates.extend(listed.iter().filter(|path| is_all || !known(path)).cloned());
+                    candidates.extend(self.files.keys().filter(|path| !listed.contains(*path)).cloned());
+                }
+                Err(error) => tracing::warn!(%error, "files cannot be listed, what is known stays"),
+            }
+        }
+        let mut is_different = false;
+        for path in candidates {
+            match self.read(&path) {
+                Ok(different) => {
+                    self.missing.remove(&path);
+                    is_different |= different;
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let since = *self.missing.entry(path.clone()).or_insert_with(Instant::now);
+                    if since.elapsed() >= GRACE {
+                        self.missing.remove(&path);
+                        is_different |= self.files.remove(&path).is_some();
+                        tracing::info!(file = %path.display(), "file removed");
+                    }
+                }
+                Err(error) => tracing::warn!(file = %path.display(), %error, "unreadable, what was in it stays"),
+            }
+        }
+        is_different
+    }
+
+    fn list(&self) -> Result<Vec<PathBuf>, ReadError> {
+        let mut files = Vec::new();
+        for path in self.paths.iter().filter(|path| path.as_os_str() != "-") {
+            match files_of(path) {
+                Ok(found) => files.extend(found),
+                // A file that is being replaced.
+                Err(error) if error.source.kind() == io::ErrorKind::NotFound && self.files.contains_key(path) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(files)
+    }
+
+    /// Reads one file; whether its text is another one.
+    fn read(&mut self, path: &Path) -> io::Result<bool> {
+        let text = std::fs::read(path)?;
+        let before = self.files.get(path);
+        if before.is_some_and(|state| state.text == text) {
+            return Ok(false);
+        }
+        let read = document::read(&path.to_string_lossy(), &text);
+        let documents = keep_good(before.map(|state| &state.documents), read, &self.namespace);
+        self.files.insert(path.to_owned(), FileState { text, documents });
+        Ok(true)
+    }
+
+    fn compile(&self) -> Arc<dyn Slices> {
+        let started = Instant::now();
+        let mut all = Documents::default();
+        for documents in self.input.iter().chain(self.files.values().map(|state| &state.documents)) {
+            all.documents.extend(documents.documents.iter().cloned());
+            all.unreadable.extend(documents.unreadable.iter().cloned());
+        }
+        let inputs = Arc::new(Inputs::from_texts(all, &self.namespace, &self.options));
+        let mesh = CompiledMesh::new(compile(&inputs));
+        let elapsed = started.elapsed();
+        self.metrics.compile_seconds.observe(elapsed.as_secs_f64());
+        tracing::info!(files = self.files.len(), elapsed_us = elapsed.as_micros(), "compiled");
+        Arc::new(mesh)
+    }
+}
+
+/// What a text says; where parts of it cannot be read, with the earlier documents that the readable rest does not replace:
+/// an API server would have refused the edit.
+fn keep_good(before: Option<&Documents>, mut read: Documents, namespace: &str) -> Documents {
+    if let Some(before) = before.filter(|_| !read.unreadable.is_empty()) {
+        let said: BTreeSet<Name> = read.documents.iter().map(|document| name_of(document, namespace)).collect();
+        let kept = before.documents.iter().filter(|document| !said.contains(&name_of(document, namespace)));
+        read.documents.extend(kept.cloned());
+    }
+    read
+}
+
+type Name = (String, String, String, String);
+
+fn name_of(document: &Document, default_namespace: &str) -> Name {
+    let text = |value: Option<&serde_json::Value>| value.and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    let metadata = document.value.get("metadata");
+    let field = |name: &str| text(metadata.and_then(|metadata| metadata.get(name)));
+    let group = text(document.value.get("apiVersion"));
+    let group = group.rsplit_once('/').map_or_else(String::new, |(group, _)| group.to_owned());
+    let namespace = Some(field("namespace")).filter(|namespace| !namespace.is_empty());
+    let namespace = namespace.unwrap_or_else(|| default_namespace.to_owned());
+    (group, text(document.value.get("kind")), namespace, field("name"))
+}
+
+#[cfg(test)]
+mod tests;

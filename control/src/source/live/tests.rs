@@ -1,0 +1,83 @@
+//! Edits are taken at once and whole; accidents take nothing away.
+
+use std::fs;
+
+use super::*;
+
+const GOOD: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n";
+const OTHER: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n";
+
+fn live(path: &Path) -> (LiveFiles, Following, MeshWatch) {
+    start(vec![path.to_owned()], "default", SourceOptions { is_files: true, ..Default::default() }, Metrics::new())
+        .unwrap()
+}
+
+fn names(live: &LiveFiles) -> Vec<String> {
+    let documents = live.files.values().flat_map(|state| &state.documents.documents);
+    documents.map(|document| name_of(document, "default").3).collect()
+}
+
+fn anything() -> Changed {
+    Changed { paths: BTreeSet::new(), is_anything: true }
+}
+
+#[test]
+fn a_file_that_became_unreadable_keeps_what_was_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    fs::write(&file, format!("{GOOD}---\n{OTHER}")).unwrap();
+    let (mut live, ..) = live(folder.path());
+    fs::write(&file, format!("{GOOD}---\nkind: [\n")).unwrap();
+    assert!(live.take(&anything()));
+    assert_eq!(names(&live), ["a", "b"]);
+    assert_eq!(live.files.values().map(|state| state.documents.unreadable.len()).sum::<usize>(), 1);
+    fs::write(&file, GOOD).unwrap();
+    assert!(live.take(&anything()));
+    assert_eq!(names(&live), ["a"], "a readable text is all there is");
+}
+
+#[test]
+fn a_file_between_two_renames_is_not_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    fs::write(&file, GOOD).unwrap();
+    let (mut live, ..) = live(folder.path());
+    fs::remove_file(&file).unwrap();
+    assert!(!live.take(&anything()));
+    assert_eq!(names(&live), ["a"]);
+    *live.missing.get_mut(&file).unwrap() -= GRACE;
+    assert!(live.take(&anything()));
+    assert!(names(&live).is_empty());
+}
+
+#[test]
+fn the_same_text_again_is_no_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    fs::write(&file, GOOD).unwrap();
+    let (mut live, ..) = live(folder.path());
+    fs::write(&file, GOOD).unwrap();
+    assert!(!live.take(&Changed { paths: BTreeSet::from([file]), is_anything: false }));
+}
+
+#[tokio::test]
+async fn an_edit_a_replacement_and_a_new_file_are_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    fs::write(&file, GOOD).unwrap();
+    let (live, following, mut mesh) = live(folder.path());
+    mesh.mark_unchanged();
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(live.follow(following, stop.clone()));
+    let mut changed = async || tokio::time::timeout(Duration::from_secs(5), mesh.changed()).await.unwrap().unwrap();
+    fs::write(&file, OTHER).unwrap();
+    changed().await;
+    let staged = folder.path().join(".a.yaml.swp");
+    fs::write(&staged, GOOD).unwrap();
+    fs::rename(&staged, &file).unwrap();
+    changed().await;
+    fs::write(folder.path().join("b.yaml"), OTHER).unwrap();
+    changed().await;
+    stop.cancel();
+    task.await.unwrap();
+}

@@ -1,0 +1,167 @@
+//! Random virtual hosts and route rules.
+
+use bytes::Bytes;
+use palisade_model::route::{
+    Backend, Fault, FaultAbort, Forward, HeaderMatch, HeaderMutations, PathMatch, PathRewrite, Percent, QueryMatch,
+    Redirect, RedirectPort, RetryOn, RetryPolicy, Rewrite, RouteAction, RouteEntry, RouteMatch, RouteRule, StringMatch,
+    VirtualHost,
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+use super::scalar::{duration, list, name, pattern, set, text};
+
+pub(super) fn virtual_host() -> impl Strategy<Value = VirtualHost> {
+    let entry = (name(), 0..3u32).prop_map(|(rule, alternative)| RouteEntry { rule, alternative });
+    (name(), name(), list(pattern()), any::<bool>(), list(entry)).prop_map(
+        |(table, name, domains, https_redirect, entries)| VirtualHost { table, name, domains, https_redirect, entries },
+    )
+}
+
+pub(super) fn path_match() -> impl Strategy<Value = PathMatch> {
+    prop_oneof![
+        (text(), any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Exact { value, ignore_case }),
+        (text(), any::<bool>()).prop_map(|(value, ignore_case)| PathMatch::Prefix { value, ignore_case }),
+        text().prop_map(|value| PathMatch::SegmentPrefix { value }),
+        text().prop_map(|value| PathMatch::Regex { value })
+    ]
+}
+
+pub(super) fn string_match() -> impl Strategy<Value = StringMatch> + Clone {
+    prop_oneof![
+        text().prop_map(StringMatch::Exact),
+        text().prop_map(StringMatch::Prefix),
+        text().prop_map(StringMatch::Regex)
+    ]
+}
+
+pub(super) fn route_match() -> impl Strategy<Value = RouteMatch> {
+    let header = (text(), option::of(string_match()), any::<bool>())
+        .prop_map(|(name, value, is_inverted)| HeaderMatch { name, value, is_inverted });
+    let query = (text(), option::of(string_match())).prop_map(|(name, value)| QueryMatch { name, value });
+    let one = || option::of(string_match());
+    (any::<u32>(), option::of(path_match()), one(), one(), one(), list(header), list(query)).prop_map(
+        |(source_index, path, scheme, method, authority, headers, query)| RouteMatch {
+            source_index,
+            path,
+            scheme,
+            method,
+            authority,
+            headers,
+            query,
+        },
+    )
+}
+
+pub(super) fn mutations() -> impl Strategy<Value = HeaderMutations> {
+    (list(text()), list((text(), text())), list((text(), text()))).prop_map(|(remove, set, add)| HeaderMutations {
+        remove,
+        set,
+        add,
+    })
+}
+
+pub(super) fn path_rewrite() -> impl Strategy<Value = PathRewrite> {
+    prop_oneof![
+        text().prop_map(PathRewrite::Full),
+        text().prop_map(PathRewrite::Prefix),
+        text().prop_map(PathRewrite::SegmentPrefix),
+        (text(), text()).prop_map(|(pattern, substitution)| PathRewrite::Regex { pattern, substitution })
+    ]
+}
+
+const RETRY_ON: [RetryOn; 16] = [
+    RetryOn::ServerError,
+    RetryOn::GatewayError,
+    RetryOn::Reset,
+    RetryOn::ResetBeforeRequest,
+    RetryOn::ConnectFailure,
+    RetryOn::EnvoyRatelimited,
+    RetryOn::Retriable4xx,
+    RetryOn::RefusedStream,
+    RetryOn::RetriableStatusCodes,
+    RetryOn::RetriableHeaders,
+    RetryOn::Http3PostConnectFailure,
+    RetryOn::Cancelled,
+    RetryOn::DeadlineExceeded,
+    RetryOn::Internal,
+    RetryOn::ResourceExhausted,
+    RetryOn::Unavailable,
+];
+
+pub(super) fn retries() -> impl Strategy<Value = RetryPolicy> {
+    (
+        any::<u32>(),
+        option::of(duration()),
+        set(select(RETRY_ON.to_vec())),
+        set(any::<u16>()),
+        duration(),
+        duration(),
+        any::<bool>(),
+    )
+        .prop_map(|(attempts, per_try, on, statuses, backoff, max_backoff, avoid_previous)| RetryPolicy {
+            attempts,
+            per_try,
+            on,
+            statuses,
+            backoff,
+            max_backoff,
+            avoid_previous,
+        })
+}
+
+pub(super) fn action() -> impl Strategy<Value = RouteAction> {
+    let backend = (name(), option::of(any::<u16>()), any::<u32>(), mutations(), mutations()).prop_map(
+        |(cluster, missing, weight, request_headers, response_headers)| Backend {
+            cluster,
+            missing,
+            weight,
+            request_headers,
+            response_headers,
+        },
+    );
+    let rewrite =
+        (option::of(path_rewrite()), option::of(text())).prop_map(|(path, authority)| Rewrite { path, authority });
+    let forward = (list(backend), mutations(), rewrite, option::of(duration()), option::of(retries())).prop_map(
+        |(backends, request_headers, rewrite, timeout, retries)| Forward {
+            backends,
+            request_headers,
+            rewrite,
+            timeout,
+            retries,
+        },
+    );
+    let port = prop_oneof![
+        any::<u16>().prop_map(RedirectPort::Explicit),
+        Just(RedirectPort::ProtocolDefault),
+        Just(RedirectPort::Request)
+    ];
+    let redirect = (option::of(text()), option::of(text()), port, option::of(path_rewrite()), any::<u16>())
+        .prop_map(|(scheme, authority, port, path, status)| Redirect { scheme, authority, port, path, status });
+    prop_oneof![
+        forward.prop_map(RouteAction::Forward),
+        redirect.prop_map(RouteAction::Redirect),
+        (any::<u16>(), vec(any::<u8>(), 0..8), option::of(text())).prop_map(|(status, body, content_type)| {
+            RouteAction::DirectResponse { status, body: Bytes::from(body), content_type }
+        }),
+        text().prop_map(|message| RouteAction::Refuse { message })
+    ]
+}
+
+pub(super) fn route() -> impl Strategy<Value = RouteRule> {
+    let share = || (0..=Percent::ALWAYS.0).prop_map(Percent);
+    let abort = prop_oneof![any::<u16>().prop_map(FaultAbort::Http), any::<u32>().prop_map(FaultAbort::Grpc)];
+    let fault = (option::of((duration(), share())), option::of((abort, share())))
+        .prop_map(|(delay, abort)| Fault { delay, abort });
+    (name(), text(), option::of(text()), any::<u32>(), list(route_match()), fault, action(), mutations()).prop_map(
+        |(key, source, name, rule, matches, fault, action, response_headers)| RouteRule {
+            key,
+            source,
+            name,
+            rule,
+            matches,
+            fault,
+            action,
+            response_headers,
+        },
+    )
+}
