@@ -16,7 +16,8 @@ use palisade_model::{
 };
 use prost::Message;
 
-use super::{MAX_EXPLANATION_BYTES, MAX_SUBSCRIPTIONS, PROTOCOL, Violation,
+use super::{
+    MAX_EXPLANATION_BYTES, MAX_SUBSCRIPTIONS, PROTOCOL, Violation,
     assembly::chunks,
     offer::Offer,
     withhold::{Unofferable, withhold},
