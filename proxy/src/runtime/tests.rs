@@ -31,6 +31,8 @@ use crate::{
     transport::{ProxySettings, build_proxy},
 };
 
+mod traffic;
+
 const VIP: &str = "10.96.0.7:9080";
 
 struct Sidecar {
@@ -108,8 +110,17 @@ fn inbound_snapshot(port: u16, mtls: MtlsMode, policies: Vec<Policy>) -> Arc<Sna
 }
 
 fn outbound_snapshot(peer: SocketAddr) -> Arc<Snapshot> {
+    outbound_with(&[peer], |_| {})
+}
+
+/// What the service's sidecars are called, with a change to its route rule.
+fn outbound_with(peers: &[SocketAddr], change: impl FnOnce(&mut RouteRule)) -> Arc<Snapshot> {
+    testing::snapshot(outbound_resources(peers, change))
+}
+
+fn outbound_resources(peers: &[SocketAddr], change: impl FnOnce(&mut RouteRule)) -> Vec<Resource> {
     let name = "outbound|9080||b.foo.svc.cluster.local";
-    let mut behind = endpoints("b|9080", vec![endpoint(&peer.to_string(), 1)]);
+    let mut behind = endpoints("b|9080", peers.iter().map(|peer| endpoint(&peer.to_string(), 1)).collect());
     behind.identities = BTreeSet::from(["spiffe://cluster.local/ns/foo/sa/b".parse().unwrap()]);
     let forward = Forward {
         backends: [Backend {
@@ -125,7 +136,18 @@ fn outbound_snapshot(peer: SocketAddr) -> Arc<Snapshot> {
         timeout: Some(Duration::from_secs(10)),
         retries: None,
     };
-    testing::snapshot(vec![
+    let mut rule = RouteRule {
+        key: "b".into(),
+        source: "Service foo/b".into(),
+        name: None,
+        rule: 0,
+        matches: [].into(),
+        fault: Fault::default(),
+        action: RouteAction::Forward(forward),
+        response_headers: HeaderMutations::default(),
+    };
+    change(&mut rule);
+    vec![
         Resource::Settings(settings(ProxyKind::Sidecar)),
         Resource::Service(Service {
             host: "b.foo.svc.cluster.local".into(),
@@ -148,16 +170,7 @@ fn outbound_snapshot(peer: SocketAddr) -> Arc<Snapshot> {
             https_redirect: false,
             entries: [RouteEntry { rule: "b".into(), alternative: 0 }].into(),
         }),
-        Resource::Route(RouteRule {
-            key: "b".into(),
-            source: "Service foo/b".into(),
-            name: None,
-            rule: 0,
-            matches: [].into(),
-            fault: Fault::default(),
-            action: RouteAction::Forward(forward),
-            response_headers: HeaderMutations::default(),
-        }),
+        Resource::Route(rule),
         Resource::Cluster(Cluster {
             protocol: UpstreamProtocol::Client,
             tls: UpstreamTls::Auto(MeshTls {
@@ -167,7 +180,7 @@ fn outbound_snapshot(peer: SocketAddr) -> Arc<Snapshot> {
             ..testing::cluster(name, Discovery::Endpoints { key: "b|9080".into(), subset: Default::default() })
         }),
         Resource::Endpoints(behind),
-    ])
+    ]
 }
 
 fn deny_admin() -> Vec<Policy> {
