@@ -10,6 +10,7 @@ use palisade_model::{
     settings::ProxyKind,
     snapshot::Snapshot,
 };
+use palisade_policy::ShortId;
 use palisade_wire::delta::client::Profile;
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -29,14 +30,14 @@ use self::identity::IdentityKeeper;
 use crate::{
     admin,
     config::{
-        Applier, ApplyRejection, ConfigClient, Credentials, Dialer, IdentityClient, Resolution, Subscriptions,
-        TlsDialer, TokenSource,
+        Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Explainer, IdentityClient, Resolution,
+        Subscriptions, TlsDialer, TokenSource,
     },
     http::MeshApp,
     runtime::{
         LookupUnavailable, Lookups, Runtime, RuntimeSettings,
         server::{Role, Server},
-        source::{LogFilter, RuntimeSource},
+        source::{LogFilter, RuntimeSource, explain_decision},
     },
     serve::{Bind, DrainOutcome, DrainPlan, ListenerSet, drain::terminated},
     telemetry::{AccessLog, Metrics},
@@ -223,10 +224,12 @@ impl Process {
             name: pod.1,
             build: env!("CARGO_PKG_VERSION").into(),
             features: BTreeSet::<Feature>::new(),
+            short_id: ShortId::of(&runtime.settings().proxy).to_string().into(),
         };
         let ControlAccess { dialer, token, lifetime } = access;
         let (client, subscriptions) =
             ConfigClient::new(profile, dialer.clone(), token.clone(), Arc::new(applier), BTreeSet::new());
+        let client = client.with_explainer(Arc::new(RecentDecisions(Arc::clone(&runtime))));
         runtime.set_lookups(Arc::new(SubscriptionLookups(subscriptions.clone())));
         tasks.spawn(keep_identity(
             IdentityClient { dialer, token, lifetime },
@@ -360,6 +363,15 @@ struct RuntimeApplier {
     keeper: Arc<IdentityKeeper>,
     /// A gateway's listeners follow before a snapshot counts as applied.
     reconcile: Option<mpsc::Sender<oneshot::Sender<()>>>,
+}
+
+/// Explains to control what the admin page `/why/ID` explains here.
+struct RecentDecisions(Arc<Runtime>);
+
+impl Explainer for RecentDecisions {
+    fn why(&self, decision: &str) -> Option<serde_json::Value> {
+        explain_decision(&self.0, decision)
+    }
 }
 
 #[async_trait]

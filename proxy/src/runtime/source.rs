@@ -56,12 +56,7 @@ impl AdminSource for RuntimeSource {
     }
 
     fn why(&self, decision: &str) -> Option<Value> {
-        let denied = self.runtime.recent.find(decision)?;
-        let mut told = explanation(&denied.engine.explain(&denied.captured));
-        if let Value::Object(fields) = &mut told {
-            fields.insert("id".to_owned(), json!(denied.id));
-        }
-        Some(told)
+        explain_decision(&self.runtime, decision)
     }
 
     fn log_filter(&self) -> String {
@@ -113,4 +108,14 @@ pub fn near_miss(miss: &NearMiss) -> Option<Value> {
         .map(|FailedClause { field, expected, actual }| json!({ "field": field, "expected": expected, "actual": actual }))
         .collect();
     Some(json!({ "namespace": origin.namespace, "name": origin.name, "rule": of.rule, "failed": failed }))
+}
+
+/// The explanation of a recent decision; `None` = not known any more.
+pub(crate) fn explain_decision(runtime: &Runtime, decision: &str) -> Option<Value> {
+    let denied = runtime.recent.find(decision)?;
+    let mut told = explanation(&denied.engine.explain(&denied.captured));
+    if let Value::Object(fields) = &mut told {
+        fields.insert("id".to_owned(), json!(denied.id));
+    }
+    Some(told)
 }
