@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use palisade_model::host::HostPattern;
-
 /// A host name of a document in full: a name without a dot belongs to the namespace of the document; everything else, a
 /// wildcard and an IP literal included, is taken as it is (`ResolveShortnameToFQDN`, istio-semantics 0).
 pub(crate) fn full_name(host: &str, namespace: &str, domain: &str) -> String {
@@ -79,14 +77,6 @@ impl Visibility {
     }
 }
 
-/// The pattern in `candidates` that takes all of `host` and is most specific (`MostSpecificHostMatch`).
-pub(crate) fn most_specific<'a>(
-    candidates: impl IntoIterator<Item = &'a HostPattern>,
-    host: &HostPattern,
-) -> Option<&'a HostPattern> {
-    candidates.into_iter().filter(|pattern| pattern.covers(host)).min()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,13 +102,5 @@ mod tests {
         assert!(!parse(&["~"], &["*"]).admits("own"));
         assert!(parse(&["x", "y"], &["*"]).admits("y"));
         assert!(!parse(&["x", "y"], &["*"]).admits("own"));
-    }
-
-    #[test]
-    fn the_longest_wildcard_wins() {
-        let p = |s: &str| s.parse::<HostPattern>().unwrap();
-        let all = [p("*"), p("*.com"), p("*.foo.com")];
-        assert_eq!(most_specific(&all, &p("a.foo.com")), Some(&p("*.foo.com")));
-        assert_eq!(most_specific(&all, &p("a.org")), Some(&p("*")));
     }
 }

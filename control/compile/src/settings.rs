@@ -35,6 +35,8 @@ pub struct MeshSettings {
     pub default_destination_rule_export_to: Vec<String>,
     /// Retries of routes that have none of their own.
     pub default_retries: Option<HttpRetry>,
+    /// TCP connect timeout of clusters that have none of their own.
+    pub connect_timeout: Option<std::time::Duration>,
     /// Trusted proxies in front of gateways.
     pub gateway_trusted_hops: u32,
     /// Gateways expect the PROXY protocol.
@@ -184,6 +186,7 @@ impl MeshSettings {
             default_virtual_service_export_to: mesh.default_virtual_service_export_to.clone(),
             default_destination_rule_export_to: mesh.default_destination_rule_export_to.clone(),
             default_retries: mesh.default_http_retry_policy.clone(),
+            connect_timeout: mesh.connect_timeout.and_then(crate::time::positive),
             gateway_trusted_hops: topology.map_or(0, |topology| topology.num_trusted_proxies),
             gateway_proxy_protocol: topology.is_some_and(|topology| topology.proxy_protocol.is_some()),
             gateway_forward_client_cert: match topology.and_then(|topology| topology.forward_client_cert_details) {
@@ -198,6 +201,24 @@ impl MeshSettings {
         };
         (settings, malformed)
     }
+}
+
+/// Known settings that are written and not served yet, by name.
+pub(crate) fn not_served(mesh: &MeshConfig) -> Vec<&'static str> {
+    let written = [
+        (mesh.inbound_traffic_policy.is_some(), "inboundTrafficPolicy"),
+        (!mesh.extension_providers.is_empty(), "extensionProviders"),
+        (mesh.locality_lb_setting.is_some(), "localityLbSetting"),
+        (!mesh.discovery_selectors.is_empty(), "discoverySelectors"),
+        (mesh.mesh_mtls.is_some(), "meshMTLS"),
+        (mesh.tls_defaults.is_some(), "tlsDefaults"),
+        (!mesh.ca_certificates.is_empty(), "caCertificates"),
+        (mesh.protocol_detection_timeout.is_some(), "protocolDetectionTimeout"),
+        (mesh.tcp_keepalive.is_some(), "tcpKeepalive"),
+        (mesh.h2_upgrade_policy.is_some(), "h2UpgradePolicy"),
+        (mesh.default_traffic_policy.is_some(), "defaultTrafficPolicy"),
+    ];
+    written.into_iter().filter(|(is_written, _)| *is_written).map(|(_, name)| name).collect()
 }
 
 #[expect(clippy::expect_used, reason = "a constant that a test parses")]

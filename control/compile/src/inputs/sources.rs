@@ -12,7 +12,7 @@ use crate::{
     },
     object::{Head, Location, Object, ObjectKey},
     reports::{Code, Diagnostic, ObjectName, Report, Reports},
-    settings::{ControlSettings, MeshSettings},
+    settings::{self, ControlSettings, MeshSettings},
 };
 
 /// A document with where it stands.
@@ -188,18 +188,13 @@ impl Inputs {
 
     /// Pods of Deployments and StatefulSets that have none, and of gateways that nothing runs.
     fn add_pods_of(&mut self, templates: Vec<kubernetes::Template>) {
-        for template in templates {
-            let has_pods = self
-                .pods
-                .values()
-                .filter(|pod| pod.head.key.namespace == template.head.key.namespace)
-                .any(|pod| template.owns(&pod.head.labels));
-            if has_pods {
-                continue;
-            }
-            for pod in template.pods() {
-                self.pods.entry(pod.head.key.clone()).or_insert(pod);
-            }
+        // Only pods that are written count: one workload's made pods are none of another's.
+        let missing: Vec<kubernetes::Template> = templates
+            .into_iter()
+            .filter(|template| !self.pods_in(&template.head.key.namespace).any(|pod| template.owns(&pod.head.labels)))
+            .collect();
+        for pod in missing.iter().flat_map(kubernetes::Template::pods) {
+            self.pods.entry(pod.head.key.clone()).or_insert(pod);
         }
         for pod in gateway_pods::missing(self) {
             self.pods.entry(pod.head.key.clone()).or_insert(pod);
@@ -307,7 +302,13 @@ fn mesh_settings(documents: &[SourceDocument], options: &SourceOptions, reports:
             line: source.document.line_of_issue(&issue).unwrap_or(0),
         });
     }
-    let (settings, malformed) = MeshSettings::new(&mesh.unwrap_or_default(), &options.control);
+    let mesh = mesh.unwrap_or_default();
+    for field in settings::not_served(&mesh) {
+        let message = format!("mesh setting `{field}` is not served yet and has no effect");
+        let report = Report::warning(&head, Code::NotServed, &format!("data.mesh.{field}"), &message);
+        reports.push(report.at(Arc::clone(&source.document.file), source.location().line));
+    }
+    let (settings, malformed) = MeshSettings::new(&mesh, &options.control);
     for value in malformed {
         let message = format!("`{value}` is not a trust domain");
         let report = Report::warning(&head, Code::MeshSetting, "data.mesh.trustDomain", &message);

@@ -118,7 +118,7 @@ fn cluster(
         protocol,
         tls,
         load_balancer,
-        connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+        connect_timeout: connect_timeout.or(client.resolved.settings.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
         max_requests_per_connection,
         tcp_keepalive: keepalive,
         idle_timeout: idle_timeout.map_or(Some(IDLE_TIMEOUT), |written| (!written.is_zero()).then_some(written)),

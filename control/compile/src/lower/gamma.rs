@@ -8,6 +8,9 @@ use crate::{
     resolve::services::{Registered, RegisteredPort},
 };
 
+/// Entries of a virtual host with the objects that they come from.
+type Entries = (Vec<RouteEntry>, Vec<Origin>);
+
 /// The entries of the HTTPRoutes that attach to a service port; `None` when there is none, or when a VirtualService for the
 /// host is older than all of them: the oldest has the host, as everywhere.
 pub(crate) fn service_routes(
@@ -15,7 +18,7 @@ pub(crate) fn service_routes(
     service: &Registered,
     port: &RegisteredPort,
     virtual_service: Option<&Head>,
-) -> Result<Option<(Vec<RouteEntry>, Vec<Origin>)>, HashError> {
+) -> Result<Option<Entries>, HashError> {
     let client = assembly.client;
     let routes = client.resolved.gateway_api.service_routes(&service.key, port.number, client.namespace());
     let Some(oldest) = routes.first() else { return Ok(None) };

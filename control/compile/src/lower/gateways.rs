@@ -18,6 +18,7 @@ use palisade_model::{
 use crate::{
     lower::{
         assembly::Assembly,
+        clusters::{self, Destination},
         http::{self, Lowered, Place},
         l4, virtual_hosts,
     },
@@ -96,10 +97,13 @@ fn chains(assembly: &mut Assembly<'_>, servers: &[&Bound<'_>]) -> Result<Vec<Cha
                 terminating(assembly, server, ChainHandler::Tcp { routes: routes.into() }, false)?
             }
             ServerKind::Passthrough => passthrough(assembly, server)?,
-            ServerKind::AutoPassthrough => sni_of(server)
-                .into_iter()
-                .map(|sni| (sni, chain(server, None, ChainHandler::AutoPassthrough)))
-                .collect(),
+            ServerKind::AutoPassthrough => {
+                add_named_clusters(assembly, server)?;
+                sni_of(server)
+                    .into_iter()
+                    .map(|sni| (sni, chain(server, None, ChainHandler::AutoPassthrough)))
+                    .collect()
+            }
         };
         for (sni, chain) in made {
             by_sni.entry(sni).or_insert(chain);
@@ -110,6 +114,24 @@ fn chains(assembly: &mut Assembly<'_>, servers: &[&Bound<'_>]) -> Result<Vec<Cha
         .into_iter()
         .map(|(sni, chain)| Chain { sni: if sni == HostPattern::Any { [].into() } else { [sni].into() }, ..chain })
         .collect())
+}
+
+/// Adds every cluster that a server name may spell at an AUTO_PASSTHROUGH server: those of its hosts, with their subsets.
+fn add_named_clusters(assembly: &mut Assembly<'_>, server: &Bound<'_>) -> Result<(), HashError> {
+    let client = assembly.client;
+    let visible = client.resolved.services.iter().filter(|service| service.visibility.admits(client.namespace()));
+    for service in visible.filter(|service| server.hosts.iter().any(|(_, host)| host.matches(&service.host))) {
+        let policy = clusters::policy_for(client, service);
+        let subsets = policy.into_iter().flat_map(|policy| policy.subsets.keys().cloned());
+        for subset in std::iter::once(Arc::from("")).chain(subsets) {
+            for port in &service.ports {
+                let host = Arc::clone(&service.host);
+                let destination = Destination { host, port: port.number, subset: Arc::clone(&subset) };
+                assembly.add_destination(&destination)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn name_of(server: &Bound<'_>) -> Arc<str> {
@@ -259,7 +281,7 @@ fn add_table(assembly: &mut Assembly<'_>, table: &Arc<str>, servers: &[&Bound<'_
         let suffix = format!("@{}:{}", server.gateway, server.declared);
         let place =
             Place { port: server.declared, gateways: &names, is_tls: server.server.tls.is_some(), suffix: &suffix };
-        for bound in client.resolved.virtual_services.seen_by(client.namespace(), &server.gateway) {
+        for bound in &client.resolved.virtual_services.seen_by(client.namespace(), &server.gateway).all {
             let shared = shared_hosts(server, bound);
             if shared.is_empty() {
                 continue;
@@ -345,7 +367,7 @@ fn tcp_routes(assembly: &mut Assembly<'_>, server: &Bound<'_>) -> Result<Vec<Arc
     let names = [server.gateway.clone()];
     let suffix = format!("@{}:{}", server.gateway, server.declared);
     let place = Place { port: server.declared, gateways: &names, is_tls: server.server.tls.is_some(), suffix: &suffix };
-    for bound in client.resolved.virtual_services.seen_by(client.namespace(), &server.gateway) {
+    for bound in &client.resolved.virtual_services.seen_by(client.namespace(), &server.gateway).all {
         if shared_hosts(server, bound).is_empty() {
             continue;
         }
@@ -364,7 +386,7 @@ fn passthrough(assembly: &mut Assembly<'_>, server: &Bound<'_>) -> Result<Vec<(H
     let suffix = format!("@{}:{}", server.gateway, server.declared);
     let place = Place { port: server.declared, gateways: &names, is_tls: true, suffix: &suffix };
     let mut routes: BTreeMap<HostPattern, Vec<Arc<str>>> = BTreeMap::new();
-    for bound in client.resolved.virtual_services.seen_by(client.namespace(), &server.gateway) {
+    for bound in &client.resolved.virtual_services.seen_by(client.namespace(), &server.gateway).all {
         if shared_hosts(server, bound).is_empty() {
             continue;
         }

@@ -32,18 +32,11 @@ pub(crate) fn add_outbound(
     port: &RegisteredPort,
 ) -> Result<Arc<[Arc<str>]>, HashError> {
     let client = assembly.client;
-    let host = HostPattern::Exact(Arc::clone(&service.host));
     let mesh = [MESH.to_owned()];
     let suffix = format!("@{}:{}", service.host, port.number);
     let place = Place { port: port.number, gateways: &mesh, is_tls: false, suffix: &suffix };
-    let bound: Vec<Arc<Bound>> = client
-        .resolved
-        .virtual_services
-        .seen_by(client.namespace(), MESH)
-        .into_iter()
-        .filter(|bound| bound.hosts.iter().any(|pattern| pattern.covers(&host)))
-        .cloned()
-        .collect();
+    let seen = client.resolved.virtual_services.seen_by(client.namespace(), MESH);
+    let bound = seen.for_host(&service.host);
     let mut keys = Vec::new();
     for bound in &bound {
         keys.extend(add_tls(assembly, bound, place)?.into_iter().map(|(key, _)| key));
@@ -63,12 +56,15 @@ pub(crate) fn add_outbound(
     Ok(keys.into())
 }
 
+/// Key of an L4 route with the server names that it takes.
+type SniRoute = (Arc<str>, Arc<[HostPattern]>);
+
 /// Adds TLS rules whose alternatives apply here; gives their keys with the server names that they take.
 pub(crate) fn add_tls(
     assembly: &mut Assembly<'_>,
     bound: &Bound,
     place: Place<'_>,
-) -> Result<Vec<(Arc<str>, Arc<[HostPattern]>)>, HashError> {
+) -> Result<Vec<SniRoute>, HashError> {
     let mut keys = Vec::new();
     for (rule, TlsRoute { r#match, route }) in bound.tls.iter().enumerate() {
         for (alternative, attributes) in r#match.iter().enumerate() {

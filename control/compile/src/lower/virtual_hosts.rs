@@ -60,20 +60,11 @@ pub(crate) fn add_service(
 /// The VirtualService whose rules a service's requests meet on a port: of those with the most specific host the first, in the
 /// client's order, that has any rule for this client and port.
 fn rules_for(client: Client<'_>, service: &Registered, port: u16) -> Option<(Arc<Bound>, Vec<Lowered>)> {
-    let host = HostPattern::Exact(Arc::clone(&service.host));
     let mesh = [MESH.to_owned()];
     let suffix = format!("@{port}");
     let place = Place { port, gateways: &mesh, is_tls: false, suffix: &suffix };
-    let mut candidates: Vec<(&HostPattern, &Arc<Bound>)> = client
-        .resolved
-        .virtual_services
-        .seen_by(client.namespace(), MESH)
-        .into_iter()
-        .filter_map(|bound| crate::hosts::most_specific(&bound.hosts, &host).map(|pattern| (pattern, bound)))
-        .collect();
-    // Stable: among equally specific hosts the client's order stands.
-    candidates.sort_by(|(a, _), (b, _)| a.cmp(b));
-    candidates.into_iter().find_map(|(_, bound)| {
+    let seen = client.resolved.virtual_services.seen_by(client.namespace(), MESH);
+    seen.for_host(&service.host).into_iter().find_map(|bound| {
         let lowered = http::rules(client, bound, place);
         (!lowered.is_empty()).then(|| (Arc::clone(bound), lowered))
     })
@@ -114,14 +105,10 @@ pub(crate) fn add_rules(
 pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<BTreeSet<u16>, HashError> {
     let client = assembly.client;
     let mut served = BTreeSet::new();
-    for bound in client.resolved.virtual_services.seen_by(client.namespace(), MESH) {
-        let visible =
-            || client.resolved.services.iter().filter(|service| service.visibility.admits(client.namespace()));
-        let mut ports: BTreeSet<u16> = visible()
-            .filter(|service| {
-                let host = HostPattern::Exact(Arc::clone(&service.host));
-                bound.hosts.iter().any(|pattern| pattern.covers(&host))
-            })
+    let seen = client.resolved.virtual_services.seen_by(client.namespace(), MESH);
+    for bound in &seen.all {
+        let mut ports: BTreeSet<u16> = matched(client, bound)
+            .into_iter()
             .flat_map(|service| service.ports.iter().filter(|port| port.may_be_http()).map(|port| port.number))
             .collect();
         if ports.is_empty() {
@@ -150,6 +137,24 @@ pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<BTreeSet<u
         }
     }
     Ok(served)
+}
+
+/// Services that a VirtualService's hosts take.
+fn matched<'a>(client: Client<'a>, bound: &Bound) -> Vec<&'a Registered> {
+    let services = &client.resolved.services;
+    let mut matched = Vec::new();
+    for host in &bound.hosts {
+        match host {
+            HostPattern::Exact(name) => matched.extend(services.visible(name, client.namespace())),
+            wildcard => matched.extend(
+                services
+                    .iter()
+                    .filter(|service| service.visibility.admits(client.namespace()))
+                    .filter(|service| wildcard.matches(&service.host)),
+            ),
+        }
+    }
+    matched
 }
 
 /// Whether a host of a VirtualService is one that services of this port have; of a wildcard, whether it takes any.

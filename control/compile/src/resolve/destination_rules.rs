@@ -1,6 +1,10 @@
 //! Traffic policies of destinations: which DestinationRule a client gets for a host, and what its blocks add up to.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use palisade_model::{
     cluster::{LoadBalancer, TcpKeepalive},
@@ -119,6 +123,8 @@ pub(crate) struct DestinationPolicies {
 #[derive(Debug, Default)]
 struct Namespaced {
     by_host: BTreeMap<HostPattern, Vec<DestinationPolicy>>,
+    /// The wildcards among the hosts, most specific first.
+    wildcards: BTreeSet<HostPattern>,
     for_workloads: Vec<DestinationPolicy>,
 }
 
@@ -140,6 +146,15 @@ impl TrafficPolicy {
     }
 }
 
+impl Namespaced {
+    /// Policies whose host takes all of `host`, most specific first.
+    fn matching(&self, host: &HostPattern) -> Vec<&[DestinationPolicy]> {
+        let exact = self.by_host.get(host).filter(|_| !host.is_wildcard());
+        let wild = self.wildcards.iter().filter(|pattern| pattern.covers(host));
+        exact.into_iter().chain(wild.filter_map(|pattern| self.by_host.get(pattern))).map(Vec::as_slice).collect()
+    }
+}
+
 impl DestinationPolicies {
     /// Indexes policies, which come in age order. Those for one host in one namespace with the same visibility add up: subsets
     /// of all (the oldest of each name), the policy of the oldest that has one.
@@ -150,6 +165,9 @@ impl DestinationPolicies {
             if policy.workload_selector.is_some() {
                 namespaced.for_workloads.push(policy);
                 continue;
+            }
+            if policy.host.is_wildcard() {
+                namespaced.wildcards.insert(policy.host.clone());
             }
             let same_host = namespaced.by_host.entry(policy.host.clone()).or_default();
             let Some(older) = same_host.iter_mut().find(|older| older.visibility == policy.visibility) else {
@@ -210,10 +228,9 @@ impl DestinationPolicies {
     ) -> Option<&DestinationPolicy> {
         let namespaced = self.by_namespace.get(namespace)?;
         namespaced
-            .by_host
-            .iter()
-            .filter(|(pattern, _)| pattern.covers(host))
-            .find_map(|(_, policies)| policies.iter().find(|policy| admits(&policy.visibility)))
+            .matching(host)
+            .into_iter()
+            .find_map(|policies| policies.iter().find(|policy| admits(&policy.visibility)))
     }
 
     /// The most specific host is chosen first; only then its export is looked at, so that an unexported exact rule hides an
@@ -222,8 +239,7 @@ impl DestinationPolicies {
         let namespaced = self.by_namespace.get(namespace)?;
         // Rules that are private to their namespace were never on offer, and hide nothing.
         let offered = |policies: &[DestinationPolicy]| policies.iter().any(|p| !p.visibility.is_private_to(namespace));
-        let (_, policies) =
-            namespaced.by_host.iter().find(|(pattern, policies)| pattern.covers(host) && offered(policies))?;
+        let policies = namespaced.matching(host).into_iter().find(|policies| offered(policies))?;
         policies.iter().find(|policy| policy.visibility.admits(client) && !policy.visibility.is_private_to(namespace))
     }
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use palisade_crds::istio::{Delegate, HttpRoute, TcpRoute, TlsRoute, VirtualService};
 use palisade_model::{host::HostPattern, origin::Origin};
+use parking_lot::Mutex;
 
 use crate::{
     hosts::{self, Visibility},
@@ -47,10 +48,49 @@ pub(crate) struct HttpRule {
     pub(crate) route: HttpRoute,
 }
 
+/// Namespace of clients, and the gateway that they serve or `mesh`.
+type SeenKey = (Arc<str>, Arc<str>);
+
 /// All VirtualServices with hosts.
 #[derive(Debug, Default)]
 pub(crate) struct VirtualServices {
     bound: Vec<Arc<Bound>>,
+    /// What clients see, by namespace and gateway: clients of one namespace share it.
+    seen: Mutex<BTreeMap<SeenKey, Arc<Seen>>>,
+}
+
+/// The VirtualServices that a client sees, in the order that decides, by host.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// In order.
+    pub(crate) all: Vec<Arc<Bound>>,
+    exact: BTreeMap<Arc<str>, Vec<usize>>,
+    wildcards: BTreeMap<HostPattern, Vec<usize>>,
+}
+
+impl Seen {
+    fn new(all: Vec<Arc<Bound>>) -> Self {
+        let mut exact: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
+        let mut wildcards: BTreeMap<HostPattern, Vec<usize>> = BTreeMap::new();
+        for (position, bound) in all.iter().enumerate() {
+            for host in &bound.hosts {
+                let positions = match host {
+                    HostPattern::Exact(name) => exact.entry(Arc::clone(name)).or_default(),
+                    wildcard => wildcards.entry(wildcard.clone()).or_default(),
+                };
+                if positions.last() != Some(&position) {
+                    positions.push(position);
+                }
+            }
+        }
+        Self { all, exact, wildcards }
+    }
+
+    /// Those with a host that takes `host`: the most specific host first, then in order.
+    pub(crate) fn for_host(&self, host: &str) -> Vec<&Arc<Bound>> {
+        let wild = self.wildcards.iter().filter(|(pattern, _)| pattern.matches(host)).map(|(_, positions)| positions);
+        self.exact.get(host).into_iter().chain(wild).flatten().filter_map(|position| self.all.get(*position)).collect()
+    }
 }
 
 impl Bound {
@@ -80,11 +120,21 @@ impl VirtualServices {
         let delegates: BTreeMap<_, _> =
             sorted.iter().filter(|d| d.spec.hosts.is_empty()).map(|d| (d.head.key.clone(), *d)).collect();
         let bound = sorted.iter().filter(|d| !d.spec.hosts.is_empty()).map(|d| Arc::new(bind(d, &delegates, settings)));
-        Self { bound: bound.collect() }
+        Self { bound: bound.collect(), seen: Mutex::default() }
     }
 
     /// What a client in `namespace` sees of those bound to `gateway`, in the order that decides (istio-semantics 4.1).
-    pub(crate) fn seen_by(&self, namespace: &str, gateway: &str) -> Vec<&Arc<Bound>> {
+    pub(crate) fn seen_by(&self, namespace: &str, gateway: &str) -> Arc<Seen> {
+        let key = (Arc::from(namespace), Arc::from(gateway));
+        if let Some(seen) = self.seen.lock().get(&key) {
+            return Arc::clone(seen);
+        }
+        let seen = Arc::new(Seen::new(self.select(namespace, gateway)));
+        self.seen.lock().insert(key, Arc::clone(&seen));
+        seen
+    }
+
+    fn select(&self, namespace: &str, gateway: &str) -> Vec<Arc<Bound>> {
         let mut seen: Vec<(u8, &Arc<Bound>)> = self
             .bound
             .iter()
@@ -93,7 +143,7 @@ impl VirtualServices {
             .collect();
         // Stable: age decides inside a bucket.
         seen.sort_by_key(|(bucket, _)| *bucket);
-        seen.into_iter().map(|(_, bound)| bound).collect()
+        seen.into_iter().map(|(_, bound)| Arc::clone(bound)).collect()
     }
 
     /// All, oldest first.

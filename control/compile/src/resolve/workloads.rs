@@ -63,6 +63,7 @@ impl Workloads {
             }
         }
         let slices = slices_by_service(inputs);
+        let labelled = Labelled::new(inputs);
         let mut hosts: Vec<&Registered> = services.iter().collect();
         hosts.sort_by_cached_key(|service| {
             inputs
@@ -74,9 +75,9 @@ impl Workloads {
             let slices = slices.get(&service.key).map(Vec::as_slice).unwrap_or_default();
             for port in &service.ports {
                 let candidates = if slices.is_empty() {
-                    from_pods(inputs, service, port)
+                    from_pods(&labelled, service, port)
                 } else {
-                    workloads.from_slices(inputs, service, port, slices)
+                    workloads.candidates_of(inputs, service, port, slices)
                 };
                 workloads.add(service, port, &candidates, settings);
             }
@@ -118,7 +119,7 @@ impl Workloads {
         self.endpoints.insert(key, Arc::new(resource));
     }
 
-    fn from_slices<'a>(
+    fn candidates_of<'a>(
         &self,
         inputs: &'a Inputs,
         service: &Registered,
@@ -183,14 +184,33 @@ fn slices_by_service(inputs: &Inputs) -> BTreeMap<ObjectKey, Vec<&Object<Endpoin
     by_service
 }
 
-/// Endpoints as Kubernetes would publish them for a selector.
-fn from_pods<'a>(inputs: &'a Inputs, service: &Registered, port: &RegisteredPort) -> Vec<Candidate<'a>> {
-    if service.selector.is_empty() {
-        return Vec::new();
+/// Pods by namespace and label, so that a selector need not look at all of them.
+struct Labelled<'a>(BTreeMap<(&'a str, &'a str, &'a str), Vec<&'a PodObject>>);
+
+impl<'a> Labelled<'a> {
+    fn new(inputs: &'a Inputs) -> Self {
+        let mut labelled: BTreeMap<(&str, &str, &str), Vec<&PodObject>> = BTreeMap::new();
+        for pod in inputs.pods.values().filter(|pod| !pod.spec.is_gone) {
+            for (key, value) in &pod.head.labels {
+                labelled.entry((&pod.head.key.namespace, key, value)).or_default().push(pod);
+            }
+        }
+        Self(labelled)
     }
-    inputs
-        .pods_in(&service.key.namespace)
-        .filter(|pod| !pod.spec.is_gone && object::selects(&service.selector, &pod.head.labels))
+
+    /// Pods of a namespace with all these labels; none for an empty selector.
+    fn selected(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'a PodObject> {
+        let by_label = selector.iter().map(|(key, value)| self.0.get(&(namespace, key.as_str(), value.as_str())));
+        let fewest = by_label.map(|pods| pods.map(Vec::as_slice).unwrap_or_default()).min_by_key(|pods| pods.len());
+        let candidates = fewest.unwrap_or_default().iter().copied();
+        candidates.filter(|pod| object::selects(selector, &pod.head.labels)).collect()
+    }
+}
+
+/// Endpoints as Kubernetes would publish them for a selector.
+fn from_pods<'a>(pods: &Labelled<'a>, service: &Registered, port: &RegisteredPort) -> Vec<Candidate<'a>> {
+    pods.selected(&service.key.namespace, &service.selector)
+        .into_iter()
         .flat_map(|pod| {
             let at = match &port.target {
                 TargetPort::Number(number) => Some(*number),

@@ -1,6 +1,9 @@
 //! Istio's sample documents compile as they should. Reads the folder that `ISTIO_SAMPLES` names; unset = skipped.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use palisade_compile::{Compiled, ProxyRef};
 use palisade_model::{
@@ -24,7 +27,7 @@ fn samples() -> Option<PathBuf> {
     }
 }
 
-fn compiled(root: &PathBuf, files: &[&str]) -> Compiled {
+fn compiled(root: &Path, files: &[&str]) -> Compiled {
     let documents =
         files.iter().flat_map(|file| support::documents(file, &fs::read_to_string(root.join(file)).unwrap())).collect();
     support::compile_all(documents)

@@ -450,3 +450,77 @@ fn a_dry_run_has_no_effect() {
         .replace("namespace: a}", "namespace: a, annotations: {istio.io/dry-run: \"true\"}}");
     assert_eq!(set(&(pod("s", "a", "") + &policy), &ProxyRef::sidecar("a", "s")).0, ["mesh/default-allow"]);
 }
+
+#[test]
+fn clients_of_one_destination_share_its_cluster_whatever_route_leads_there() {
+    let rule = "{hosts: [s], http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: t}}]}, {route: [{destination: {host: t}}]}]}";
+    let text = pod("client", "a", "")
+        + &service("s", "a", HTTP)
+        + &service("t", "a", HTTP)
+        + &istio("VirtualService", "v", "a", rule);
+    let held = of(&text, &client(), &[]);
+    assert!(names(&held, ResourceKind::Cluster).contains(&"outbound|80||t.a.svc.cluster.local".to_owned()));
+    assert_eq!(rules_at(&held, "outbound:80", "s.a.svc.cluster.local:80").len(), 2);
+}
+
+#[test]
+fn an_http_route_to_a_service_takes_the_place_of_its_default_route() {
+    let route = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: b}\nspec:\n  \
+        parentRefs: [{group: \"\", kind: Service, name: s}]\n  rules: [{backendRefs: [{name: s, port: 80}]}]\n---\n";
+    let held = of(&(pod("client", "a", "") + &service("s", "b", HTTP) + route), &client(), &["s.b"]);
+    assert_eq!(rules_at(&held, "outbound:80", "s.b.svc.cluster.local:80"), ["HTTPRoute/b/r/rules/0"]);
+}
+
+#[test]
+fn a_delegate_fills_in_under_its_root() {
+    let text = pod("client", "a", "")
+        + &service("s", "a", HTTP)
+        + &istio(
+            "VirtualService",
+            "root",
+            "a",
+            "{hosts: [s], http: [{name: r, match: [{uri: {prefix: /x}}], delegate: {name: d, namespace: b}, timeout: 3s}, {match: [{uri: {prefix: /gone}}], delegate: {name: gone}}]}",
+        )
+        + &istio(
+            "VirtualService",
+            "d",
+            "b",
+            "{http: [{name: i, match: [{uri: {prefix: /x/y}}], route: [{destination: {host: s.a.svc.cluster.local}}]}, {match: [{uri: {prefix: /z}}], route: [{destination: {host: s.a.svc.cluster.local}}]}]}",
+        );
+    let held = of(&text, &client(), &[]);
+    assert_eq!(rules_at(&held, "outbound:80", "s.a.svc.cluster.local:80"), ["VirtualService/a/root/http/0/0@80"]);
+    let rule = routes(&held)[0].clone();
+    assert_eq!((rule.name.as_deref(), &*rule.source), (Some("r-i"), "VirtualService a/root"));
+    let RouteAction::Forward(forward) = rule.action else { panic!() };
+    assert_eq!(forward.timeout, Some(std::time::Duration::from_secs(3)));
+}
+
+#[test]
+fn a_thousand_services_with_rules_compile() {
+    let mut text = pod("client", "a", "");
+    for index in 0..1000 {
+        let name = format!("s{index}");
+        text += &service(&name, "a", HTTP);
+        text += &pod(&name, "a", "");
+        text += &istio(
+            "VirtualService",
+            &name,
+            "a",
+            &format!("{{hosts: [{name}], http: [{{route: [{{destination: {{host: {name}}}}}]}}]}}"),
+        );
+        text += &istio(
+            "DestinationRule",
+            &name,
+            "a",
+            &format!("{{host: {name}, trafficPolicy: {{loadBalancer: {{simple: RANDOM}}}}}}"),
+        );
+    }
+    let documents = crate::support::documents("in.yaml", &text);
+    let start = std::time::Instant::now();
+    let compiled = crate::support::compile_all(documents);
+    let compiled_after = start.elapsed();
+    let held = snapshot(&compiled, &client(), &[]);
+    println!("compiled in {compiled_after:?}, one slice in {:?}", start.elapsed() - compiled_after);
+    assert_eq!(names(&held, ResourceKind::Service).len(), 1000);
+    assert_eq!(names(&held, ResourceKind::Route).len(), 1000);
+}
