@@ -1,32 +1,31 @@
 //! The upstream connector: interned transports, pooled HTTP/1, multiplexed HTTP/2 dialled once however many ask.
 
 use std::any::Any;
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use ahash::AHashMap;
 use async_trait::async_trait;
-use parking_lot::RwLock;
 use pingora_core::connectors::http::custom::{Connection, Connector};
 use pingora_core::protocols::ALPN;
 use pingora_core::protocols::tls::CustomALPN;
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_core::{Error, ErrorType, Result};
-use rustls::ClientConfig;
-use rustls_pki_types::ServerName;
 
 mod dial;
 mod pool;
 mod request;
 mod retry;
 mod session;
+mod transport;
+
+pub use retry::retry_is_safe;
+pub use transport::{TlsTransport, Transport, TransportRef};
 
 use pool::{Pools, SlotKey};
-pub use retry::retry_is_safe;
 pub(crate) use session::H2Upstream;
+use transport::Registry;
 
 use super::limits::{H2Windows, PingKeepalive};
 use super::stream::AppProtocol;
@@ -42,34 +41,6 @@ pub struct ConnectorSettings {
     pub ping: Option<PingKeepalive>,
     /// HTTP/2 connections without a stream for this long are closed by [`MeshConnector::reap`].
     pub h2_idle_timeout: Duration,
-}
-
-/// How to reach an endpoint, address aside: requests share connections only where all of it is equal.
-#[derive(Clone)]
-pub struct Transport {
-    /// TLS; `None`: plaintext.
-    pub tls: Option<TlsTransport>,
-    /// Source address of the connection, for example 127.0.0.6 in front of a sidecar's own application.
-    pub source: Option<IpAddr>,
-    /// Firewall mark (`SO_MARK`), which needs CAP_NET_ADMIN.
-    pub mark: Option<u32>,
-}
-
-/// The TLS half of a [`Transport`].
-///
-/// One configuration per own certificate generation, accepted peer identities and trust bundle: sessions resume across
-/// requests that share it, so two sets of identities must never do so. `h1` and `h2` are clones of one configuration that
-/// differ in their ALPN offer.
-#[derive(Clone)]
-pub struct TlsTransport {
-    /// For [`UpstreamProtocol::Http1`].
-    pub h1: Arc<ClientConfig>,
-    /// For the other protocols.
-    pub h2: Arc<ClientConfig>,
-    /// Sent as SNI if it is a DNS name. Whether the certificate must match it is the configuration's verifier's business.
-    pub server_name: ServerName<'static>,
-    /// ALPN identifiers that stand for HTTP/2 beside `h2`, for example `istio-h2`. Any other means HTTP/1.
-    pub h2_alpn: Arc<[Vec<u8>]>,
 }
 
 /// What to speak to an endpoint.
@@ -96,21 +67,6 @@ pub struct PeerOptions {
     pub fresh: bool,
 }
 
-/// A transport's registration. Peers made from it connect only while a clone of it lives.
-#[derive(Clone)]
-pub struct TransportRef(Arc<Interned>);
-
-struct Interned {
-    id: u32,
-    transport: Transport,
-    registry: Weak<Registry>,
-}
-
-#[derive(Default)]
-struct Registry {
-    by_id: RwLock<AHashMap<u32, Weak<Interned>>>,
-}
-
 /// The connector. Clones share everything.
 #[derive(Clone)]
 pub struct MeshConnector {
@@ -119,7 +75,6 @@ pub struct MeshConnector {
 
 struct Inner {
     registry: Arc<Registry>,
-    next_id: AtomicU64,
     next_fresh: AtomicU64,
     pools: Pools,
 }
@@ -142,47 +97,6 @@ impl Default for PeerOptions {
             read_timeout: None,
             idle_timeout: Duration::from_secs(60),
             fresh: false,
-        }
-    }
-}
-
-impl Transport {
-    /// Plaintext from any source address.
-    #[must_use]
-    pub fn plaintext() -> Self {
-        Self { tls: None, source: None, mark: None }
-    }
-
-    /// Whether two transports may share connections: equal values, and the very same TLS configurations.
-    fn is_same(&self, other: &Self) -> bool {
-        let Self { tls, source, mark } = self;
-        let same_tls = match (tls, &other.tls) {
-            (None, None) => true,
-            (Some(a), Some(b)) => {
-                let TlsTransport { h1, h2, server_name, h2_alpn } = a;
-                Arc::ptr_eq(h1, &b.h1)
-                    && Arc::ptr_eq(h2, &b.h2)
-                    && *server_name == b.server_name
-                    && *h2_alpn == b.h2_alpn
-            }
-            (None, Some(_)) | (Some(_), None) => false,
-        };
-        same_tls && *source == other.source && *mark == other.mark
-    }
-}
-
-impl TransportRef {
-    /// What was interned.
-    #[must_use]
-    pub fn transport(&self) -> &Transport {
-        &self.0.transport
-    }
-}
-
-impl Drop for Interned {
-    fn drop(&mut self) {
-        if let Some(registry) = self.registry.upgrade() {
-            registry.by_id.write().remove(&self.id);
         }
     }
 }
@@ -228,7 +142,6 @@ impl MeshConnector {
         Self {
             inner: Arc::new(Inner {
                 registry: Arc::default(),
-                next_id: AtomicU64::new(1),
                 next_fresh: AtomicU64::new(1),
                 pools: Pools::new(settings),
             }),
@@ -237,28 +150,9 @@ impl MeshConnector {
 
     /// Registers a transport, or finds the registration of an equal one. O(registrations): for building an index, not per
     /// request.
-    ///
-    /// # Panics
-    /// Never.
     #[must_use]
     pub fn intern(&self, transport: Transport) -> TransportRef {
-        let mut by_id = self.inner.registry.by_id.write();
-        let known = by_id.values().filter_map(Weak::upgrade).find(|known| known.transport.is_same(&transport));
-        if let Some(known) = known {
-            return TransportRef(known);
-        }
-        let id = loop {
-            // Ids come round again after 2^32 registrations; one that is still in use is passed over.
-            let id = u32::try_from(self.inner.next_id.fetch_add(1, Ordering::Relaxed) & u64::from(u32::MAX));
-            match id {
-                Ok(id) if !by_id.contains_key(&id) => break id,
-                _ => {}
-            }
-        };
-        let registry = Arc::downgrade(&self.inner.registry);
-        let interned = Arc::new(Interned { id, transport, registry });
-        by_id.insert(id, Arc::downgrade(&interned));
-        TransportRef(interned)
+        Registry::intern(&self.inner.registry, transport)
     }
 
     /// A peer for `upstream_peer`. `transport` must outlive the request.
@@ -277,7 +171,7 @@ impl MeshConnector {
             0
         };
         let mut peer = HttpPeer::new(address, false, String::new());
-        peer.group_key = GroupKey { transport: transport.0.id, protocol, fresh }.pack();
+        peer.group_key = GroupKey { transport: transport.id(), protocol, fresh }.pack();
         peer.options.alpn = ALPN::Custom(CustomALPN::new(b"palisade".to_vec()));
         peer.options.total_connection_timeout = Some(options.connect_timeout);
         peer.options.read_timeout = options.read_timeout;
@@ -302,12 +196,10 @@ impl MeshConnector {
         self.inner.pools.connections()
     }
 
-    fn resolve(&self, peer: &HttpPeer) -> Result<(GroupKey, Arc<Interned>, SocketAddr)> {
+    fn resolve(&self, peer: &HttpPeer) -> Result<(GroupKey, TransportRef, SocketAddr)> {
         let internal = |what: &'static str| Error::explain(ErrorType::InternalError, what);
         let key = GroupKey::unpack(peer.group_key).ok_or_else(|| internal("peer with a foreign group key"))?;
-        let by_id = self.inner.registry.by_id.read();
-        let interned =
-            by_id.get(&key.transport).and_then(Weak::upgrade).ok_or_else(|| internal("unknown transport"))?;
+        let interned = self.inner.registry.find(key.transport).ok_or_else(|| internal("unknown transport"))?;
         let address = *peer.address().as_inet().ok_or_else(|| internal("peer without an IP address"))?;
         Ok((key, interned, address))
     }
@@ -330,28 +222,47 @@ impl Connector for MeshConnector {
         let peer = http_peer(peer)?;
         let (key, interned, address) = self.resolve(peer)?;
         let limit = peer.options.total_connection_timeout.unwrap_or(PeerOptions::default().connect_timeout);
-        let transport = &interned.transport;
+        let transport = interned.transport();
         if key.protocol == UpstreamProtocol::Http1 {
             let stream = dial::connect(address, transport, AppProtocol::Http1, limit).await?;
             return Ok((Connection::Stream(Box::new(stream)), false));
         }
         let slot = self.inner.pools.slot(SlotKey { address, transport: key.transport });
-        // Whoever comes second waits here, and finds the first one's connection.
-        let _dialling = slot.lock_dialling().await;
+        if slot.speaks_http1() && key.protocol == UpstreamProtocol::Http2OrHttp1 {
+            // Nothing to share: every request needs a connection of its own. The answer may have changed, though.
+            let stream = dial::connect(address, transport, AppProtocol::Http2, limit).await?;
+            if stream.protocol() == AppProtocol::Http1 {
+                return Ok((Connection::Stream(Box::new(stream)), false));
+            }
+            let session = self.inner.pools.establish(&slot, stream, transport.tls.is_some(), limit).await?;
+            return Ok((Connection::Session(session), false));
+        }
+        // Whoever comes second waits here, and finds the first one's connection, or its failure.
+        let dialling = slot.lock_dialling(limit).await?;
         if key.fresh == 0
             && let Some(session) = slot.open_stream()
         {
             return Ok((Connection::Session(session), true));
         }
-        let stream = dial::connect(address, transport, AppProtocol::Http2, limit).await?;
-        if stream.protocol() == AppProtocol::Http2 {
-            let session = self.inner.pools.establish(&slot, stream, transport.tls.is_some(), limit).await?;
-            return Ok((Connection::Session(session), false));
+        let dialled = async {
+            let stream = dial::connect(address, transport, AppProtocol::Http2, limit).await?;
+            match (stream.protocol(), key.protocol) {
+                (AppProtocol::Http2, _) => {
+                    let session = self.inner.pools.establish(&slot, stream, transport.tls.is_some(), limit).await?;
+                    Ok(Connection::Session(session))
+                }
+                (AppProtocol::Http1, UpstreamProtocol::Http2) => {
+                    Error::e_explain(ErrorType::TLSHandshakeFailure, format!("{address} did not negotiate HTTP/2"))
+                }
+                (AppProtocol::Http1, _) => {
+                    slot.remember_http1();
+                    Ok(Connection::Stream(Box::new(stream)))
+                }
+            }
         }
-        if key.protocol == UpstreamProtocol::Http2 {
-            return Error::e_explain(ErrorType::TLSHandshakeFailure, format!("{address} did not negotiate HTTP/2"));
-        }
-        Ok((Connection::Stream(Box::new(stream)), false))
+        .await;
+        dialling.end(dialled.as_ref().err());
+        dialled.map(|connection| (connection, false))
     }
 
     async fn reused_http_session<P: Peer + Send + Sync + 'static>(&self, peer: &P) -> Option<H2Upstream> {
@@ -373,22 +284,3 @@ impl Connector for MeshConnector {
         drop(session); // gives the stream back to its connection
     }
 }
-
-impl fmt::Debug for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transport")
-            .field("server_name", &self.tls.as_ref().map(|tls| &tls.server_name))
-            .field("source", &self.source)
-            .field("mark", &self.mark)
-            .finish()
-    }
-}
-
-impl fmt::Debug for TransportRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TransportRef").field(&self.0.id).field(&self.0.transport).finish()
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -11,11 +11,9 @@ use pingora_proxy::ProxyHttp;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::embed::Proxy;
-use super::limits::{ConnectionEnd, H1Limits};
+use super::limits::{ConnectionEnd, H1Limits, NEVER};
 use super::stream::{MeshStream, Refusal, Shared};
 
-/// A deadline that is none, within what timers take.
-const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 /// Pingora's upper bound on a header section.
 const MAX_HEADER: usize = 1_048_575;
 

@@ -21,14 +21,12 @@ pub(crate) mod ping;
 mod session;
 
 use super::embed::Proxy;
-use super::limits::{ConnectionEnd, H2Limits};
+use super::limits::{ConnectionEnd, H2Limits, NEVER};
 use super::stream::MeshStream;
 use session::H2Stream;
 
 /// How long a connection that is closed for cause may take to send its GOAWAY.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// A deadline that is none: pingora's and tokio's timers take it.
-const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// Serves one downstream HTTP/2 connection until it closes, idles, grows too old, or is drained.
 ///
@@ -70,7 +68,6 @@ where
     end
 }
 
-#[expect(clippy::too_many_arguments, reason = "the connection's parts, borrowed for its life")]
 async fn drive<SV>(
     proxy: &Arc<Proxy<SV>>,
     connection: &mut Connection<MeshStream, Bytes>,

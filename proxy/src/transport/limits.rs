@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// A deadline that is none, within what timers take.
+pub(super) const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
 /// Bounds of one downstream HTTP/1 connection.
 #[derive(Debug, Clone)]
 pub struct H1Limits {

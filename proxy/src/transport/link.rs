@@ -1,22 +1,23 @@
 //! Couples the two streams of one request, so that no write ever waits and each read waits for the other side.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::Reason;
 use http::{HeaderMap, Version};
 use parking_lot::Mutex;
 use pingora_core::protocols::Digest;
 use pingora_proxy::Session;
-use tokio::time::{Instant, Sleep};
 
 use super::meta::attached;
-use super::stream::Shared;
+
+mod half;
+mod idle;
+
+pub(crate) use half::Half;
+use idle::Idle;
 
 /// Which end of a request a stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,101 +47,8 @@ pub(crate) struct Link {
     counts: AtomicBool,
 }
 
-/// Where one direction's bytes go.
-#[derive(Default)]
-enum Taker {
-    /// Nobody, or no longer: bytes are dropped and nobody waits.
-    #[default]
-    Gone,
-    H2(SendStream<Bytes>),
-    H1(Arc<Shared>),
-}
-
-/// The sending side of one direction. Never locked across an await.
-#[derive(Default)]
-pub(crate) struct Half(Mutex<Taker>);
-
 /// An HTTP/2 error code, if one was received.
 struct ResetCode(AtomicU32);
-
-/// A timer for a stream on which nothing moves.
-struct Idle {
-    /// Steps of any kind so far.
-    activity: AtomicU64,
-    expired: AtomicBool,
-    timer: Mutex<IdleTimer>,
-}
-
-#[derive(Default)]
-struct IdleTimer {
-    limit: Option<Duration>,
-    sleep: Option<Pin<Box<Sleep>>>,
-    seen: u64,
-}
-
-impl Half {
-    pub(crate) fn open_h2(&self, stream: SendStream<Bytes>) {
-        *self.0.lock() = Taker::H2(stream);
-    }
-
-    pub(crate) fn open_h1(&self, stream: Arc<Shared>) {
-        *self.0.lock() = Taker::H1(stream);
-    }
-
-    /// Forgets the taker. An HTTP/2 stream that was not ended is thereby cancelled.
-    pub(crate) fn close(&self) {
-        *self.0.lock() = Taker::Gone;
-    }
-
-    /// Resets an HTTP/2 stream, if it was not ended.
-    pub(crate) fn reset(&self, reason: Reason) {
-        let taker = std::mem::take(&mut *self.0.lock());
-        if let Taker::H2(mut stream) = taker {
-            stream.send_reset(reason);
-        }
-    }
-
-    /// Ready when the taker has room for all that was sent, and a byte more; also when there is no taker.
-    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut *self.0.lock() {
-            Taker::Gone => Poll::Ready(()),
-            Taker::H1(stream) => stream.poll_room(cx),
-            Taker::H2(stream) => {
-                if stream.capacity() > 0 {
-                    return Poll::Ready(());
-                }
-                stream.reserve_capacity(1);
-                stream.poll_capacity(cx).map(|_| ())
-            }
-        }
-    }
-
-    /// Ready with the code when the taker has reset the stream or lost its connection.
-    pub(crate) fn poll_reset(&self, cx: &mut Context<'_>) -> Option<Poll<Result<Reason, h2::Error>>> {
-        match &mut *self.0.lock() {
-            Taker::H2(stream) => Some(stream.poll_reset(cx)),
-            Taker::Gone | Taker::H1(_) => None,
-        }
-    }
-
-    pub(crate) fn send(&self, data: Bytes, end: bool) -> Result<(), h2::Error> {
-        if let Taker::H2(stream) = &mut *self.0.lock() {
-            stream.send_data(data, end)?;
-            if !end {
-                // `send_data` used up the reservation of a reader that waits for room.
-                stream.reserve_capacity(1);
-            }
-        }
-        Ok(())
-    }
-
-    pub(crate) fn send_trailers(&self, trailers: HeaderMap) -> Result<(), h2::Error> {
-        if let Taker::H2(stream) = &mut *self.0.lock() {
-            stream.send_trailers(trailers)?;
-        }
-        Ok(())
-    }
-}
 
 impl Default for ResetCode {
     fn default() -> Self {
@@ -165,7 +73,6 @@ impl ResetCode {
 
 impl Link {
     pub(crate) fn new(stream_idle_timeout: Option<Duration>) -> Arc<Self> {
-        let timer = IdleTimer { limit: stream_idle_timeout, ..IdleTimer::default() };
         Arc::new(Self {
             up: Half::default(),
             down: Half::default(),
@@ -175,7 +82,7 @@ impl Link {
             trailers: Mutex::new(None),
             client_reset: ResetCode::default(),
             upstream_reset: ResetCode::default(),
-            idle: Idle { activity: AtomicU64::new(0), expired: AtomicBool::new(false), timer: Mutex::new(timer) },
+            idle: Idle::new(stream_idle_timeout),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             counts: AtomicBool::new(false),
@@ -260,27 +167,12 @@ impl Link {
 
     /// Something moved.
     pub(crate) fn touch(&self) {
-        self.idle.activity.fetch_add(1, SeqCst);
+        self.idle.touch();
     }
 
     /// Ready when nothing has moved for the stream idle timeout (at most twice that: it looks once per period).
     pub(crate) fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut timer = self.idle.timer.lock();
-        let Some(limit) = timer.limit else { return Poll::Pending };
-        loop {
-            let activity = self.idle.activity.load(SeqCst);
-            let seen = timer.seen;
-            let sleep = timer.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            if activity == seen {
-                self.idle.expired.store(true, SeqCst);
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(Instant::now() + limit);
-            timer.seen = activity;
-        }
+        self.idle.poll(cx)
     }
 
     pub(crate) fn count_sent(&self, bytes: usize) {
@@ -336,16 +228,14 @@ fn has_body_or_upgrades(session: &mut Session) -> bool {
 /// Changes the stream idle timeout of this request, from now on. `None`: never. Call it after [`couple`].
 pub fn set_stream_idle_timeout(session: &Session, limit: Option<Duration>) {
     if let Some(link) = link_of(session) {
-        let mut timer = link.idle.timer.lock();
-        timer.limit = limit;
-        timer.sleep = None;
+        link.idle.set_limit(limit);
     }
 }
 
 /// Whether the request was ended by its stream idle timeout.
 #[must_use]
 pub fn is_stream_idle(session: &Session) -> bool {
-    link_of(session).is_some_and(|link| link.idle.expired.load(SeqCst))
+    link_of(session).is_some_and(|link| link.idle.has_expired())
 }
 
 /// Body bytes sent to the upstream and received from it, over all tries. Complete in `logging`.
@@ -356,6 +246,3 @@ pub fn upstream_bytes(session: &Session) -> (u64, u64) {
         None => (session.upstream_body_bytes_sent().unwrap_or(0) as u64, session.upstream_body_bytes_received() as u64),
     }
 }
-
-#[cfg(test)]
-mod tests;

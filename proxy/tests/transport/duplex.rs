@@ -154,7 +154,8 @@ async fn an_upload_that_is_answered_early_gets_its_answer_and_an_end() {
     for _ in 0..20 {
         within("early answer", async {
             let (response, mut up) = client.open("/early", false).await.unwrap();
-            up.send_data(Bytes::from(vec![1; 10 * MB]), false).unwrap();
+            // Fails where the answer is faster than we are.
+            let _ = up.send_data(Bytes::from(vec![1; 10 * MB]), false);
             let answer = read(response).await.unwrap();
             assert_eq!((answer.status.as_u16(), answer.bytes), (200, 9));
             assert_eq!(answer.trailers["grpc-status"], "8");

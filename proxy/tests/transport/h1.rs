@@ -185,3 +185,32 @@ async fn a_client_that_leaves_ends_its_request() {
     let counts = &origin.counts;
     eventually("the server is told", || counts.resets.lock().as_slice() == [h2::Reason::CANCEL]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_that_the_server_declines_is_an_ordinary_request() {
+    let origin = h1_peer::start().await;
+    let hop = Setup::to(origin.address).start().await;
+    let mut client = Client::connect(hop.address).await;
+    for _ in 0..10 {
+        client
+            .send("GET /no-upgrade HTTP/1.1\r\nhost: a.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+            .await;
+        let (head, body) = within("declined", client.answer()).await.unwrap();
+        assert_eq!((head.status(), &body[..]), (200, &b"ok\n"[..]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_waits_for_100_continue_gets_it() {
+    let origin = h1_peer::start().await;
+    let h1 = Setup::to(origin.address).speaking(UpstreamProtocol::Http1).start().await;
+    let h2 = Setup::to(h1.address).speaking(UpstreamProtocol::Http2).start().await;
+    for hop in [&h1, &h2] {
+        let mut client = Client::connect(hop.address).await;
+        client.send("POST / HTTP/1.1\r\nhost: a.example\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n").await;
+        assert_eq!(within("100", client.read.head()).await.unwrap().status(), 100);
+        client.send("hello").await;
+        let (head, body) = within("answer", client.answer()).await.unwrap();
+        assert_eq!((head.status(), &body[..]), (200, &b"ok\nhello"[..]));
+    }
+}

@@ -123,6 +123,24 @@ async fn an_unreachable_upstream_is_an_error_in_time() {
     assert_eq!(within("refused", client.get("/")).await.unwrap().0.status(), 502);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_a_dial_that_fails_fails_with_it() {
+    // Takes connections and never answers a handshake.
+    let silent = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
+    let setup = Setup { dial_tls: Some(Pki::new().client), ..Setup::to(silent.local_addr().unwrap()) };
+    let hop = Setup { connect_timeout: Duration::from_millis(200), ..setup }.start().await;
+    let client = Arc::new(Client::connect(hop.address).await);
+    let begin = std::time::Instant::now();
+    let mut waiting = JoinSet::new();
+    for _ in 0..40 {
+        let client = Arc::clone(&client);
+        waiting.spawn(async move { assert_eq!(client.get("/").await.unwrap().status.as_u16(), 502) });
+    }
+    within("failure", async { while let Some(done) = waiting.join_next().await { done.unwrap() } }).await;
+    // One after the other they would take 40 times 4 tries of 200 ms.
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+}
+
 #[test]
 fn equal_transports_share_and_different_ones_do_not() {
     let connector = MeshConnector::new(ConnectorSettings::default());

@@ -37,6 +37,16 @@ pub(super) struct Slot {
     connections: Mutex<Vec<Arc<H2Connection>>>,
     /// Held while dialling: a burst of requests opens one connection.
     dialling: tokio::sync::Mutex<()>,
+    /// How often dialling has failed, and the last error: whoever waited for a dial that failed fails with it, or a dead
+    /// endpoint would cost the last of them as many timeouts as there are requests.
+    failure: Mutex<(u64, Option<(ErrorType, String)>)>,
+    speaks_http1: AtomicBool,
+}
+
+/// The turn to dial.
+pub(super) struct Dialling<'a> {
+    slot: &'a Slot,
+    _turn: MutexGuard<'a, ()>,
 }
 
 /// One HTTP/2 connection. Dropping the last reference closes it once its streams have ended.
@@ -116,6 +126,7 @@ impl Pools {
                 connection.leave();
             }
         });
+        slot.speaks_http1.store(false, Ordering::Release);
         slot.connections.lock().push(Arc::clone(&connection));
         match connection.lease() {
             Some(lease) => Ok(H2Upstream::new(lease)),
@@ -143,8 +154,29 @@ impl Pools {
 }
 
 impl Slot {
-    pub(super) async fn lock_dialling(&self) -> MutexGuard<'_, ()> {
-        self.dialling.lock().await
+    /// Waits for the turn to dial, for `limit` at most.
+    pub(super) async fn lock_dialling(&self, limit: Duration) -> Result<Dialling<'_>> {
+        if let Ok(turn) = self.dialling.try_lock() {
+            return Ok(Dialling { slot: self, _turn: turn });
+        }
+        let failures = self.failure.lock().0;
+        let Ok(turn) = timeout(limit, self.dialling.lock()).await else {
+            return Error::e_explain(ErrorType::ConnectTimedout, "waiting for another request's dial");
+        };
+        let failure = self.failure.lock();
+        match &failure.1 {
+            Some((kind, message)) if failure.0 != failures => Error::e_explain(kind.clone(), message.clone()),
+            _ => Ok(Dialling { slot: self, _turn: turn }),
+        }
+    }
+
+    /// The endpoint has last negotiated HTTP/1.
+    pub(super) fn speaks_http1(&self) -> bool {
+        self.speaks_http1.load(Ordering::Acquire)
+    }
+
+    pub(super) fn remember_http1(&self) {
+        self.speaks_http1.store(true, Ordering::Release);
     }
 
     /// A stream on the newest connection that has room. `None`: dial.
@@ -152,6 +184,16 @@ impl Slot {
         let mut connections = self.connections.lock();
         connections.retain(|connection| !connection.is_gone());
         connections.iter().rev().find_map(H2Connection::lease_of).map(H2Upstream::new)
+    }
+}
+
+impl Dialling<'_> {
+    /// Gives the turn back, with what came of it.
+    pub(super) fn end(self, error: Option<&Box<Error>>) {
+        let mut failure = self.slot.failure.lock();
+        if let Some(error) = error {
+            *failure = (failure.0 + 1, Some((error.etype().clone(), error.to_string())));
+        }
     }
 }
 

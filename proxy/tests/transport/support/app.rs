@@ -43,6 +43,7 @@ pub struct Forward {
     pub transport: TransportRef,
     pub speak: Speak,
     pub stream_idle: Option<Duration>,
+    pub connect_timeout: Duration,
     pub seen: Arc<Seen>,
 }
 
@@ -79,7 +80,8 @@ impl ProxyHttp for Forward {
             Speak::Same if session.req_header().version == Version::HTTP_2 => UpstreamProtocol::Http2,
             Speak::Same => UpstreamProtocol::Http1,
         };
-        let options = PeerOptions { fresh: ctx.tries > 1, ..PeerOptions::default() };
+        let options =
+            PeerOptions { fresh: ctx.tries > 1, connect_timeout: self.connect_timeout, ..PeerOptions::default() };
         Ok(Box::new(self.connector.peer(self.upstream, &self.transport, protocol, &options)))
     }
 

@@ -19,8 +19,6 @@ pub struct Pki {
     pub server: Arc<ServerConfig>,
     pub server_h1: Arc<ServerConfig>,
     pub client: TlsTransport,
-    /// For a client without a certificate of its own.
-    pub roots: Arc<RootCertStore>,
 }
 
 impl Pki {
@@ -65,7 +63,6 @@ impl Pki {
                 server_name: ServerName::try_from(B_NAME).unwrap(),
                 h2_alpn: Arc::from([]),
             },
-            roots,
         }
     }
 }

@@ -140,7 +140,10 @@ async fn serve(tcp: TcpStream, counts: &Counts) -> Option<()> {
         counts.requests.fetch_add(1, SeqCst);
         let target = head.start.split(' ').nth(1)?.to_owned();
         let times: usize = target.strip_prefix("/amplify/").and_then(|n| n.parse().ok()).unwrap_or(1);
-        if let Some(protocol) = head.get("upgrade") {
+        if head.get("expect").is_some() {
+            write.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
+        }
+        if let Some(protocol) = head.get("upgrade").filter(|_| target != "/no-upgrade") {
             let answer =
                 format!("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {protocol}\r\n\r\n");
             write.write_all(answer.as_bytes()).await.ok()?;

@@ -31,6 +31,7 @@ pub struct Setup {
     pub h2: H2Limits,
     pub connector: ConnectorSettings,
     pub stream_idle: Option<Duration>,
+    pub connect_timeout: Duration,
 }
 
 pub struct Hop {
@@ -61,6 +62,7 @@ impl Setup {
             h2: H2Limits::default(),
             connector: ConnectorSettings::default(),
             stream_idle: None,
+            connect_timeout: Duration::from_secs(10),
         }
     }
 
@@ -89,6 +91,7 @@ impl Setup {
             transport,
             speak: self.speak,
             stream_idle: self.stream_idle,
+            connect_timeout: self.connect_timeout,
             seen: Arc::clone(&seen),
         };
         let settings = ProxySettings { max_attempts: 8, idle_pool_size: 128 };

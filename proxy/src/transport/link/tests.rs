@@ -1,1 +1,0 @@
-//! Claims about links that need no connection.

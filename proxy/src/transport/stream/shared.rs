@@ -1,0 +1,190 @@
+//! What a stream's owner in Pingora and the other side of the current request share.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::ReadBuf;
+
+use super::AppProtocol;
+use super::core::{Core, Io, QUEUE, Refusal};
+use crate::transport::link::{Link, Side};
+
+/// What the stream's owner and the other side of the current request share.
+pub(crate) struct Shared {
+    pub(super) core: Mutex<Core>,
+    /// A link is set: looked at before the lock.
+    is_linked: AtomicBool,
+    link: Mutex<Option<Attachment>>,
+    /// The owner hands over the rest itself when the stream is dropped.
+    pub(super) is_owned: AtomicBool,
+    /// An upgrade's response is not read before so many flushes: see [`Shared::hold_response`].
+    held: Mutex<Held>,
+    pub(super) is_downstream: bool,
+    pub(super) is_http1: bool,
+    stream_idle_timeout: Mutex<Option<Duration>>,
+}
+
+#[derive(Default)]
+struct Held {
+    flushes: u8,
+    reader: Option<Waker>,
+}
+
+struct Attachment {
+    link: Weak<Link>,
+    side: Side,
+    queues: bool,
+}
+
+impl Shared {
+    pub(super) fn new(io: Io, protocol: AppProtocol, is_downstream: bool) -> Self {
+        Self {
+            core: Mutex::new(Core::new(io)),
+            is_linked: AtomicBool::new(false),
+            link: Mutex::new(None),
+            is_owned: AtomicBool::new(false),
+            held: Mutex::default(),
+            is_downstream,
+            is_http1: protocol == AppProtocol::Http1,
+            stream_idle_timeout: Mutex::new(None),
+        }
+    }
+
+    /// Makes the stream one side of a request. `queues`: its writes never wait and its reads are gated.
+    pub(crate) fn attach(&self, link: &Arc<Link>, side: Side, queues: bool) {
+        *self.link.lock() = Some(Attachment { link: Arc::downgrade(link), side, queues });
+        self.is_linked.store(true, Ordering::Release);
+    }
+
+    /// Holds an upgrade's response back until the request has been written to its end.
+    ///
+    /// Pingora tells its upstream half that a request has no body by a message, and takes that message for the end of the
+    /// tunnel if a fast upstream's 101 is read before it. It flushes once after the header and once on that message.
+    pub(crate) fn hold_response(&self) {
+        *self.held.lock() = Held { flushes: 2, reader: None };
+    }
+
+    pub(super) fn poll_held(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut held = self.held.lock();
+        if held.flushes == 0 {
+            return Poll::Ready(());
+        }
+        held.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(super) fn flushed(&self) {
+        let mut held = self.held.lock();
+        held.flushes = held.flushes.saturating_sub(1);
+        if held.flushes == 0
+            && let Some(reader) = held.reader.take()
+        {
+            reader.wake();
+        }
+    }
+
+    /// The current request's link. A request that has ended leaves none.
+    pub(super) fn attachment(&self) -> Option<(Arc<Link>, Side, bool)> {
+        if !self.is_linked.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut attachment = self.link.lock();
+        let found = attachment.as_ref().and_then(|a| Some((a.link.upgrade()?, a.side, a.queues)));
+        if found.is_none() {
+            *attachment = None;
+            self.is_linked.store(false, Ordering::Release);
+        }
+        found
+    }
+
+    /// Ready when little enough waits to be written that the other side may read on.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut core = self.core.lock();
+        core.progress(cx);
+        if core.is_broken() || core.queued() <= QUEUE { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    pub(crate) fn is_http1(&self) -> bool {
+        self.is_http1
+    }
+
+    /// The stream idle timeout of the requests on this connection.
+    pub(crate) fn stream_idle_timeout(&self) -> Option<Duration> {
+        *self.stream_idle_timeout.lock()
+    }
+
+    /// The caller serves requests on this connection, and closes it itself.
+    pub(crate) fn own(&self, stream_idle_timeout: Option<Duration>) {
+        self.is_owned.store(true, Ordering::Release);
+        *self.stream_idle_timeout.lock() = stream_idle_timeout;
+    }
+
+    /// The next request on this connection may begin: bounds its header.
+    pub(crate) fn begin_request(&self, max_head: usize, timeout: Duration) {
+        self.core.lock().begin_request(max_head, timeout);
+    }
+
+    /// Why the last request header was refused, and whether any of it had arrived.
+    pub(crate) fn refusal(&self) -> Option<(Refusal, bool)> {
+        let core = self.core.lock();
+        core.refusal.map(|refusal| (refusal, core.head.pending_bytes().is_none_or(|bytes| bytes > 0)))
+    }
+
+    /// Application bytes written to the connection, ever.
+    pub(crate) fn written(&self) -> u64 {
+        self.core.lock().written()
+    }
+
+    /// Waits until there is something to read; an end of the connection is an error.
+    pub(crate) async fn park(&self) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut core = self.core.lock();
+            core.progress(cx);
+            core.poll_park(cx)
+        })
+        .await
+    }
+
+    /// Writes and flushes.
+    pub(crate) async fn write_now(&self, bytes: &[u8]) -> io::Result<()> {
+        poll_fn(|cx| {
+            let mut core = self.core.lock();
+            if !core.is_settled() || bytes.is_empty() {
+                return core.poll_settle(cx);
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        poll_fn(|cx| Poll::Ready(self.core.lock().write_queued(cx, bytes).map(|_| ()))).await?;
+        poll_fn(|cx| self.core.lock().poll_settle(cx)).await
+    }
+
+    /// Waits until everything written has left, or the connection takes no more.
+    pub(crate) async fn settle(&self) {
+        let _ = poll_fn(|cx| self.core.lock().poll_settle(cx)).await;
+    }
+
+    /// Reads and drops what the client still sends, until it closes or `limit` is over.
+    pub(crate) async fn discard_input(&self, limit: Duration) {
+        let mut buf = vec![0; 16 * 1024];
+        let ended = async {
+            while poll_fn(|cx| {
+                let mut into = ReadBuf::new(&mut buf);
+                self.core.lock().poll_discard(cx, &mut into).map(|read| read.is_ok() && !into.filled().is_empty())
+            })
+            .await
+            {}
+        };
+        let _ = tokio::time::timeout(limit, ended).await;
+    }
+
+    /// Hands over what was written and closes the sending side, within `limit`.
+    pub(crate) async fn close(&self, limit: Duration) {
+        let _ = tokio::time::timeout(limit, poll_fn(|cx| self.core.lock().poll_close(cx))).await;
+    }
+}
