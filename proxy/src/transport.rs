@@ -30,7 +30,8 @@ mod meta;
 mod stream;
 
 pub use connector::{
-    ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef, UpstreamProtocol, retry_is_safe,
+    ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef, UpstreamProtocol,
+    retry_is_safe,
 };
 pub use embed::{EmbedError, Proxy, ProxySettings, build_proxy};
 pub use h1::serve_h1;
@@ -44,4 +45,5 @@ pub use stream::{AppProtocol, MeshStream, Wire};
 ///
 /// Pingora logs every client that leaves, every refused request and every failed proxying at `ERROR`, all of which the
 /// access log reports with their reason. Only what has no other reporter is kept.
-pub const LOG_DIRECTIVES: &str = "pingora_proxy=off,pingora_core=error,pingora_core::protocols::http=off,pingora_pool=off,h2=error,rustls=error";
+pub const LOG_DIRECTIVES: &str =
+    "pingora_proxy=off,pingora_core=error,pingora_core::protocols::http=off,pingora_pool=off,h2=error,rustls=error";

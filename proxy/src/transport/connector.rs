@@ -261,7 +261,7 @@ impl Connector for MeshConnector {
             }
         }
         .await;
-        dialling.end(dialled.as_ref().err());
+        dialling.end(dialled.as_ref().err().map(AsRef::as_ref));
         dialled.map(|connection| (connection, false))
     }
 

@@ -1,5 +1,6 @@
 //! The transport on real sockets: full duplex, trailers, cancellation, restarts, limits, through one and two proxies.
-#![allow(unreachable_pub, reason = "a test crate")]
+#![expect(unreachable_pub, reason = "a test crate")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod child;
 mod duplex;

@@ -136,7 +136,12 @@ async fn whoever_waits_for_a_dial_that_fails_fails_with_it() {
         let client = Arc::clone(&client);
         waiting.spawn(async move { assert_eq!(client.get("/").await.unwrap().status.as_u16(), 502) });
     }
-    within("failure", async { while let Some(done) = waiting.join_next().await { done.unwrap() } }).await;
+    within("failure", async {
+        while let Some(done) = waiting.join_next().await {
+            done.unwrap()
+        }
+    })
+    .await;
     // One after the other they would take 40 times 4 tries of 200 ms.
     assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
 }

@@ -189,7 +189,7 @@ impl Slot {
 
 impl Dialling<'_> {
     /// Gives the turn back, with what came of it.
-    pub(super) fn end(self, error: Option<&Box<Error>>) {
+    pub(super) fn end(self, error: Option<&Error>) {
         let mut failure = self.slot.failure.lock();
         if let Some(error) = error {
             *failure = (failure.0 + 1, Some((error.etype().clone(), error.to_string())));
