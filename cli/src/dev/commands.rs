@@ -29,7 +29,7 @@ pub(super) struct Programs {
 #[derive(Debug)]
 pub(super) struct ProxyStart<'a> {
     pub(super) pod: &'a PodId,
-    pub(super) address: IpAddr,
+    pub(super) addresses: &'a [IpAddr],
     pub(super) control_ca: &'a Path,
     pub(super) token: &'a Path,
     /// Mark of its sockets, where it has no user of its own.
@@ -92,13 +92,13 @@ impl Programs {
     }
 
     fn proxy(&self, program: &str, start: &ProxyStart<'_>) -> Vec<String> {
-        let ProxyStart { pod, address, control_ca, token, socket_mark } = start;
+        let ProxyStart { pod, addresses, control_ca, token, socket_mark } = start;
         let mut command = vec![
             self.program(program),
             format!("--control={CONTROL_HOST}:{CONTROL_PORT}"),
             format!("--control-ca={}", control_ca.display()),
             format!("--token-file={}", token.display()),
-            format!("--pod-ip={address}"),
+            format!("--pod-ip={}", addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
             format!("--namespace={}", pod.namespace),
             format!("--name={}", pod.name),
             format!("--admin=127.0.0.1:{PROXY_ADMIN_PORT}"),

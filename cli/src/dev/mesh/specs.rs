@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use palisade_sidecar::redirect::PROXY_ID;
 
 use crate::dev::commands::{ControlStart, Programs, ProxyStart};
@@ -176,10 +176,13 @@ impl Specs {
         service_account: &str,
         directory: &Directory,
     ) -> anyhow::Result<Identity> {
+        if addresses.is_empty() {
+            bail!("pod `{id}` has no address");
+        }
         let token = tokens::mint(&self.token_key, id, uid, service_account)?;
         let file = format!("pods/{id}/token");
         Ok(Identity {
-            address: *addresses.first().with_context(|| format!("pod `{id}` has no address"))?,
+            addresses: addresses.to_vec(),
             token: directory.write_secret(&file, token.as_bytes(), self.proxy_user)?,
             control_ca: directory.path().join(ROOT_CERTIFICATE),
         })
@@ -241,14 +244,14 @@ impl Specs {
 const ROOT_CERTIFICATE: &str = "root-cert.pem";
 
 struct Identity {
-    address: IpAddr,
+    addresses: Vec<IpAddr>,
     token: PathBuf,
     control_ca: PathBuf,
 }
 
 impl Identity {
     fn borrow<'a>(&'a self, pod: &'a PodId, socket_mark: Option<u32>) -> ProxyStart<'a> {
-        ProxyStart { pod, address: self.address, control_ca: &self.control_ca, token: &self.token, socket_mark }
+        ProxyStart { pod, addresses: &self.addresses, control_ca: &self.control_ca, token: &self.token, socket_mark }
     }
 }
 
