@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getpid, sethostname};
-use palisade_sidecar::redirect::{self, DnsCapture, PROXY_ID, ProxyOwner, Redirect};
+use palisade_sidecar::redirect::{self, DnsCapture, IpRange, PROXY_ID, ProxyOwner, Redirect};
 
 use super::front::{host_pid, make_mounts_private};
 use super::network;
@@ -246,7 +246,11 @@ fn intercept(interception: &Interception) -> anyhow::Result<()> {
         None => ProxyOwner::Mark(PROXY_ID),
     };
     let dns = DnsCapture::Servers(dns_servers.iter().copied().collect());
-    if let Some(redirect) = Redirect::from_annotations(annotations, owner, Some(dns))? {
+    if let Some(mut redirect) = Redirect::from_annotations(annotations, owner, Some(dns))? {
+        if matches!(owner, ProxyOwner::Mark(_)) {
+            // The proxy calls the control plane before it knows anything, also through sockets without the mark.
+            redirect.outbound.excluded_ranges.extend(IpRange::new(network::CONTROL.into(), 32));
+        }
         redirect::apply(&redirect)?;
     }
     Ok(())
