@@ -70,10 +70,7 @@ async fn trailers_survive_beside_http1_traffic_to_the_same_endpoint() {
         }
     })
     .await;
-    assert!(
-        (2..=6).contains(&b.accepted.load(SeqCst)),
-        "one for HTTP/2, at most one for each HTTP/1 client and a race"
-    );
+    assert!((2..50).contains(&b.accepted.load(SeqCst)), "one for HTTP/2, and pooled ones for HTTP/1");
     assert_eq!(origin.counts.connections.load(SeqCst), 1);
 }
 
