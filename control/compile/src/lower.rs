@@ -15,6 +15,7 @@ pub(crate) mod http_routes;
 mod inbound;
 mod l4;
 mod proxy_settings;
+mod regexes;
 mod retries;
 mod services;
 mod virtual_hosts;

@@ -9,7 +9,7 @@ use palisade_model::route::{
 };
 
 use crate::{
-    lower::{client::Client, clusters::Destination, fault, headers, retries},
+    lower::{client::Client, clusters::Destination, fault, headers, regexes, retries},
     object,
     resolve::virtual_services::{Bound, HttpRule},
 };
@@ -62,7 +62,8 @@ fn lower(client: Client<'_>, bound: &Bound, rule: &HttpRule, place: Place<'_>) -
         if !applies_here(client, alternative, place) {
             continue;
         }
-        let Some(condition) = condition(alternative, number(position)) else { continue };
+        let condition = condition(alternative, number(position)).and_then(regexes::translated);
+        let Some(condition) = condition else { continue };
         is_catch_all = is_catch_all_condition(&condition);
         matches.push(condition);
         if is_catch_all {
@@ -224,10 +225,13 @@ fn action(client: Client<'_>, route: &HttpRoute, place: Place<'_>) -> (RouteActi
     let mut rewrite = Rewrite { path: None, authority: header_authority };
     if let Some(written) = &route.rewrite {
         rewrite.path = match &written.uri_regex_rewrite {
-            Some(regex) => Some(PathRewrite::Regex {
-                pattern: regex.r#match.as_str().into(),
-                substitution: regex.rewrite.as_str().into(),
-            }),
+            Some(regex) => {
+                let Some(pattern) = regexes::expression(&regex.r#match) else {
+                    let message = "`uriRegexRewrite.match` is no regular expression";
+                    return (RouteAction::Refuse { message: message.into() }, response_headers, Vec::new());
+                };
+                Some(PathRewrite::Regex { pattern, substitution: regex.rewrite.as_str().into() })
+            }
             None if written.uri.is_empty() => None,
             None => Some(PathRewrite::Prefix(written.uri.as_str().into())),
         };

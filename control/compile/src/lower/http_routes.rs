@@ -17,7 +17,7 @@ use palisade_model::{
 
 use crate::{
     hosts,
-    lower::{assembly::Assembly, clusters::Destination, http::number, retries},
+    lower::{assembly::Assembly, clusters::Destination, http::number, regexes, retries},
     object::Object,
     resolve::gateway_api::{GROUP, Referrer},
     time,
@@ -35,6 +35,10 @@ pub(crate) fn add(
     for route in routes {
         for (index, rule) in route.spec.rules.iter().enumerate() {
             let lowered = lower(assembly, route, index, rule)?;
+            // None of the written alternatives can ever hold.
+            if lowered.matches.is_empty() && !rule.matches.is_empty() {
+                continue;
+            }
             for (alternative, condition) in lowered.matches.iter().enumerate() {
                 let entry = RouteEntry { rule: Arc::clone(&lowered.key), alternative: number(alternative) };
                 ranked.push((Rank::of(condition, route, index, alternative), entry));
@@ -116,7 +120,11 @@ fn lower(
         source: route.head.source(),
         name: name.as_deref().map(Arc::from),
         rule: number(index),
-        matches: matches.iter().enumerate().map(|(index, written)| condition(written, number(index))).collect(),
+        matches: matches
+            .iter()
+            .enumerate()
+            .filter_map(|(index, written)| regexes::translated(condition(written, number(index))))
+            .collect(),
         fault: Fault::default(),
         action,
         response_headers,
