@@ -1,7 +1,7 @@
 //! `palisade dev` with pods outside the mesh: processes, namespaces, names, and that nothing is left behind.
 //!
 //! Where the machine allows no namespaces these are reported as skips.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
