@@ -136,6 +136,8 @@ fn note(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, standing: &S
         record.decision = Some(id.as_str().into());
         runtime.recent.remember(Denied {
             id: id.as_str().into(),
+            time: record.time,
+            reason: verdict.reason,
             captured: captured.clone(),
             engine: Arc::clone(&said.engine),
         });

@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use jiff::Timestamp;
+use palisade_model::reason::Reason;
 use palisade_policy::{CapturedRequest, PolicyEngine};
 use parking_lot::Mutex;
 
@@ -19,6 +21,10 @@ pub struct RecentDenials {
 pub struct Denied {
     /// Its id.
     pub id: Box<str>,
+    /// When it was decided.
+    pub time: Timestamp,
+    /// The reason that the log gives.
+    pub reason: Reason,
     /// What it was decided from.
     pub captured: Box<CapturedRequest>,
     /// Who decided: the engine of that time, so that the explanation is of that decision.

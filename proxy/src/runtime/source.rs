@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use palisade_policy::{Explanation, FailedClause, NearMiss, PolicyRef};
+use palisade_policy::{Explanation, FailedClause, NearMiss, Peer, PolicyRef};
 use serde_json::{Value, json};
 
-use super::Runtime;
+use super::{Runtime, recent::Denied};
 use crate::admin::AdminSource;
 
 /// Changes the log filter of the process.
@@ -82,25 +82,58 @@ impl AdminSource for RuntimeSource {
     }
 }
 
-/// An explanation in the words of `eval`'s `authz` section.
-pub fn explanation(explanation: &Explanation) -> Value {
-    let Explanation { allowed, policies, nearest, message } = explanation;
+/// The explanation of a recent decision; `None` = not known any more.
+pub(crate) fn explain_decision(runtime: &Runtime, decision: &str) -> Option<Value> {
+    runtime.recent.find(decision).map(|denied| story(&denied))
+}
+
+/// The whole story of a denial, as `palisade policy why` reads it.
+fn story(denied: &Denied) -> Value {
+    let Denied { id, time, reason, captured, engine } = denied;
+    let Explanation { allowed, policies, nearest, message } = engine.explain(captured);
+    let connection = &captured.connection;
+    let source = match &connection.peer {
+        Peer::Mesh(id) => id.to_string(),
+        Peer::Certificate(names) => names.uris.first().unwrap_or(&names.subject).clone(),
+        Peer::Anonymous => connection.source_ip.to_string(),
+    };
+    let request = captured.http.as_ref().map(|http| {
+        // The query is left out: queries carry secrets.
+        let path = http.path.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+        json!({
+            "method": http.method,
+            "authority": String::from_utf8_lossy(&http.authority),
+            "path": String::from_utf8_lossy(path),
+        })
+    });
+    let text = match (&message, policies.first(), nearest.first()) {
+        (Some(message), _, _) => format!("The whole target is denied: {message}."),
+        (None, Some(policy), _) => format!("Denied by {}.", policy.id),
+        (None, None, Some(miss)) => format!("No policy allows it; {} came nearest.", miss.policy.id),
+        (None, None, None) => "No policy allows it.".to_owned(),
+    };
     json!({
-        "decision": if *allowed { "allow" } else { "deny" },
+        "decision": id,
+        "verdict": if allowed { "allow" } else { "deny" },
+        "reason": reason.as_str(),
+        "time": time.to_string(),
+        "source": source,
+        "destination": format!("{}:{}", connection.destination_ip, connection.destination_port),
+        "request": request,
         "policies": policies.iter().filter_map(policy).collect::<Vec<_>>(),
         "nearest": nearest.iter().filter_map(near_miss).collect::<Vec<_>>(),
-        "message": message,
+        "text": text,
     })
 }
 
 /// A policy by its document; `None` for the mesh's own defaults.
-pub fn policy(policy: &PolicyRef) -> Option<Value> {
+fn policy(policy: &PolicyRef) -> Option<Value> {
     let origin = policy.source.as_ref()?;
     Some(json!({ "kind": origin.kind, "namespace": origin.namespace, "name": origin.name, "rule": policy.rule }))
 }
 
 /// A near miss with its failed clauses.
-pub fn near_miss(miss: &NearMiss) -> Option<Value> {
+fn near_miss(miss: &NearMiss) -> Option<Value> {
     let NearMiss { policy: of, failed } = miss;
     let origin = of.source.as_ref()?;
     let failed: Vec<Value> = failed
@@ -108,14 +141,4 @@ pub fn near_miss(miss: &NearMiss) -> Option<Value> {
         .map(|FailedClause { field, expected, actual }| json!({ "field": field, "expected": expected, "actual": actual }))
         .collect();
     Some(json!({ "namespace": origin.namespace, "name": origin.name, "rule": of.rule, "failed": failed }))
-}
-
-/// The explanation of a recent decision; `None` = not known any more.
-pub(crate) fn explain_decision(runtime: &Runtime, decision: &str) -> Option<Value> {
-    let denied = runtime.recent.find(decision)?;
-    let mut told = explanation(&denied.engine.explain(&denied.captured));
-    if let Value::Object(fields) = &mut told {
-        fields.insert("id".to_owned(), json!(denied.id));
-    }
-    Some(told)
 }

@@ -240,6 +240,18 @@ async fn logged(log: &Capture, needle: &str) -> String {
     .await
 }
 
+struct NoFilter;
+
+impl source::LogFilter for NoFilter {
+    fn current(&self) -> String {
+        String::new()
+    }
+
+    fn replace(&self, _directives: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
 struct Mesh {
     a: Sidecar,
     b: Sidecar,
@@ -290,7 +302,15 @@ async fn a_new_policy_judges_the_next_request_of_an_open_connection_and_can_be_e
     assert!(head.starts_with("http/1.1 403"), "{head}");
     assert_eq!(body, "RBAC: access denied");
     let id = head.lines().find_map(|line| line.strip_prefix("x-palisade-decision: ")).unwrap().to_owned();
-    assert!(mesh.b.runtime.recent.find(&id).is_some(), "{id}");
+    let source = source::RuntimeSource::new(Arc::clone(&mesh.b.runtime), Arc::new(NoFilter));
+    let story = crate::admin::AdminSource::why(&*source, &id).unwrap();
+    assert_eq!(
+        (&story["decision"], &story["verdict"], &story["reason"]),
+        (&id.as_str().into(), &"deny".into(), &"authz-denied".into())
+    );
+    assert_eq!(story["source"], "spiffe://cluster.local/ns/foo/sa/a");
+    assert_eq!(story["request"]["path"], "/admin");
+    assert_eq!(story["text"], "Denied by foo/no-admin[0].");
     let line = logged(&mesh.b.log, "authz-denied").await;
     assert!(line.contains("foo/no-admin[0]") || line.contains(&id), "{line}");
     assert!(within(ask(&mut client, "/other")).await.0.starts_with("http/1.1 200"));

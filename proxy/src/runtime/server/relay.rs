@@ -174,6 +174,7 @@ fn note(runtime: &Runtime, record: &mut Record, standing: &Standing, verdict: &V
         let id = runtime.decisions.next().to_string();
         record.decision = Some(id.as_str().into());
         let engine = Arc::clone(&said.engine);
-        runtime.recent.remember(Denied { id: id.into(), captured: captured.clone(), engine });
+        let (time, reason) = (record.time, verdict.reason);
+        runtime.recent.remember(Denied { id: id.into(), time, reason, captured: captured.clone(), engine });
     }
 }
