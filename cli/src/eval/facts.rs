@@ -8,9 +8,8 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use palisade_model::settings::{ProxyKind, ProxySettings};
-use palisade_policy::{CertificateNames, ClaimSet, JwtFacts};
+use palisade_policy::{CertificateNames, JwtFacts};
 use palisade_proxy::request::facts::{Chance, ClientCertificate, ClientTls, Connection, Direction, HttpVersion, Trust};
-use serde_json::{Map, Value};
 
 use super::{
     case::{Case, ClientCase, DirectionCase, HttpCase, SourceCase, TlsCase, Version},
@@ -167,57 +166,13 @@ pub(super) fn request(http: &HttpCase, has_tls: bool) -> Option<OwnedRequest> {
             Some(Version::Http2) => HttpVersion::Http2,
         },
         headers,
-        jwt: claims.as_ref().map(token),
+        jwt: claims.as_ref().map(|claims| JwtFacts::from_claims(claims, &[])),
     })
 }
 
 /// RFC 9110 section 5.6.2.
 fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-}
-
-/// Claims as a verified token's.
-fn token(claims: &Map<String, Value>) -> JwtFacts {
-    let text = |name: &str| claims.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let expires = claims.get("exp").and_then(Value::as_u64);
-    let mut set = ClaimSet::default();
-    for (name, value) in claims {
-        flatten(&mut set, &[name.as_str()], value);
-    }
-    JwtFacts {
-        issuer: text("iss"),
-        subject: text("sub"),
-        expires: expires
-            .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds))),
-        claims: set,
-    }
-}
-
-/// Space-delimited claims (istio-semantics 1.5).
-const DELIMITED: [&str; 2] = ["scope", "permission"];
-
-fn flatten(set: &mut ClaimSet, path: &[&str], value: &Value) {
-    set.declare(path);
-    match value {
-        Value::String(text) => {
-            set.add(path, text.as_str());
-            if let [name] = path
-                && DELIMITED.contains(name)
-            {
-                text.split(' ').filter(|word| !word.is_empty()).for_each(|word| set.add(path, word));
-            }
-        }
-        Value::Array(items) => {
-            items.iter().filter_map(Value::as_str).for_each(|text| set.add(path, text));
-        }
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                flatten(set, &[path, &[name.as_str()]].concat(), value);
-            }
-        }
-        // Numbers and booleans never match.
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
-    }
 }
 
 /// When the case is judged, and its draws.
