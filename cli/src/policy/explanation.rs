@@ -8,15 +8,14 @@ use serde_json::Value;
 pub(super) fn render(explanation: &Value) -> String {
     let mut text = String::new();
     let field = |path: &str| explanation.pointer(path).map(plain).filter(|text| !text.is_empty());
-    let verdict = field("/verdict").unwrap_or_else(|| "decided".to_owned());
     let mut line = |label: &str, value: Option<String>| {
         if let Some(value) = value {
             // Writing into a String cannot fail.
             let _written = writeln!(text, "{label:<10} {value}").is_ok();
         }
     };
-    line("decision", field("/decision"));
-    line("verdict", Some(verdict));
+    line("decision", field("/id"));
+    line("verdict", field("/decision"));
     line("time", field("/time"));
     line("source", field("/source"));
     let request =
@@ -36,7 +35,7 @@ pub(super) fn render(explanation: &Value) -> String {
             line("", Some(format!("{} wants {}, got {actual}", value("field"), value("expected"))));
         }
     }
-    line("", field("/text"));
+    line("", field("/message"));
     text
 }
 
@@ -74,7 +73,7 @@ mod tests {
     #[test]
     fn the_nearest_miss_names_policy_clause_wanted_and_got() {
         let text = render(&json!({
-            "decision": "p1-7", "verdict": "deny", "source": "spiffe://cluster.local/ns/a/sa/b",
+            "id": "p1-7", "decision": "deny", "source": "spiffe://cluster.local/ns/a/sa/b",
             "request": {"method": "GET", "authority": "details:9080", "path": "/details/0"},
             "policies": [],
             "nearest": [{"namespace": "bookinfo", "name": "details", "rule": 0,

@@ -15,9 +15,11 @@ use crate::{
 /// How long an edit or a log line may take to be seen.
 const SOON: Duration = Duration::from_secs(10);
 
-/// A pod that the page's request passes, the proxy's direction there, and what the hop is called.
-const HOPS: [(&str, &str); 4] = [
-    ("edge", "client → edge gateway"),
+/// The pod of the edge gateway.
+const EDGE_POD: &str = "edge-palisade";
+
+/// Pods that the page's request passes behind the edge, and what the hops are called.
+const HOPS: [(&str, &str); 3] = [
     ("productpage-v1", "edge gateway → productpage"),
     ("reviews-v2", "productpage → reviews v2"),
     ("ratings-v1", "reviews v2 → ratings"),
@@ -26,18 +28,31 @@ const HOPS: [(&str, &str); 4] = [
 pub(super) async fn page(narrator: &Narrator, mesh: &Mesh, edge: &str) -> anyhow::Result<()> {
     narrator.step("The page through the edge: four hops, each with the identity that mutual TLS proved");
     narrator.does(&format!("curl http://{edge}/productpage"));
-    let answer = Client::new(edge).get("/productpage", &[("x-request-id", "tour-page")]).await?;
+    let answer = Client::new(edge).get("/productpage", &[]).await?;
     ensure!(answer.status() == 200, "status {}: {}", answer.status(), text(&answer));
     ensure!(text(&answer).contains("The Comedy of Errors"), "not the page: {}", text(&answer));
     narrator.shows(&format!("{} {} bytes", answer.status(), answer.body().len()));
+    let field = |line: &Value, name: &str| line.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
+    let shows = |hop: &str, line: &Value| {
+        narrator.shows(&format!(
+            "{hop}: from {} ({}, {})",
+            field(line, "source"),
+            field(line, "connection"),
+            field(line, "reason")
+        ));
+    };
+    let is_page = |line: &Value| line["path"] == "/productpage";
+    let line = until("the edge's log", SOON, async || inbound(mesh, EDGE_POD, is_page)).await?;
+    shows("client → edge gateway", &line);
+    // The edge gave the request its id; it is the same at every hop.
+    let request = field(&line, "request_id");
+    ensure!(request != "-", "the edge logged no request id: {line}");
     for (pod, hop) in HOPS {
-        let line = until(hop, SOON, async || inbound(mesh, pod, "tour-page")).await?;
-        let field = |name: &str| line.get(name).and_then(Value::as_str).unwrap_or("-").to_owned();
-        narrator.shows(&format!("{hop}: from {} ({}, {})", field("source"), field("connection"), field("reason")));
-        if pod != "edge" {
-            ensure!(field("source").starts_with("spiffe://cluster.local/ns/bookinfo/sa/"), "no identity: {line}");
-            ensure!(field("connection") == "mtls", "not mutual TLS: {line}");
-        }
+        let pod = &mesh.pod("bookinfo", pod)?.name;
+        let line = until(hop, SOON, async || inbound(mesh, pod, |line| line["request_id"] == *request)).await?;
+        shows(hop, &line);
+        ensure!(field(&line, "source").starts_with("spiffe://cluster.local/ns/bookinfo/sa/"), "no identity: {line}");
+        ensure!(field(&line, "connection") == "mtls", "not mutual TLS: {line}");
     }
     narrator.holds("every hop between sidecars is mutual TLS with the caller's own identity");
     Ok(())
@@ -62,9 +77,8 @@ pub(super) async fn stranger(narrator: &Narrator, mesh: &Mesh) -> anyhow::Result
     Ok(())
 }
 
-/// The inbound access log line of a request at a pod or gateway.
-fn inbound(mesh: &Mesh, pod: &str, request: &str) -> anyhow::Result<Value> {
-    let name = mesh.pod("bookinfo", pod).map_or_else(|_| pod.to_owned(), |pod| pod.name.clone());
-    let is_it = |line: &Value| line["request_id"] == request && line["direction"] == "inbound";
-    mesh.access_log("bookinfo", &name)?.into_iter().find(is_it).context("no such line yet")
+/// The first inbound access log line of a pod or gateway that is the wanted one.
+fn inbound(mesh: &Mesh, pod: &str, is_wanted: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    let lines = mesh.access_log("bookinfo", pod)?;
+    lines.into_iter().find(|line| line["direction"] == "inbound" && is_wanted(line)).context("no such line yet")
 }
