@@ -28,14 +28,25 @@ pub(crate) fn read(documents: &DocumentOptions, settings: &SettingOptions) -> an
     if documents.files.is_empty() {
         bail!("no documents: name files or folders with -f (reading a cluster is not there yet)");
     }
-    let mut control = ControlSettings::default();
-    for setting in &settings.settings {
-        control.set(setting).with_context(|| format!("--set {setting}"))?;
-    }
-    if let Some(root) = &settings.root_namespace {
-        control.root_namespace = Some(root.as_str().into());
-    }
+    let control = settings.control()?;
     let texts = files::read(&documents.files)?;
     let options = SourceOptions { control, is_files: true };
     Ok(Arc::new(Inputs::from_texts(texts, &documents.namespace, &options)))
+}
+
+impl SettingOptions {
+    /// The settings of the control plane.
+    ///
+    /// # Errors
+    /// When one is malformed.
+    pub(crate) fn control(&self) -> anyhow::Result<ControlSettings> {
+        let mut control = ControlSettings::default();
+        for setting in &self.settings {
+            control.set(setting).with_context(|| format!("--set {setting}"))?;
+        }
+        if let Some(root) = &self.root_namespace {
+            control.root_namespace = Some(root.as_str().into());
+        }
+        Ok(control)
+    }
 }

@@ -13,6 +13,7 @@ mod eval;
 mod inputs;
 pub mod options;
 mod policy;
+mod run;
 
 #[derive(Debug, Parser)]
 #[command(name = "palisade", version, about = "A service mesh: run it, ask it, test its policies.")]
@@ -27,6 +28,7 @@ enum Command {
     Dev(dev::Dev),
     Eval(eval::Eval),
     Policy(policy::Policy),
+    Run(run::Run),
     /// The process that runs the mesh, inside the namespaces that `dev` made.
     #[command(hide = true)]
     DevMesh(dev::DevMesh),
@@ -45,6 +47,7 @@ pub fn main() -> ExitCode {
         Command::Dev(dev) => dev.run(),
         Command::Eval(eval) => eval.run(),
         Command::Policy(policy) => policy.run(),
+        Command::Run(run) => run.run(),
         Command::DevMesh(mesh) => mesh.run(),
         Command::DevPod => dev::run_pod(),
         Command::DevLaunch(launch) => launch.run(),
