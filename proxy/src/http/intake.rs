@@ -11,6 +11,7 @@ use super::{context::RequestCtx, head, stream::StreamSubject};
 use crate::{
     request::{
         self,
+        changes::HeaderChange,
         facts::{Chance, HttpVersion},
         upstream::{is_grpc, is_upgrade},
         verdict::{Action, Answer, Route, Verdict},
@@ -94,7 +95,7 @@ fn note(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, standing: &S
     let header = session.req_header();
     let record = &mut ctx.record;
     let text = |name: &str| header.headers.get(name).and_then(|value| value.to_str().ok());
-    record.source = admitted.peer_uri().map(Into::into);
+    record.source = Some(admitted.caller());
     record.source_address = Some(admitted.facts.source);
     record.destination_address = Some(admitted.facts.destination);
     record.connection = admitted.mode.as_str();
@@ -111,7 +112,7 @@ fn note(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, standing: &S
         .or_else(|| text(header::HOST.as_str()))
         .map(Into::into);
     record.path = Some(logged_path(runtime, header.raw_path(), standing));
-    record.request_id = text("x-request-id").map(Into::into);
+    record.request_id = request_id(verdict).or_else(|| text("x-request-id")).map(Into::into);
     record.trace = TraceContext::from_headers(|name| of(&header.headers, name));
     record.reason = verdict.reason;
     record.cluster = verdict.cluster.clone();
@@ -143,6 +144,15 @@ fn note(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, standing: &S
         });
         ctx.decision = Some(id);
     }
+}
+
+/// The request id that goes upstream, where this proxy makes it.
+fn request_id(verdict: &Verdict) -> Option<&str> {
+    let Action::Forward(plan) = &verdict.action else { return None };
+    plan.head.changes.iter().rev().find_map(|change| match change {
+        HeaderChange::Set(name, value) if *name == "x-request-id" => value.to_str().ok(),
+        _ => None,
+    })
 }
 
 fn of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {

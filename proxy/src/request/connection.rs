@@ -334,6 +334,11 @@ impl Carries {
 }
 
 impl Admitted {
+    /// Who called, for logs: the name that the handshake proved, else the peer's address.
+    pub fn caller(&self) -> Box<str> {
+        self.peer_uri().map_or_else(|| self.facts.source.ip().to_canonical().to_string().into(), Into::into)
+    }
+
     /// The peer's SPIFFE URI or first other name, where the handshake was ours.
     pub fn peer_uri(&self) -> Option<&str> {
         let is_ours = matches!(self.mode, Mode::Mtls | Mode::TlsTerminated);

@@ -156,7 +156,7 @@ async fn resolve(address: &Address) -> Option<SocketAddr> {
 fn note(runtime: &Runtime, record: &mut Record, standing: &Standing, verdict: &Verdict) {
     let admitted = &standing.admitted;
     let sni = admitted.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
-    record.source = admitted.peer_uri().map(Into::into);
+    record.source = Some(admitted.caller());
     record.source_address = Some(admitted.facts.source);
     record.destination_address = Some(admitted.facts.destination);
     record.destination = Some(admitted.facts.destination.to_string().into());
