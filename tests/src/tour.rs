@@ -31,7 +31,7 @@ pub async fn run(stays: bool) -> anyhow::Result<()> {
     narrator.say("starting: control plane, edge gateway, eight pods with a sidecar each, one pod without");
     let mesh = Mesh::start(Options {
         name: "demo".to_owned(),
-        documents: vec![demo.clone()],
+        documents: vec![demo.join("documents")],
         images: demo.join("images.yaml"),
         arguments: Vec::new(),
     })

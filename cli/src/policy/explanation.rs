@@ -14,8 +14,9 @@ pub(super) fn render(explanation: &Value) -> String {
             let _written = writeln!(text, "{label:<10} {value}").is_ok();
         }
     };
-    line("decision", field("/id"));
-    line("verdict", field("/decision"));
+    line("decision", field("/decision"));
+    line("verdict", field("/verdict"));
+    line("reason", field("/reason"));
     line("time", field("/time"));
     line("source", field("/source"));
     let request =
@@ -35,7 +36,7 @@ pub(super) fn render(explanation: &Value) -> String {
             line("", Some(format!("{} wants {}, got {actual}", value("field"), value("expected"))));
         }
     }
-    line("", field("/message"));
+    line("", field("/text"));
     text
 }
 
@@ -73,7 +74,7 @@ mod tests {
     #[test]
     fn the_nearest_miss_names_policy_clause_wanted_and_got() {
         let text = render(&json!({
-            "id": "p1-7", "decision": "deny", "source": "spiffe://cluster.local/ns/a/sa/b",
+            "decision": "p1-7", "verdict": "deny", "source": "spiffe://cluster.local/ns/a/sa/b",
             "request": {"method": "GET", "authority": "details:9080", "path": "/details/0"},
             "policies": [],
             "nearest": [{"namespace": "bookinfo", "name": "details", "rule": 0,

@@ -77,7 +77,8 @@ spec:
 /// When the mesh does not start, or an edit is not live within ten seconds.
 pub async fn run() -> anyhow::Result<String> {
     let demo = checkout::root().join("deploy/demo");
-    let documents = ["bookinfo.yaml", "clients.yaml", "gateway.yaml"].map(|file| demo.join(file)).to_vec();
+    let documents =
+        ["bookinfo.yaml", "clients.yaml", "gateway.yaml"].map(|file| demo.join("documents").join(file)).to_vec();
     let mesh = Mesh::start(Options { documents, images: demo.join("images.yaml"), ..Options::default() }).await?;
     let edge = mesh.gateway("bookinfo/edge", 80)?.to_owned();
     mesh.write("judges.yaml", &routes())?;

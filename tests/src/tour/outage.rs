@@ -48,7 +48,7 @@ pub(super) async fn rotation(narrator: &Narrator) -> anyhow::Result<()> {
     let demo = checkout::root().join("deploy/demo");
     let mesh = Mesh::start(Options {
         name: "demo-rotation".to_owned(),
-        documents: vec![demo.clone()],
+        documents: vec![demo.join("documents")],
         images: demo.join("images.yaml"),
         arguments: vec!["--cert-ttl".to_owned(), CERTIFICATE_TTL.as_secs().to_string()],
     })

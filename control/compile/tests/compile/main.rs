@@ -1,8 +1,10 @@
 //! Documents in, snapshots and findings out.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod gateways;
 mod golden;
 mod inputs;
+mod policies;
 mod samples;
 mod semantics;
 mod support;

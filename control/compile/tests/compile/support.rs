@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use palisade_compile::{Compiled, Inputs, ProxyRef, SourceDocument, SourceOptions, compile, scope};
 use palisade_model::{
     resource::{Resource, ResourceKind},
+    route::RouteRule,
     service::Query,
     snapshot::Snapshot,
 };
@@ -42,3 +43,70 @@ pub(crate) fn resource<'a>(snapshot: &'a Snapshot, kind: ResourceKind, name: &st
 pub(crate) fn names(snapshot: &Snapshot, kind: ResourceKind) -> Vec<String> {
     snapshot.of_kind(kind).map(|entry| entry.key().name.to_string()).collect()
 }
+
+/// A Service with these ports.
+pub(crate) fn service(name: &str, namespace: &str, ports: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec: {{selector: {{app: {name}}}, ports: [{ports}]}}\n---\n"
+    )
+}
+
+/// A Pod labelled by its name.
+pub(crate) fn pod(name: &str, namespace: &str, extra: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}{extra}}}\n\
+         spec: {{containers: [{{name: c, image: i}}]}}\n---\n"
+    )
+}
+
+/// An Istio document.
+pub(crate) fn istio(kind: &str, name: &str, namespace: &str, spec: &str) -> String {
+    let group = match kind {
+        "PeerAuthentication" | "AuthorizationPolicy" | "RequestAuthentication" => "security",
+        _ => "networking",
+    };
+    format!(
+        "apiVersion: {group}.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n---\n"
+    )
+}
+
+/// The snapshot of a proxy for documents.
+pub(crate) fn of(text: &str, proxy: &ProxyRef, hosts: &[&str]) -> Snapshot {
+    snapshot(&compile_text(text), proxy, hosts)
+}
+
+/// A cluster by name.
+pub(crate) fn cluster<'a>(snapshot: &'a Snapshot, name: &str) -> &'a palisade_model::cluster::Cluster {
+    match resource(snapshot, ResourceKind::Cluster, name) {
+        Some(Resource::Cluster(cluster)) => cluster,
+        _ => panic!("no cluster {name}; there are {:?}", names(snapshot, ResourceKind::Cluster)),
+    }
+}
+
+/// All route rules.
+pub(crate) fn routes(snapshot: &Snapshot) -> Vec<&RouteRule> {
+    snapshot
+        .of_kind(ResourceKind::Route)
+        .filter_map(|entry| match entry.resource() {
+            Resource::Route(rule) => Some(rule),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Keys of the rules that a virtual host tries, in order.
+pub(crate) fn rules_at(snapshot: &Snapshot, table: &str, name: &str) -> Vec<String> {
+    match resource(snapshot, ResourceKind::VirtualHost, &format!("{table} {name}")) {
+        Some(Resource::VirtualHost(host)) => host.entries.iter().map(|entry| entry.rule.to_string()).collect(),
+        _ => panic!("no virtual host; there are {:?}", names(snapshot, ResourceKind::VirtualHost)),
+    }
+}
+
+/// A client in namespace `a`.
+pub(crate) fn client() -> ProxyRef {
+    ProxyRef::sidecar("a", "client")
+}
+
+/// The usual port.
+pub(crate) const HTTP: &str = "{name: http, port: 80}";

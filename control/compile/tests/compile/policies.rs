@@ -1,0 +1,53 @@
+//! Claims of istio-semantics.md about policies, each against compiled documents.
+
+use palisade_compile::ProxyRef;
+use palisade_model::resource::{Resource, ResourceKind};
+
+use crate::support::{istio, of, pod};
+
+fn set(text: &str, proxy: &ProxyRef) -> (Vec<String>, bool) {
+    let held = of(text, proxy, &[]);
+    let entry = held.of_kind(ResourceKind::PolicySet).next().unwrap().clone();
+    let Resource::PolicySet(set) = entry.resource() else { panic!() };
+    (set.policies.iter().map(ToString::to_string).collect(), set.deny_all.is_some())
+}
+
+#[test]
+fn an_allow_policy_without_rules_leaves_no_permit() {
+    let text = pod("s", "a", "") + &istio("AuthorizationPolicy", "p", "a", "{}");
+    assert_eq!(set(&text, &ProxyRef::sidecar("a", "s")), (vec![], false));
+}
+
+#[test]
+fn a_root_policy_with_a_selector_reaches_every_namespace() {
+    let policy = istio("AuthorizationPolicy", "p", "istio-system", "{selector: {matchLabels: {app: s}}}");
+    let text = pod("s", "a", "") + &pod("t", "a", "") + &policy;
+    assert_eq!(set(&text, &ProxyRef::sidecar("a", "s")).0.len(), 0);
+    assert_eq!(set(&text, &ProxyRef::sidecar("a", "t")).0, ["mesh/default-allow"]);
+}
+
+#[test]
+fn target_refs_do_not_reach_a_sidecar() {
+    let policy = "{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}]}";
+    let text = pod("s", "a", "") + &istio("AuthorizationPolicy", "p", "a", policy);
+    assert_eq!(set(&text, &ProxyRef::sidecar("a", "s")).0, ["mesh/default-allow"]);
+}
+
+#[test]
+fn what_is_not_served_yet_denies_its_target() {
+    for policy in [
+        istio("AuthorizationPolicy", "p", "a", "{action: CUSTOM, provider: {name: x}, rules: [{}]}"),
+        istio("RequestAuthentication", "p", "a", "{jwtRules: [{issuer: x, jwksUri: \"https://x.example.com\"}]}"),
+        istio("AuthorizationPolicy", "p", "a", "{action: SOMETIMES, rules: [{}]}"),
+        istio("AuthorizationPolicy", "p", "a", "{action: DENY, rules: [{from: [{source: {}}]}]}"),
+    ] {
+        assert!(set(&(pod("s", "a", "") + &policy), &ProxyRef::sidecar("a", "s")).1, "{policy}");
+    }
+}
+
+#[test]
+fn a_dry_run_has_no_effect() {
+    let policy = istio("AuthorizationPolicy", "p", "a", "{}")
+        .replace("namespace: a}", "namespace: a, annotations: {istio.io/dry-run: \"true\"}}");
+    assert_eq!(set(&(pod("s", "a", "") + &policy), &ProxyRef::sidecar("a", "s")).0, ["mesh/default-allow"]);
+}
