@@ -1,6 +1,6 @@
 //! Istio's own sample documents are read without a finding. The folder is the one that `ISTIO_SAMPLES` names.
 
-#![expect(clippy::expect_used, clippy::panic, reason = "tests")]
+#![expect(clippy::expect_used, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 

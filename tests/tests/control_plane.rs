@@ -1,4 +1,5 @@
 //! The control plane and the proxies' client for it, in one process: over real TLS on loopback, and over a pipe.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::BTreeSet,

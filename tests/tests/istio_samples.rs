@@ -1,6 +1,7 @@
 //! Istio's sample documents, unchanged, run by `palisade dev`: each routing document does what it says.
 //!
 //! The folder is the one that `ISTIO_SAMPLES` names; without it these tests report themselves as skipped.
+#![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null, it does not panic")]
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -18,6 +19,12 @@ const REQUESTS: u32 = 1_000;
 
 /// What the page's API shows of one request: the version of reviews, and whether ratings answered.
 type Seen = BTreeMap<String, u32>;
+
+/// Headers of a request.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
+/// Versions with the least and the most of 1,000 requests that they may answer.
+type Shares<'a> = &'a [(&'a str, u32, u32)];
 
 /// The folder of samples, or `None` with the reason printed.
 fn samples() -> anyhow::Result<Option<PathBuf>> {
@@ -51,7 +58,7 @@ async fn virtual_services_of_bookinfo_do_what_they_say() -> anyhow::Result<()> {
 
     // file, who asks, the version that only the new document brings, the shares of 1,000 with ten standard deviations
     let jason = [("cookie", "user=jason"), ("end-user", "jason")];
-    let cases: [(&str, &[(&str, &str)], &[(&str, u32, u32)]); 7] = [
+    let cases: [(&str, Headers<'_>, Shares<'_>); 7] = [
         ("virtual-service-all-v1.yaml", &[], &[("v1", 1000, 1000)]),
         ("virtual-service-reviews-90-10.yaml", &[], &[("v1", 805, 995), ("v2", 5, 195)]),
         ("virtual-service-reviews-50-v3.yaml", &[], &[("v1", 342, 658), ("v3", 342, 658)]),
@@ -125,7 +132,7 @@ async fn gateway_api_routes_of_bookinfo_do_what_they_say() -> anyhow::Result<()>
     ]))
     .await?;
     let edge = mesh.gateway("default/bookinfo-gateway", 80)?.to_owned();
-    let cases: [(&str, &[(&str, u32, u32)]); 2] = [
+    let cases: [(&str, Shares<'_>); 2] = [
         ("route-all-v1.yaml", &[("v1", 1000, 1000)]),
         ("route-reviews-90-10.yaml", &[("v1", 805, 995), ("v2", 5, 195)]),
     ];
