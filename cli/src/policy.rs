@@ -19,7 +19,7 @@ pub(crate) struct Policy {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Why(why::Why),
+    Why(Box<why::Why>),
     /// Print the Cedar schema that every policy is checked against.
     Schema,
 }

@@ -4,19 +4,31 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use http::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::explanation;
-use crate::{ask, dev, options::OutputFormat};
+use crate::{
+    ask, dev, eval,
+    inputs::{self, SettingOptions},
+    options::{DocumentOptions, OutputFormat},
+};
 
 /// Explain a decision: the policy and rule that decided, or the nearest miss and the clause that failed.
 ///
-/// The id stands in the access log (`decision`) and in the header `x-palisade-decision` of a refusal.
+/// The id stands in the access log (`decision`) and in the header `x-palisade-decision` of a refusal. With `--case` the
+/// decision is made here, from documents, on a case as `palisade eval` takes it; exit code 1 when it is a denial.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Why {
     /// A decision id.
-    #[arg(value_name = "DECISION_ID")]
-    decision: String,
+    #[arg(value_name = "DECISION_ID", required_unless_present = "case", conflicts_with = "case")]
+    decision: Option<String>,
+    /// A case of `palisade eval`: one JSON object.
+    #[arg(long, value_name = "JSON", requires = "files")]
+    case: Option<String>,
+    #[command(flatten)]
+    documents: DocumentOptions,
+    #[command(flatten)]
+    settings: SettingOptions,
     /// The control plane's admin URL. Default: the running `palisade dev`.
     #[arg(long, env = "PALISADE_CONTROL", value_name = "URL")]
     control: Option<String>,
@@ -31,36 +43,69 @@ impl Why {
     /// Prints the explanation.
     ///
     /// # Errors
-    /// When no control plane can be asked.
+    /// When no control plane can be asked, or documents or case cannot be read.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let control = match self.control {
-            Some(control) => control,
+        match (&self.decision, &self.case) {
+            (_, Some(case)) => self.explain_case(case),
+            (Some(decision), None) => self.ask_control(decision),
+            (None, None) => bail!("give a decision id, or documents (-f) and a case (--case)"),
+        }
+    }
+
+    fn explain_case(&self, case: &str) -> anyhow::Result<ExitCode> {
+        let inputs = inputs::read(&self.documents, &self.settings)?;
+        let mut world = eval::World::new(&inputs, &self.documents.namespace);
+        let case: eval::Case = serde_json::from_str(case).context("--case")?;
+        let answer = eval::judge(&mut world, &case).map_err(|error| anyhow::anyhow!("--case: {error}"))?;
+        let result = serde_json::to_value(&answer)?;
+        let authz = result.get("authz").cloned().unwrap_or_default();
+        let is_denied = authz.get("decision").is_some_and(|decision| decision == "deny");
+        let field = |name: &str| result.get(name).cloned().unwrap_or_default();
+        let part = |name: &str| authz.get(name).cloned().unwrap_or_else(|| json!([]));
+        let told = json!({
+            "verdict": authz.get("decision").cloned().unwrap_or_else(|| json!("authorization did not run")),
+            "reason": field("reason"),
+            "outcome": field("outcome"),
+            "status": field("status"),
+            "policies": part("policies"),
+            "nearest": part("nearest"),
+        });
+        self.print(&told)?;
+        Ok(if is_denied { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    }
+
+    fn ask_control(&self, decision: &str) -> anyhow::Result<ExitCode> {
+        let control = match &self.control {
+            Some(control) => control.clone(),
             None => {
                 dev::running_control(&self.instance).context("name the control plane's admin URL with --control")?
             }
         };
-        let is_id =
-            !self.decision.is_empty() && self.decision.bytes().all(|b| b.is_ascii_graphic() && !b"/?#%".contains(&b));
+        let is_id = !decision.is_empty() && decision.bytes().all(|b| b.is_ascii_graphic() && !b"/?#%".contains(&b));
         if !is_id {
-            bail!("`{}` is not a decision id", self.decision);
+            bail!("`{decision}` is not a decision id");
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (status, body) = runtime.block_on(ask::get(&control, &format!("/why/{}", self.decision)))?;
+        let (status, body) = runtime.block_on(ask::get(&control, &format!("/why/{decision}")))?;
         match status {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => {
-                eprintln!("no proxy knows decision `{}`: it is too old, or the proxy is gone", self.decision);
+                eprintln!("no proxy knows decision `{decision}`: it is too old, or the proxy is gone");
                 return Ok(ExitCode::from(1));
             }
             other => bail!("the control plane answered {other}: {}", String::from_utf8_lossy(&body)),
         }
-        let answer: Value = serde_json::from_slice(&body).context("the control plane's answer is not JSON")?;
+        self.print(&serde_json::from_slice(&body).context("the control plane's answer is not JSON")?)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn print(&self, answer: &Value) -> anyhow::Result<()> {
         match self.output {
-            OutputFormat::Text | OutputFormat::Wide => print!("{}", explanation::render(&answer)),
+            OutputFormat::Text | OutputFormat::Wide => print!("{}", explanation::render(answer)),
             OutputFormat::Jsonl => println!("{answer}"),
             // JSON is YAML.
-            OutputFormat::Json | OutputFormat::Yaml => println!("{}", serde_json::to_string_pretty(&answer)?),
+            OutputFormat::Json | OutputFormat::Yaml => println!("{}", serde_json::to_string_pretty(answer)?),
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }
