@@ -22,7 +22,7 @@ pub mod verdict;
 
 use std::sync::Arc;
 
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use palisade_model::{
     cluster::Discovery,
     reason::Reason,
@@ -73,6 +73,9 @@ pub fn decide_http(
     let authority = std::str::from_utf8(request.authority).ok().and_then(|text| Authority::parse(text).ok());
     let target = normalize::normalize(request.target, settings.path_normalization, settings.reject_path_parameters);
     let (Some(authority), Ok(target)) = (authority, target) else { return refuse(is_grpc) };
+    if has_ambiguous_length(request.headers) {
+        return refuse(is_grpc);
+    }
     if request.method == "CONNECT" || (target.path == "*" && request.method != "OPTIONS") {
         return refuse(is_grpc);
     }
@@ -90,6 +93,13 @@ pub fn decide_http(
                 .decide(chance)
         }
     }
+}
+
+/// Whether the body's length can be read in more than one way (RFC 9112 section 6.3): several lines, a list, or no number.
+fn has_ambiguous_length(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(length) = lines.next() else { return false };
+    lines.next().is_some() || length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
 /// Decides a connection that carries opaque bytes.

@@ -148,8 +148,14 @@ pub(super) fn request(http: &HttpCase, has_tls: bool) -> Option<OwnedRequest> {
         _ => "http",
     };
     let mut headers = HeaderMap::with_capacity(written.len());
+    let is_http2 = *version == Some(Version::Http2);
     for (name, value) in written {
-        headers.append(HeaderName::from_bytes(&name.0).ok()?, HeaderValue::from_bytes(&value.0).ok()?);
+        let trimmed = trim_blanks(&value.0);
+        // RFC 9113 section 8.2.1: malformed in HTTP/2; RFC 9112 section 5.1: not part of the value in HTTP/1.
+        if is_http2 && trimmed.len() != value.0.len() {
+            return None;
+        }
+        headers.append(HeaderName::from_bytes(&name.0).ok()?, HeaderValue::from_bytes(trimmed).ok()?);
     }
     // `host` among the headers is the authority of HTTP/1.
     let host = headers.get(http::header::HOST).map(|value| value.as_bytes().to_vec());
@@ -168,6 +174,13 @@ pub(super) fn request(http: &HttpCase, has_tls: bool) -> Option<OwnedRequest> {
         headers,
         jwt: claims.as_ref().map(|claims| JwtFacts::from_claims(claims, &[])),
     })
+}
+
+fn trim_blanks(mut value: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] | [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
 }
 
 /// RFC 9110 section 5.6.2.

@@ -88,6 +88,7 @@ fn recode(path: &[u8]) -> Result<Cow<'_, [u8]>, InvalidTarget> {
         return Ok(Cow::Borrowed(path));
     }
     let mut out = Vec::with_capacity(path.len() + 8);
+    let mut bare = Vec::new();
     let mut rest = path;
     while let Some((&byte, tail)) = rest.split_first() {
         rest = tail;
@@ -107,8 +108,11 @@ fn recode(path: &[u8]) -> Result<Cow<'_, [u8]>, InvalidTarget> {
                     }
                     rest = tail.get(2..).unwrap_or_default();
                 }
-                // A lone `%` is passed on as it is, as browsers and Envoy do.
-                _ => out.push(b'%'),
+                // A `%` that begins no escape is passed on as it is, as browsers and Envoy do.
+                _ => {
+                    bare.push(out.len());
+                    out.push(b'%');
+                }
             },
             byte if is_plain(byte) => out.push(byte),
             byte => {
@@ -118,7 +122,18 @@ fn recode(path: &[u8]) -> Result<Cow<'_, [u8]>, InvalidTarget> {
             }
         }
     }
+    keep_bare(&mut out, &bare);
     Ok(Cow::Owned(out))
+}
+
+/// A bare `%` that decoding has put before two digits would be an escape for the next hop, which would then read another path
+/// than the one judged here: it becomes `%25`, so that normalising again changes nothing.
+fn keep_bare(out: &mut Vec<u8>, bare: &[usize]) {
+    for at in bare.iter().rev() {
+        if out.get(at + 1).and_then(hex).is_some() && out.get(at + 2).and_then(hex).is_some() {
+            out.splice(at + 1..at + 1, *b"25");
+        }
+    }
 }
 
 const fn is_unreserved(byte: u8) -> bool {
@@ -269,6 +284,34 @@ mod tests {
         assert_eq!(normalize(b"/a;x=1/b", Base, true), Err(InvalidTarget::Parameter));
         assert!(normalize(b"/a?x;y", Base, true).is_ok());
         assert!(normalize(b"/a;x", Base, false).is_ok());
+    }
+
+    #[test]
+    fn decoding_never_makes_a_new_escape() {
+        for (input, expected) in [
+            ("/%%361dmin", "/%2561dmin"),
+            ("/%6%31dmin", "/%2561dmin"),
+            ("/%%36%31dmin", "/%2561dmin"),
+            ("/x/%%32e%%32e/admin", "/x/%252e%252e/admin"),
+            ("/x/%2%65%2%65/admin", "/x/%252e%252e/admin"),
+            ("/100%", "/100%"),
+        ] {
+            assert_eq!(path(input, Base).unwrap(), expected);
+        }
+        assert_eq!(path("/%2%66admin", DecodeAndMergeSlashes).unwrap(), "/%252fadmin");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn normalising_twice_is_normalising_once(
+            pieces in proptest::collection::vec("[%./\\\\a2-6eEfF]|%[0-9a-fA-F]{2}|.", 0..24)
+        ) {
+            let input = format!("/{}", pieces.concat());
+            for mode in [Base, MergeSlashes, DecodeAndMergeSlashes] {
+                let Ok(once) = path(&input, mode) else { continue };
+                proptest::prop_assert_eq!(path(&once, mode), Ok(once.clone()), "{} under {:?}", input, mode);
+            }
+        }
     }
 
     #[test]

@@ -22,8 +22,18 @@ pub(super) fn check(request: &RequestHeader) -> Result<(), StatusCode> {
     if request.headers.get_all(header::CONTENT_LENGTH).iter().count() > 1 {
         return Err(StatusCode::BAD_REQUEST);
     }
+    // RFC 9113 section 8.2.1: such a value is malformed. HTTP/1 would trim it on the way to the application, which would
+    // then see another value than the one that was judged.
+    if request.headers.values().any(|value| is_padded(value.as_bytes())) {
+        return Err(StatusCode::BAD_REQUEST);
+    }
     match authority::of(request) {
         Ok(Some(_)) => Ok(()),
         Ok(None) | Err(_) => Err(StatusCode::BAD_REQUEST),
     }
+}
+
+fn is_padded(value: &[u8]) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_blank(value.first()) || is_blank(value.last())
 }
