@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
 use palisade_model::{
-    cluster::Discovery,
+    cluster::{Discovery, UpstreamTls},
     reason::Reason,
     route::{Fault, FaultAbort, Forward, RouteAction},
 };
@@ -165,6 +165,10 @@ fn is_passthrough(cluster: &str) -> bool {
 /// The cluster of a name, if something can be sent to it.
 fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster>, Reason> {
     let cluster = index.cluster(name).ok_or(Reason::NoCluster)?;
+    // The document asks for TLS that cannot be built; plaintext would weaken it.
+    if let UpstreamTls::Refuse { message: _ } = &cluster.cluster().tls {
+        return Err(Reason::UpstreamConnect);
+    }
     match &cluster.cluster().discovery {
         Discovery::Endpoints { key: _, subset: _ } if cluster.usable().len() == 0 => Err(Reason::NoEndpoints),
         Discovery::BlackHole => Err(Reason::EgressUnknownHost),

@@ -39,6 +39,8 @@ pub(super) fn answer(
                 .collect(),
             ..RouteAnswer::default()
         },
+        // A plaintext listener's redirect to https belongs to no rule.
+        Route::None if verdict.reason == Reason::Redirect => RouteAnswer::default(),
         Route::None => {
             let cluster = verdict.cluster.as_ref()?;
             RouteAnswer { backends: vec![backend(index, admitted, cluster, 1)], ..RouteAnswer::default() }

@@ -286,3 +286,18 @@ fn an_inbound_port_names_its_cluster_and_undeclared_ones_pass_through() {
         assert_eq!(verdict.reason, Reason::BadRequest, "bytes that are not HTTP");
     }
 }
+
+#[test]
+fn a_length_with_two_readings_is_refused() {
+    let of = |lines: &[&'static str]| {
+        let mut headers = http::HeaderMap::new();
+        for line in lines {
+            headers.append(http::header::CONTENT_LENGTH, http::HeaderValue::from_static(line));
+        }
+        super::has_ambiguous_length(&headers)
+    };
+    for lines in [&["5", "5"][..], &["5", "6"], &["5, 5"], &["+5"], &[""], &["0x5"]] {
+        assert!(of(lines), "{lines:?}");
+    }
+    assert!(!of(&[]) && !of(&["0"]) && !of(&["123"]));
+}

@@ -208,7 +208,7 @@ impl DestinationPolicies {
             if let Some(policy) = self.best(client, host, |v| v.is_private_to(client)) {
                 return Some(policy);
             }
-        } else if let Some(policy) = self.best(client, host, |_| true) {
+        } else if let Some(policy) = self.best(client, host, |visibility| visibility.admits(client)) {
             return Some(policy);
         }
         if let Some(namespace) = service_namespace.filter(|ns| *ns != client && **ns != *self.root)
@@ -295,7 +295,8 @@ mod tests {
             ]
         };
         assert_eq!(found(all(&["other"]), "client").as_deref(), Some("root"));
-        assert_eq!(found(all(&["other"]), "svc").as_deref(), Some("exact"));
+        // A rule that its own namespace is not among the exports of is not for that namespace either.
+        assert_eq!(found(all(&["other"]), "svc").as_deref(), Some("wildcard"));
         // A rule that is private to its namespace was never on offer, and hides nothing.
         assert_eq!(found(all(&["."]), "client").as_deref(), Some("wildcard"));
     }

@@ -37,3 +37,18 @@ fn is_padded(value: &[u8]) -> bool {
     let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
     is_blank(value.first()) || is_blank(value.last())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::is_padded;
+
+    #[test]
+    fn values_with_blanks_around_them_are_padded() {
+        for value in [" 1", "1 ", "\t1", "1\t", " "] {
+            assert!(is_padded(value.as_bytes()), "{value:?}");
+        }
+        for value in ["", "1", "a b"] {
+            assert!(!is_padded(value.as_bytes()), "{value:?}");
+        }
+    }
+}
