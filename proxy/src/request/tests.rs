@@ -290,11 +290,11 @@ fn an_inbound_port_names_its_cluster_and_undeclared_ones_pass_through() {
 #[test]
 fn a_length_with_two_readings_is_refused() {
     let of = |lines: &[&'static str]| {
-        let mut headers = http::HeaderMap::new();
+        let mut headers = HeaderMap::new();
         for line in lines {
-            headers.append(http::header::CONTENT_LENGTH, http::HeaderValue::from_static(line));
+            headers.append(header::CONTENT_LENGTH, HeaderValue::from_static(line));
         }
-        super::has_ambiguous_length(&headers)
+        has_ambiguous_length(&headers)
     };
     for lines in [&["5", "5"][..], &["5", "6"], &["5, 5"], &["+5"], &[""], &["0x5"]] {
         assert!(of(lines), "{lines:?}");
