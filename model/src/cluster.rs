@@ -48,6 +48,12 @@ pub enum Discovery {
         /// The pod's port.
         port: Option<u16>,
     },
+    /// The host that the request, or the server name of the client's TLS, names: resolved by the proxy, on this port
+    /// (`DYNAMIC_DNS`).
+    DynamicName {
+        /// The port to connect to.
+        port: u16,
+    },
     /// Nowhere: connections are closed, requests answered 502.
     BlackHole,
 }

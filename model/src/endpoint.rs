@@ -50,8 +50,11 @@ pub enum Address {
     Socket(SocketAddr),
     /// Unix socket path.
     Unix(Arc<str>),
-    /// Host name and port, resolved by the proxy.
+    /// Host name and port, resolved by the proxy: each of its addresses is an endpoint (ServiceEntry `DNS`).
     Name(Arc<str>, u16),
+    /// Host name and port, resolved by the proxy: a new connection goes to the first address of the latest answer
+    /// (ServiceEntry `DNS_ROUND_ROBIN`).
+    LogicalName(Arc<str>, u16),
 }
 
 /// Health as the registry sees it.

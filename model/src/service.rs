@@ -45,6 +45,9 @@ pub struct ServicePort {
     pub table: Option<Arc<str>>,
     /// Keys of L4 routes in order, for bytes that are not HTTP; the last takes everything.
     pub l4_routes: Arc<[Arc<str>]>,
+    /// Connections to this port at an address that no service has are the service's: TLS where its server name names the
+    /// service, other bytes always. At most one service of a snapshot has it for each port that does not carry TLS.
+    pub takes_any_address: bool,
 }
 
 /// What a proxy may ask its control plane about (architecture rule 6).

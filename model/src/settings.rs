@@ -53,6 +53,9 @@ pub struct ProxySettings {
     /// Ports on which some service visible to this proxy speaks HTTP or is auto-detected: outbound bytes on any other
     /// unknown address and port are relayed without waiting for the client's first byte.
     pub outbound_http_ports: BTreeSet<u16>,
+    /// Ports on which some service visible to this proxy is told apart by the server name of TLS alone: connections to
+    /// unknown addresses on them are inspected.
+    pub outbound_tls_ports: BTreeSet<u16>,
     /// DNS domain of the cluster, for example `cluster.local`.
     pub cluster_domain: Arc<str>,
 }

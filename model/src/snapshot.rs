@@ -205,7 +205,10 @@ pub fn references(resource: &Resource) -> Vec<ResourceKey> {
                 Discovery::Endpoints { key: endpoints, subset: _ } => {
                     vec![key(ResourceKind::Endpoints, Arc::clone(endpoints))]
                 }
-                Discovery::OriginalDestination | Discovery::Workload { port: _ } | Discovery::BlackHole => Vec::new(),
+                Discovery::OriginalDestination
+                | Discovery::Workload { port: _ }
+                | Discovery::DynamicName { port: _ }
+                | Discovery::BlackHole => Vec::new(),
             }
         }
         Resource::PolicySet(set) => {

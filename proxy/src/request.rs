@@ -174,6 +174,7 @@ fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster
         Discovery::BlackHole => Err(Reason::EgressUnknownHost),
         Discovery::Endpoints { key: _, subset: _ }
         | Discovery::OriginalDestination
+        | Discovery::DynamicName { port: _ }
         | Discovery::Workload { port: _ } => Ok(Arc::clone(cluster)),
     }
 }

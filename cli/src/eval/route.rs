@@ -120,7 +120,7 @@ fn endpoints(admitted: &Admitted, cluster: &IndexedCluster) -> Vec<EndpointAnswe
                 address: match &indexed.endpoint.address {
                     Address::Socket(address) => address.to_string(),
                     Address::Unix(path) => format!("unix://{path}"),
-                    Address::Name(name, port) => format!("{name}:{port}"),
+                    Address::Name(name, port) | Address::LogicalName(name, port) => format!("{name}:{port}"),
                 },
                 priority: indexed.endpoint.priority,
                 weight: indexed.endpoint.weight,
@@ -132,7 +132,8 @@ fn endpoints(admitted: &Admitted, cluster: &IndexedCluster) -> Vec<EndpointAnswe
             address.set_port(port.unwrap_or(destination.port()));
             only(address.to_string())
         }
-        Discovery::BlackHole => Vec::new(),
+        // The request names it.
+        Discovery::DynamicName { port: _ } | Discovery::BlackHole => Vec::new(),
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query
             gateway_api::add(&mut assembly, &policies)?;
         }
     }
-    assembly.add(Resource::Settings(proxy_settings::of(client, http_ports)), None)?;
+    assembly.add(Resource::Settings(proxy_settings::of(client, http_ports, BTreeSet::new())), None)?;
     Ok(assembly.into_entries())
 }
 

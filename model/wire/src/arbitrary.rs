@@ -67,12 +67,13 @@ fn settings() -> impl Strategy<Value = ProxySettings> {
         ]),
         select(vec![OutboundPolicy::AllowAny, OutboundPolicy::RegistryOnly]),
         set(any::<u16>()),
+        set(any::<u16>()),
         text(),
     );
     (who, mesh, edge).prop_map(|(who, mesh, edge)| {
         let (kind, workload, identity, addresses) = who;
         let (trust_domain, trust_domain_aliases, path_normalization, reject_path_parameters, client) = mesh;
-        let (forward_client_cert, outbound, outbound_http_ports, cluster_domain) = edge;
+        let (forward_client_cert, outbound, outbound_http_ports, outbound_tls_ports, cluster_domain) = edge;
         ProxySettings {
             kind,
             workload,
@@ -86,6 +87,7 @@ fn settings() -> impl Strategy<Value = ProxySettings> {
             forward_client_cert,
             outbound,
             outbound_http_ports,
+            outbound_tls_ports,
             cluster_domain,
         }
     })
@@ -152,8 +154,15 @@ fn inbound() -> impl Strategy<Value = InboundPort> {
 
 fn service() -> impl Strategy<Value = Service> {
     let dns = (text(), list(ip())).prop_map(|(name, addresses)| DnsName { name, addresses });
-    let port = (any::<u16>(), protocol(), option::of(text()), list(name()))
-        .prop_map(|(port, protocol, table, l4_routes)| ServicePort { port, protocol, table, l4_routes });
+    let port = (any::<u16>(), protocol(), option::of(text()), list(name()), any::<bool>()).prop_map(
+        |(port, protocol, table, l4_routes, takes_any_address)| ServicePort {
+            port,
+            protocol,
+            table,
+            l4_routes,
+            takes_any_address,
+        },
+    );
     (name(), name(), list(ip()), any::<bool>(), list(dns), list(port)).prop_map(
         |(host, namespace, addresses, is_headless, names, ports)| Service {
             host,
@@ -221,6 +230,7 @@ fn cluster() -> impl Strategy<Value = Cluster> {
         (name(), labels()).prop_map(|(key, subset)| Discovery::Endpoints { key, subset }),
         Just(Discovery::OriginalDestination),
         option::of(any::<u16>()).prop_map(|port| Discovery::Workload { port }),
+        any::<u16>().prop_map(|port| Discovery::DynamicName { port }),
         Just(Discovery::BlackHole)
     ];
     let protocol =
@@ -275,7 +285,8 @@ fn endpoints() -> impl Strategy<Value = Endpoints> {
     let address = prop_oneof![
         socket().prop_map(Address::Socket),
         text().prop_map(Address::Unix),
-        (text(), any::<u16>()).prop_map(|(host, port)| Address::Name(host, port))
+        (text(), any::<u16>()).prop_map(|(host, port)| Address::Name(host, port)),
+        (text(), any::<u16>()).prop_map(|(host, port)| Address::LogicalName(host, port))
     ];
     let health = select(vec![EndpointHealth::Healthy, EndpointHealth::Unhealthy, EndpointHealth::Draining]);
     let peer = select(vec![PeerProxy::None, PeerProxy::Istio, PeerProxy::Palisade]);

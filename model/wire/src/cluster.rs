@@ -45,6 +45,7 @@ impl Wire for Discovery {
             Self::Workload { port } => {
                 discovery::Kind::Workload(discovery::Workload { port: mapping::optional().0(port) })
             }
+            Self::DynamicName { port } => discovery::Kind::DynamicName(discovery::DynamicName { port: port.encode() }),
             Self::BlackHole => discovery::Kind::BlackHole(v1::Empty {}),
         };
         v1::Discovery { kind: Some(kind) }
@@ -59,6 +60,9 @@ impl Wire for Discovery {
             discovery::Kind::OriginalDestination(v1::Empty {}) => Ok(Self::OriginalDestination),
             discovery::Kind::Workload(discovery::Workload { port }) => {
                 Ok(Self::Workload { port: mapping::optional().1(port).map_err(|error| error.inside("workload.port"))? })
+            }
+            discovery::Kind::DynamicName(discovery::DynamicName { port }) => {
+                Ok(Self::DynamicName { port: u16::decode(port).map_err(|error| error.inside("dynamic_name.port"))? })
             }
             discovery::Kind::BlackHole(v1::Empty {}) => Ok(Self::BlackHole),
         }

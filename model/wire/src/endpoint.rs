@@ -31,6 +31,9 @@ impl Wire for Address {
             Self::Socket(socket) => address::Kind::Socket(socket.encode()),
             Self::Unix(path) => address::Kind::Unix(path.encode()),
             Self::Name(host, port) => address::Kind::Name(address::Name { host: host.encode(), port: port.encode() }),
+            Self::LogicalName(host, port) => {
+                address::Kind::LogicalName(address::Name { host: host.encode(), port: port.encode() })
+            }
         };
         v1::Address { kind: Some(kind) }
     }
@@ -45,6 +48,10 @@ impl Wire for Address {
             address::Kind::Name(address::Name { host, port }) => {
                 Ok(Self::Name(host.into(), u16::decode(port).map_err(|error| error.inside("name.port"))?))
             }
+            address::Kind::LogicalName(address::Name { host, port }) => Ok(Self::LogicalName(
+                host.into(),
+                u16::decode(port).map_err(|error| error.inside("logical_name.port"))?,
+            )),
         }
     }
 }

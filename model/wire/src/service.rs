@@ -18,7 +18,13 @@ wire_struct!(Service => v1::Service {
     ports: list,
 });
 wire_struct!(DnsName => v1::DnsName { name: plain, addresses: list });
-wire_struct!(ServicePort => v1::ServicePort { port: plain, protocol: plain, table: optional, l4_routes: list });
+wire_struct!(ServicePort => v1::ServicePort {
+    port: plain,
+    protocol: plain,
+    table: optional,
+    l4_routes: list,
+    takes_any_address: same,
+});
 wire_struct!(Lookup => v1::Lookup { query: required, services: list });
 wire_struct!(L4Route => v1::L4Route {
     key: plain,

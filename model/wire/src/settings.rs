@@ -24,6 +24,7 @@ wire_struct!(ProxySettings => v1::ProxySettings {
     forward_client_cert: plain,
     outbound: plain,
     outbound_http_ports: set,
+    outbound_tls_ports: set,
     cluster_domain: plain,
 });
 wire_enum!(PathNormalization => v1::PathNormalization { None, Base, MergeSlashes, DecodeAndMergeSlashes });

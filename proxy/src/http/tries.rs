@@ -127,7 +127,7 @@ fn fail<T>(ctx: &mut RequestCtx, reason: Reason, what: &'static str) -> Result<T
 async fn resolve(address: &Address) -> Option<SocketAddr> {
     match address {
         Address::Socket(address) => Some(*address),
-        Address::Name(name, port) => {
+        Address::Name(name, port) | Address::LogicalName(name, port) => {
             let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((&**name, *port))).await;
             found.ok()?.ok()?.next()
         }

@@ -47,7 +47,10 @@ impl IndexedCluster {
         let Resource::Cluster(cluster) = entry.resource() else { return None };
         let source = match &cluster.discovery {
             Discovery::Endpoints { key, subset: _ } => endpoints(key),
-            Discovery::OriginalDestination | Discovery::Workload { port: _ } | Discovery::BlackHole => None,
+            Discovery::OriginalDestination
+            | Discovery::Workload { port: _ }
+            | Discovery::DynamicName { port: _ }
+            | Discovery::BlackHole => None,
         };
         let endpoints_source = source.map(|entry| entry.hash());
         if let Some(held) = previous
@@ -152,7 +155,10 @@ fn is_in_subset(discovery: &Discovery, endpoint: &Endpoint) -> bool {
         Discovery::Endpoints { key: _, subset } => {
             subset.iter().all(|(label, value)| endpoint.labels.get(label) == Some(value))
         }
-        Discovery::OriginalDestination | Discovery::Workload { port: _ } | Discovery::BlackHole => false,
+        Discovery::OriginalDestination
+        | Discovery::Workload { port: _ }
+        | Discovery::DynamicName { port: _ }
+        | Discovery::BlackHole => false,
     }
 }
 

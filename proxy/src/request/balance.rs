@@ -49,6 +49,8 @@ pub fn pick(
             let address = SocketAddr::new(dialled.ip(), port.unwrap_or(dialled.port()));
             Ok(Picked { address: Address::Socket(address), endpoint: None, source: Some(inbound_source(dialled.ip())) })
         }
+        // Its name comes from the request: `dynamic::pick`.
+        Discovery::DynamicName { port: _ } => Err(Reason::NoEndpoints),
         Discovery::BlackHole => Err(Reason::EgressUnknownHost),
         Discovery::Endpoints { key: _, subset: _ } => {
             let endpoint = balance(cluster, dialled, tried, chance).ok_or(Reason::NoEndpoints)?;

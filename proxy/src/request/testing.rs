@@ -31,6 +31,7 @@ pub(crate) fn settings(kind: ProxyKind) -> ProxySettings {
         },
         outbound: OutboundPolicy::AllowAny,
         outbound_http_ports: [9080].into(),
+        outbound_tls_ports: BTreeSet::new(),
         cluster_domain: "cluster.local".into(),
     }
 }

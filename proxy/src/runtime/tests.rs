@@ -160,6 +160,7 @@ fn outbound_resources(peers: &[SocketAddr], change: impl FnOnce(&mut RouteRule))
                 protocol: Protocol::Http,
                 table: Some("outbound:9080".into()),
                 l4_routes: [].into(),
+                takes_any_address: false,
             }]
             .into(),
         }),

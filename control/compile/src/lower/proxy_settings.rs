@@ -7,7 +7,11 @@ use palisade_model::settings::{ClientAddress, ForwardClientCert, ProxyKind, Prox
 use crate::lower::client::Client;
 
 /// What a proxy is told about itself and its mesh.
-pub(crate) fn of(client: Client<'_>, outbound_http_ports: BTreeSet<u16>) -> ProxySettings {
+pub(crate) fn of(
+    client: Client<'_>,
+    outbound_http_ports: BTreeSet<u16>,
+    outbound_tls_ports: BTreeSet<u16>,
+) -> ProxySettings {
     let settings = &client.resolved.settings;
     let proxy = client.proxy;
     let (client_address, forward_client_cert) = match proxy.kind {
@@ -35,6 +39,7 @@ pub(crate) fn of(client: Client<'_>, outbound_http_ports: BTreeSet<u16>) -> Prox
         forward_client_cert,
         outbound: settings.outbound,
         outbound_http_ports,
+        outbound_tls_ports,
         cluster_domain: Arc::clone(&settings.cluster_domain),
     }
 }

@@ -51,6 +51,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, service: &Registered) -> Result<(
                 Protocol::Tcp | Protocol::Tls => None,
             },
             l4_routes,
+            takes_any_address: false,
         });
     }
     let resource = Service {

@@ -145,7 +145,7 @@ async fn dial(
 async fn resolve(address: &Address) -> Option<SocketAddr> {
     match address {
         Address::Socket(address) => Some(*address),
-        Address::Name(name, port) => {
+        Address::Name(name, port) | Address::LogicalName(name, port) => {
             let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((&**name, *port))).await;
             found.ok()?.ok()?.next()
         }

@@ -191,8 +191,13 @@ fn tcp_outbound(peer: SocketAddr) -> Arc<Snapshot> {
     let mut resources = outbound_resources(&[peer], |_| {});
     for resource in &mut resources {
         if let Resource::Service(service) = resource {
-            let port =
-                ServicePort { port: 9080, protocol: Protocol::Tcp, table: None, l4_routes: ["l4".into()].into() };
+            let port = ServicePort {
+                port: 9080,
+                protocol: Protocol::Tcp,
+                table: None,
+                l4_routes: ["l4".into()].into(),
+                takes_any_address: false,
+            };
             service.ports = [port].into();
         }
     }
