@@ -14,6 +14,7 @@ use clap::{Args, Subcommand};
 
 use crate::options::DocumentOptions;
 
+mod calls;
 mod commands;
 mod directory;
 mod exec;
@@ -50,6 +51,8 @@ pub(crate) struct Dev {
 #[derive(Debug, Subcommand)]
 enum DevCommand {
     Exec(exec::Exec),
+    Requests(calls::Requests),
+    Calls(calls::Calls),
 }
 
 #[derive(Debug, Clone, Args)]
@@ -133,6 +136,8 @@ impl Dev {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Some(DevCommand::Exec(exec)) => exec.run(),
+            Some(DevCommand::Requests(requests)) => requests.run(),
+            Some(DevCommand::Calls(calls)) => calls.run(),
             None if self.mesh.clean => directory::clean(&self.mesh.instance),
             None => front::run(&self.mesh),
         }

@@ -6,8 +6,8 @@ mod secret;
 
 pub use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, StatefulSet, StatefulSetSpec};
 pub use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, ContainerPort, Namespace, Pod, PodSpec, PodStatus, PodTemplateSpec, Service, ServiceAccount,
-    ServicePort, ServiceSpec,
+    ConfigMap, Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, Namespace, Pod, PodSpec, PodStatus,
+    PodTemplateSpec, Service, ServiceAccount, ServicePort, ServiceSpec,
 };
 pub use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta, Time};

@@ -160,6 +160,11 @@ impl Mesh {
         Ok(serde_json::from_slice(&fs::read(self.folder.path().join("ready.json"))?)?)
     }
 
+    /// What `--name` calls it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The ready file as it was at the start.
     pub fn ready(&self) -> &Ready {
         &self.ready

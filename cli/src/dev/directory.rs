@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,12 +30,17 @@ pub(super) struct Running {
     /// Admin URL of the control plane.
     #[serde(default)]
     pub(super) control: Option<String>,
+    /// Folder of all logs.
+    #[serde(default)]
+    pub(super) logs: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct RunningPod {
     /// Process that holds the pod's namespaces, as the host sees it.
     pub(super) host_pid: u32,
+    #[serde(default)]
+    pub(super) addresses: Vec<IpAddr>,
     /// User of the application; `None`: the only one there is.
     pub(super) user: Option<u32>,
     pub(super) environment: Vec<(String, String)>,
@@ -128,7 +134,7 @@ pub(super) fn write_whole(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     fs::rename(&new, path).with_context(describe)
 }
 
-/// What the mesh of this name wrote for `dev exec`.
+/// What the mesh of this name wrote for `dev exec` and its like.
 ///
 /// # Errors
 /// Where none runs.

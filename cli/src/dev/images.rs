@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use glob::Pattern;
 use serde_json::Value;
 
-use super::plan::ContainerPlan;
+use super::plan::{ContainerPlan, expand};
 
 /// Globs over whole image references, in the file's order: the first match wins.
 #[derive(Debug, Default)]
@@ -60,9 +60,12 @@ impl Images {
     /// The container's own command, else the image's; its arguments are appended either way.
     ///
     /// # Errors
-    /// Where the image has no command: the image is named.
+    /// Where the image has no command, or the container lacks something: it is named.
     pub(super) fn command(&self, container: &ContainerPlan) -> anyhow::Result<ContainerCommand> {
-        let ContainerPlan { name: _, image, command, args, env, ports: _ } = container;
+        let ContainerPlan { name, image, command, args, env, lacks, ports: _ } = container;
+        if let Some(lacks) = lacks {
+            bail!("container `{name}`: {lacks}");
+        }
         let (mut words, folder) = if command.is_empty() {
             let found = self.commands.iter().find(|(pattern, _)| pattern.matches(image));
             let (_, words) = found.with_context(|| format!("no command is known for image `{image}`"))?;
@@ -79,34 +82,6 @@ impl Images {
         words.extend(args.iter().map(|word| expand(word, env)));
         Ok(ContainerCommand { command: words, folder })
     }
-}
-
-/// Kubernetes' `$(NAME)`: a variable of the container, left as it is where there is none; `$$` is one `$`.
-fn expand(word: &str, env: &[(String, String)]) -> String {
-    let mut expanded = String::with_capacity(word.len());
-    let mut rest = word;
-    while let Some((before, after)) = rest.split_once('$') {
-        expanded.push_str(before);
-        if let Some(escaped) = after.strip_prefix('$') {
-            expanded.push('$');
-            rest = escaped;
-            continue;
-        }
-        let variable = after.strip_prefix('(').and_then(|after| after.split_once(')'));
-        let value = variable.and_then(|(name, _)| env.iter().rev().find(|(known, _)| known == name));
-        match (variable, value) {
-            (Some((_, behind)), Some((_, value))) => {
-                expanded.push_str(value);
-                rest = behind;
-            }
-            _ => {
-                expanded.push('$');
-                rest = after;
-            }
-        }
-    }
-    expanded.push_str(rest);
-    expanded
 }
 
 #[cfg(test)]
@@ -131,6 +106,7 @@ mod tests {
             command: words(command),
             args: words(args),
             env: vec![("A".to_owned(), "1".to_owned())],
+            lacks: None,
             ports: Vec::new(),
         }
     }

@@ -316,7 +316,8 @@ impl Mesh {
         let externals = self.externals.iter().map(|(host, pod)| (format!("external/{host}"), pod));
         let running = pods.chain(gateways).chain(externals).map(|(name, pod)| (name, running_pod(pod))).collect();
         let control = self.control.as_ref().map(|(_, admin)| url(admin.address));
-        self.directory.write_running(&Running { pods: running, control })?;
+        let logs = Some(self.specs.logs().to_owned());
+        self.directory.write_running(&Running { pods: running, control, logs })?;
         match &self.options.ready_file {
             Some(path) => self.ready().write(path),
             None => Ok(()),
@@ -377,6 +378,7 @@ fn running_pod(pod: &Pod) -> RunningPod {
     let application = pod.spec.processes.iter().find(|process| process.name != specs::PROXY);
     RunningPod {
         host_pid: pod.host_pid,
+        addresses: pod.spec.addresses.clone(),
         user: application.and_then(|process| process.user),
         environment: application.map(|process| process.environment.clone()).unwrap_or_default(),
     }

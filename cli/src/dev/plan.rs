@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 mod build;
+mod environment;
 
 pub(super) use build::read;
+pub(super) use environment::expand;
 
 /// Everything that runs. Equal documents give equal plans.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,6 +49,8 @@ pub(super) struct ContainerPlan {
     pub(super) command: Vec<String>,
     pub(super) args: Vec<String>,
     pub(super) env: Vec<(String, String)>,
+    /// Why it cannot start: a variable's source that is not there.
+    pub(super) lacks: Option<String>,
     /// Ports that it says it listens on.
     pub(super) ports: Vec<u16>,
 }

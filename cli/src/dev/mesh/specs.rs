@@ -57,6 +57,11 @@ impl Specs {
         })
     }
 
+    /// Where `NS/POD/{app,proxy}.log` are.
+    pub(super) fn logs(&self) -> &Path {
+        &self.logs
+    }
+
     /// Whether everything in the plan has a command.
     pub(super) fn check(&self, plan: &Plan) -> anyhow::Result<()> {
         for pod in &plan.pods {

@@ -5,10 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use palisade_compile::inputs::core::{self, TargetPort};
-use palisade_compile::{ControlSettings, GatewayKind, Inputs, ObjectKey, SourceDocument, SourceOptions};
+
+use palisade_compile::{ControlSettings, GatewayKind, Head, Inputs, ObjectKey, SourceDocument, SourceOptions};
 use palisade_control::source::files;
 
-use super::{ContainerPlan, GatewayPlan, NamePlan, Plan, PodId, PodPlan, ServicePlan, Transport};
+use super::{ContainerPlan, GatewayPlan, NamePlan, Plan, PodId, PodPlan, ServicePlan, Transport, environment};
 
 /// Reads the documents as they are now. What is wrong with them is the control plane's to say: a broken one counts as
 /// absent here.
@@ -33,7 +34,7 @@ fn build(inputs: &Inputs) -> Plan {
     let plan = palisade_compile::plan(inputs);
     let pods = plan.pods.iter().filter_map(|pod| {
         let key = ObjectKey::new(pod.namespace.clone(), pod.name.clone());
-        inputs.pods.get(&key).map(|object| self::pod(&key, &object.head.uid, &object.spec, &pod.annotations))
+        inputs.pods.get(&key).map(|object| self::pod(inputs, &object.head, &object.spec, &pod.annotations))
     });
     let gateways = plan.gateways.iter().map(|gateway| {
         let palisade_compile::GatewayPlan { key, kind, namespace, name, service_account, labels: _, ip, ports } =
@@ -51,27 +52,32 @@ fn build(inputs: &Inputs) -> Plan {
     Plan { pods: pods.collect(), gateways: gateways.collect(), services: services(inputs), names: names(inputs) }
 }
 
-fn pod(key: &ObjectKey, uid: &str, pod: &core::Pod, annotations: &BTreeMap<String, String>) -> PodPlan {
+fn pod(inputs: &Inputs, head: &Head, pod: &core::Pod, annotations: &BTreeMap<String, String>) -> PodPlan {
     PodPlan {
-        id: PodId { namespace: key.namespace.to_string(), name: key.name.to_string() },
-        uid: uid.to_owned(),
+        id: PodId { namespace: head.key.namespace.to_string(), name: head.key.name.to_string() },
+        uid: head.uid.to_string(),
         addresses: pod.ips.clone(),
         service_account: pod.service_account.clone(),
         hostname: pod.hostname.clone(),
         annotations: annotations.clone(),
         is_injected: pod.is_injected,
-        containers: pod.containers.iter().map(container).collect(),
+        containers: pod.containers.iter().map(|container| self::container(inputs, head, pod, container)).collect(),
     }
 }
 
-fn container(container: &core::Container) -> ContainerPlan {
-    let core::Container { name, image, command, args, env, ports } = container;
+fn container(inputs: &Inputs, head: &Head, pod: &core::Pod, container: &core::Container) -> ContainerPlan {
+    let (env, lacks) = match environment::resolve(inputs, head, pod, container) {
+        Ok(env) => (env, None),
+        Err(lacks) => (Vec::new(), Some(lacks)),
+    };
+    let core::Container { name, image, command, args, env: _, env_from: _, ports } = container;
     ContainerPlan {
         name: name.clone(),
         image: image.clone(),
         command: command.clone(),
         args: args.clone(),
-        env: env.clone(),
+        env,
+        lacks,
         ports: ports.iter().map(|port| port.port).collect(),
     }
 }

@@ -114,10 +114,59 @@ pub struct Container {
     pub command: Vec<String>,
     /// Arguments.
     pub args: Vec<String>,
-    /// Environment variables with a literal value.
-    pub env: Vec<(String, String)>,
+    /// Environment variables, in order; later ones may use earlier ones.
+    pub env: Vec<EnvVar>,
+    /// ConfigMaps and Secrets whose keys are environment variables; they come before `env`.
+    pub env_from: Vec<EnvFrom>,
     /// Declared ports.
     pub ports: Vec<ContainerPort>,
+}
+
+/// One environment variable of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvVar {
+    /// Name of the variable.
+    pub name: String,
+    /// Where its value comes from.
+    pub value: EnvValue,
+}
+
+/// Where the value of an environment variable comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EnvValue {
+    /// Written; `$(NAME)` stands for a variable that comes before, `$$` for a dollar sign.
+    Literal(String),
+    /// A field of the pod, by its path (`fieldRef`).
+    Field(String),
+    /// A key of a ConfigMap or Secret of the pod's namespace.
+    Key {
+        /// The object.
+        object: EnvObject,
+        /// The key in it.
+        key: String,
+    },
+    /// What only a kubelet knows (`resourceFieldRef`, `fileKeyRef`), by the field's name.
+    KubeletOnly(&'static str),
+}
+
+/// A ConfigMap or Secret that gives environment variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvObject {
+    /// A Secret, else a ConfigMap.
+    pub is_secret: bool,
+    /// Name in the pod's namespace.
+    pub name: String,
+    /// A missing object or key is no error.
+    pub is_optional: bool,
+}
+
+/// All keys of an object as environment variables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvFrom {
+    /// Comes before each key.
+    pub prefix: String,
+    /// The object.
+    pub object: EnvObject,
 }
 
 /// A declared container port.

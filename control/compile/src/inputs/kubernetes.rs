@@ -6,8 +6,8 @@ use palisade_crds::kubernetes as k8s;
 
 use crate::{
     inputs::core::{
-        Container, ContainerPort, EndpointSlice, Family, KeyedBytes, Namespace, Pod, Service, ServicePort,
-        SliceEndpoint, SlicePort, TargetPort,
+        Container, ContainerPort, EndpointSlice, EnvFrom, EnvObject, EnvValue, EnvVar, Family, KeyedBytes, Namespace,
+        Pod, Service, ServicePort, SliceEndpoint, SlicePort, TargetPort,
     },
     object::{Head, Object, ObjectKey, selects},
 };
@@ -200,12 +200,8 @@ fn container(container: &k8s::Container) -> Container {
         image: container.image.clone().unwrap_or_default(),
         command: container.command.clone().unwrap_or_default(),
         args: container.args.clone().unwrap_or_default(),
-        env: container
-            .env
-            .iter()
-            .flatten()
-            .filter_map(|variable| variable.value.clone().map(|value| (variable.name.clone(), value)))
-            .collect(),
+        env: container.env.iter().flatten().map(env_var).collect(),
+        env_from: container.env_from.iter().flatten().flat_map(env_from).collect(),
         ports: container
             .ports
             .iter()
@@ -216,6 +212,47 @@ fn container(container: &k8s::Container) -> Container {
             })
             .collect(),
     }
+}
+
+fn env_var(variable: &k8s::EnvVar) -> EnvVar {
+    let object = |is_secret, name: &str, optional: Option<bool>| EnvObject {
+        is_secret,
+        name: name.to_owned(),
+        is_optional: optional.unwrap_or(false),
+    };
+    let value = match (&variable.value, &variable.value_from) {
+        (Some(value), _) => EnvValue::Literal(value.clone()),
+        (None, None) => EnvValue::Literal(String::new()),
+        (None, Some(source)) => {
+            let k8s::EnvVarSource {
+                config_map_key_ref: map,
+                field_ref: field,
+                resource_field_ref: resource,
+                secret_key_ref: secret,
+                ..
+            } = source;
+            if let Some(field) = field {
+                EnvValue::Field(field.field_path.clone())
+            } else if let Some(key) = map {
+                EnvValue::Key { object: object(false, &key.name, key.optional), key: key.key.clone() }
+            } else if let Some(key) = secret {
+                EnvValue::Key { object: object(true, &key.name, key.optional), key: key.key.clone() }
+            } else {
+                EnvValue::KubeletOnly(if resource.is_some() { "resourceFieldRef" } else { "valueFrom" })
+            }
+        }
+    };
+    EnvVar { name: variable.name.clone(), value }
+}
+
+fn env_from(source: &k8s::EnvFromSource) -> impl Iterator<Item = EnvFrom> {
+    let k8s::EnvFromSource { config_map_ref, prefix, secret_ref } = source;
+    let map = config_map_ref.as_ref().map(|map| (false, &map.name, map.optional));
+    let secret = secret_ref.as_ref().map(|secret| (true, &secret.name, secret.optional));
+    map.into_iter().chain(secret).map(move |(is_secret, name, optional)| EnvFrom {
+        prefix: prefix.clone().unwrap_or_default(),
+        object: EnvObject { is_secret, name: name.clone(), is_optional: optional.unwrap_or(false) },
+    })
 }
 
 fn template(
