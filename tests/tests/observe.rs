@@ -1,5 +1,4 @@
 //! Watching a running mesh: `palisade dev requests` and `palisade dev calls` over the demo.
-#![expect(clippy::indexing_slicing, reason = "indexing a JSON value gives null, it does not panic")]
 
 use std::{process::Stdio, time::Duration};
 
