@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod endpoint;
+pub mod feature;
 pub mod hash;
 pub mod host;
 pub mod identity;

@@ -47,6 +47,8 @@ pub struct RouteRule {
     pub matches: Arc<[RouteMatch]>,
     /// Fault injected before anything else happens.
     pub fault: Fault,
+    /// Cross-origin rules: preflights are answered after the fault and before the action; `None` = none.
+    pub cors: Option<Cors>,
     /// What the request gets.
     pub action: RouteAction,
     /// Changes to the response's headers, except to answers that the proxy refuses with.
@@ -71,6 +73,8 @@ pub struct RouteMatch {
     pub headers: Arc<[HeaderMatch]>,
     /// Query parameter conditions; the first occurrence of a parameter counts.
     pub query: Arc<[QueryMatch]>,
+    /// Conditions on claims of a verified token (`@request.auth.claims`).
+    pub claims: Arc<[ClaimMatch]>,
 }
 
 /// A path condition.
@@ -136,6 +140,36 @@ pub struct QueryMatch {
     pub value: Option<StringMatch>,
 }
 
+/// A condition on a claim of a verified token. Without a token no claim is present.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimMatch {
+    /// Names from the outermost claim inwards, case-sensitive; at least one.
+    pub path: Arc<[Arc<str>]>,
+    /// Compared with the claim's text, or with any text of its list; `None` = present.
+    pub value: Option<StringMatch>,
+    /// Turns the result around; a missing claim then satisfies it (`withoutHeaders`).
+    pub is_inverted: bool,
+}
+
+/// Cross-origin rules (CORS) of a rule, as the Fetch standard has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cors {
+    /// Compared with the `Origin` header; empty = no origin is allowed.
+    pub allow_origins: Arc<[StringMatch]>,
+    /// `access-control-allow-methods`; empty = the header is left out; `*` answers with the method that was asked about.
+    pub allow_methods: Arc<[Arc<str>]>,
+    /// `access-control-allow-headers`; empty = the header is left out; `*` answers with the headers that were asked about.
+    pub allow_headers: Arc<[Arc<str>]>,
+    /// `access-control-expose-headers`; empty = the header is left out.
+    pub expose_headers: Arc<[Arc<str>]>,
+    /// `access-control-max-age`, whole seconds; `None` = the header is left out.
+    pub max_age: Option<Duration>,
+    /// Whether `access-control-allow-credentials: true` is sent.
+    pub allows_credentials: bool,
+    /// A preflight of an origin that is not allowed goes upstream; `false` = it is answered 200 without any of the headers.
+    pub forwards_unmatched_preflights: bool,
+}
+
 /// What a matched request gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -166,7 +200,7 @@ pub struct Forward {
     /// Backends with non-zero weights in document order; the sum of weights is the denominator. Empty = 500 (Gateway API:
     /// a rule whose backends all have weight zero, or that has none).
     pub backends: Arc<[Backend]>,
-    /// Rule-level request header changes, applied before the backend's.
+    /// Rule-level request header changes, applied after the backend's, so that they win.
     pub request_headers: HeaderMutations,
     /// Path and authority rewrites.
     pub rewrite: Rewrite,
@@ -174,6 +208,17 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// Retries; `None` = off.
     pub retries: Option<RetryPolicy>,
+    /// Where copies of requests go; their answers are dropped.
+    pub mirrors: Arc<[Mirror]>,
+}
+
+/// A place that copies of requests go to. It never slows or alters the original.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirror {
+    /// Cluster name, given even when no such cluster exists: nothing is sent then.
+    pub cluster: Arc<str>,
+    /// Share of requests that are copied.
+    pub share: Percent,
 }
 
 /// One weighted backend.
@@ -189,6 +234,8 @@ pub struct Backend {
     pub request_headers: HeaderMutations,
     /// Backend-level response header changes.
     pub response_headers: HeaderMutations,
+    /// Backend-level path rewrite, instead of the rule's; `None` = the rule's.
+    pub path: Option<PathRewrite>,
 }
 
 /// Header changes, applied in the order remove, set, add. Names are lower-case; `host` in `set` rewrites the authority.
@@ -252,7 +299,8 @@ pub struct Redirect {
 pub enum RedirectPort {
     /// Written always, except the scheme's default port.
     Explicit(u16),
-    /// None is written: the scheme's default (Istio `FROM_PROTOCOL_DEFAULT`).
+    /// None is added. Without a new authority the port that the client wrote stays, unless it is the default of a scheme
+    /// that is left behind (Envoy; Istio `FROM_PROTOCOL_DEFAULT`).
     ProtocolDefault,
     /// The port of the listener that took the request (Istio `FROM_REQUEST_PORT`; Gateway API without port and scheme).
     Request,
@@ -275,6 +323,8 @@ pub struct RetryPolicy {
     pub max_backoff: Duration,
     /// Prefer endpoints that were not tried yet.
     pub avoid_previous: bool,
+    /// Prefer priorities (localities) that were not tried yet (`retryRemoteLocalities`).
+    pub leaves_locality: bool,
 }
 
 /// Envoy's retry conditions (`x-envoy-retry-on`, `x-envoy-retry-grpc-on`).

@@ -142,7 +142,7 @@ impl ClaimSet {
     }
 
     /// The texts at a flattened key.
-    pub(crate) fn at(&self, key: &str) -> Option<&BTreeSet<String>> {
+    pub fn at(&self, key: &str) -> Option<&BTreeSet<String>> {
         self.texts.get(key)
     }
 
@@ -153,7 +153,7 @@ impl ClaimSet {
 }
 
 /// The flattened key of a claim path: names joined by `.`; a dot, backslash or bracket inside a name is escaped by a backslash.
-pub(crate) fn claim_key<S: AsRef<str>>(path: &[S]) -> String {
+pub fn claim_key<S: AsRef<str>>(path: &[S]) -> String {
     let mut key = String::new();
     for (position, name) in path.iter().enumerate() {
         if position > 0 {

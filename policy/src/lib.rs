@@ -37,7 +37,9 @@ pub use decision::{Decision, Denial, Permit, PolicyIndex, PolicyRef};
 pub use decision_id::{DecisionId, DecisionIds, InvalidDecisionId, ShortId};
 pub use engine::{ConnectionDecision, PolicyEngine, Recorded, RecordedPolicy, Unrestricted};
 pub use explain::{CapturedHttp, CapturedRequest, Explanation, FailedClause, NearMiss};
-pub use facts::{CertificateNames, ClaimSet, ConnectionFacts, HeaderLines, JwtFacts, Peer, RequestFacts, TlsFacts};
+pub use facts::{
+    CertificateNames, ClaimSet, ConnectionFacts, HeaderLines, JwtFacts, Peer, RequestFacts, TlsFacts, claim_key,
+};
 pub use rule::{Condition, Operation, RuleAction, RuleSpec, Source, TrustDomains};
 pub use schema::SCHEMA;
 

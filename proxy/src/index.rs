@@ -27,7 +27,7 @@ mod services;
 pub use clusters::{IndexedCluster, IndexedEndpoint};
 pub use hosts::{HostTable, IndexedHost};
 pub use live::{ClusterLive, EndpointLive, InFlight, LiveState};
-pub use matching::MatchFacts;
+pub use matching::{CompiledCors, MatchFacts};
 pub use policies::PolicyTable;
 pub use routes::{IndexedEntry, RouteIndex};
 pub use rules::CompiledRule;

@@ -4,12 +4,7 @@ use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration}
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use palisade_model::{
-    resource::{Feature, ResourceKey},
-    service::Query,
-    settings::ProxyKind,
-    snapshot::Snapshot,
-};
+use palisade_model::{feature, resource::ResourceKey, service::Query, settings::ProxyKind, snapshot::Snapshot};
 use palisade_policy::ShortId;
 use palisade_wire::delta::client::Profile;
 use rustls_pki_types::ServerName;
@@ -223,7 +218,7 @@ impl Process {
             namespace: pod.0,
             name: pod.1,
             build: env!("CARGO_PKG_VERSION").into(),
-            features: BTreeSet::<Feature>::new(),
+            features: feature::all(),
             short_id: ShortId::of(&runtime.settings().proxy).to_string().into(),
         };
         let ControlAccess { dialer, token, lifetime } = access;

@@ -10,6 +10,7 @@ pub mod authorize;
 pub mod balance;
 pub mod changes;
 pub mod connection;
+pub mod cors;
 pub mod facts;
 pub mod normalize;
 pub mod redirect;
@@ -34,6 +35,7 @@ use self::{
     authority::Authority,
     changes::{CompiledChanges, HeaderChange},
     connection::{Admitted, Entry},
+    cors::CrossOrigin,
     facts::{Chance, Request},
     normalize::Target,
     redirect::Redirected,
@@ -144,6 +146,7 @@ pub fn decide_tcp(index: &RuntimeIndex, admitted: &Admitted, chance: &mut Chance
                 response: Vec::new(),
                 timeout: None,
                 retries: None,
+                mirrors: Vec::new(),
             }));
         }
         Err(reason) => verdict.reason = reason,
@@ -188,6 +191,7 @@ impl Permitted<'_> {
             method: self.request.method,
             authority: self.authority.text,
             headers: self.request.headers,
+            jwt: self.request.jwt,
         };
         match route::find(self.index, self.admitted, self.authority, &facts) {
             Found::HttpsRedirect => {
@@ -197,7 +201,7 @@ impl Permitted<'_> {
             Found::Rule(entry) => self.rule(entry, chance),
             Found::Cluster(name) => {
                 let head = self.head(None, None, None, chance);
-                self.forward(&name, head, Route::None, None, Injected::default())
+                self.forward(&name, head, Route::None, None, Injected::default(), chance)
             }
             Found::Nothing(reason) => {
                 let mut verdict = self.respond(reason, Route::None, None);
@@ -218,6 +222,29 @@ impl Permitted<'_> {
             let answer = Answer::configured(status, grpc, "fault filter abort");
             return Verdict { fault, ..self.answered(Reason::FaultAbort, answer, Route::Rule(entry)) };
         }
+        let (request, cors) = (self.request, rule.cors());
+        let cross_origin = cors.map_or(CrossOrigin::Nothing, |cors| cors::judge(cors, request.method, request.headers));
+        match cross_origin {
+            CrossOrigin::Nothing => self.act(entry, fault, chance),
+            CrossOrigin::Preflight(lines) => {
+                let answer = Answer { headers: lines, ..Answer::configured(200, None, "") };
+                Verdict { fault, ..self.answered(Reason::CorsPreflight, answer, Route::Rule(entry)) }
+            }
+            CrossOrigin::Headers(changes) => {
+                let mut verdict = self.act(entry, fault, chance);
+                match &mut verdict.action {
+                    Action::Forward(plan) => plan.response.extend(changes),
+                    Action::Respond(answer) => answer.headers.extend(lines_of(&changes)),
+                    Action::Close | Action::Ask(_) => {}
+                }
+                verdict
+            }
+        }
+    }
+
+    /// What the rule's action makes of the request.
+    fn act(self, entry: IndexedEntry, fault: Injected, chance: &mut Chance) -> Verdict {
+        let rule = Arc::clone(&entry.rule);
         match &rule.rule().action {
             RouteAction::Forward(forward) => self.rule_forward(entry, forward, fault, chance),
             RouteAction::Redirect(redirect) => {
@@ -251,7 +278,7 @@ impl Permitted<'_> {
         }
         let head = self.head(Some(&entry), Some(forward), Some(at), chance);
         let name = Arc::clone(&backend.cluster);
-        self.forward(&name, head, Route::Rule(entry), Some((forward, at)), fault)
+        self.forward(&name, head, Route::Rule(entry), Some((forward, at)), fault, chance)
     }
 
     fn forward(
@@ -261,6 +288,7 @@ impl Permitted<'_> {
         route: Route,
         chosen: Option<(&Forward, usize)>,
         fault: Injected,
+        chance: &mut Chance,
     ) -> Verdict {
         let cluster = match usable_cluster(self.index, name) {
             Ok(cluster) => cluster,
@@ -275,6 +303,11 @@ impl Permitted<'_> {
             response.extend_from_slice(backend.unwrap_or_default());
             response.extend_from_slice(&entry.rule.response_changes().changes);
         }
+        let mirrors = chosen.into_iter().flat_map(|(forward, _)| forward.mirrors.iter());
+        let mirrors = mirrors
+            .filter(|mirror| mirror.share.happens(chance.draw()))
+            .map(|mirror| Arc::clone(&mirror.cluster))
+            .collect();
         let plan = ForwardPlan {
             permit: self.permit,
             cluster,
@@ -283,6 +316,7 @@ impl Permitted<'_> {
             response,
             timeout: chosen.and_then(|(forward, _)| forward.timeout),
             retries: chosen.and_then(|(forward, _)| forward.retries.clone()),
+            mirrors,
         };
         Verdict {
             reason: Reason::Ok,
@@ -306,7 +340,8 @@ impl Permitted<'_> {
         let mut authority = self.authority.text;
         let mut path = std::borrow::Cow::Borrowed(self.target.path.as_bytes());
         if let (Some(entry), Some(forward)) = (entry, forward) {
-            if let Some(rewrite) = &forward.rewrite.path {
+            let own = backend.and_then(|at| forward.backends.get(at)).and_then(|backend| backend.path.as_ref());
+            if let Some(rewrite) = own.or(forward.rewrite.path.as_ref()) {
                 path = std::borrow::Cow::Owned(entry.rule.rewritten(entry.alternative, rewrite, &path).into_owned());
                 if let Ok(value) = HeaderValue::from_bytes(&with_query(self.target.path.as_bytes(), self.target.query))
                 {
@@ -370,8 +405,11 @@ fn with_query(path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
 
 /// Response headers that a configured answer gets; there is nothing to remove from it.
 fn added(changes: &CompiledChanges) -> Vec<(http::HeaderName, HeaderValue)> {
+    lines_of(&changes.changes)
+}
+
+fn lines_of(changes: &[HeaderChange]) -> Vec<(http::HeaderName, HeaderValue)> {
     changes
-        .changes
         .iter()
         .filter_map(|change| match change {
             HeaderChange::Set(name, value) | HeaderChange::Append(name, value) => Some((name.clone(), value.clone())),

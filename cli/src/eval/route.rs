@@ -27,7 +27,7 @@ pub(super) fn answer(
     is_fixed: bool,
 ) -> Option<RouteAnswer> {
     let mut answer = match &verdict.route {
-        Route::Rule(entry) => rule(index, admitted, entry),
+        Route::Rule(entry) => rule(index, admitted, verdict, entry, is_fixed),
         Route::L4(route) => RouteAnswer {
             source: Some(route.source.to_string()),
             rule: Some(route.rule),
@@ -62,7 +62,13 @@ pub(super) fn answer(
     Some(answer)
 }
 
-fn rule(index: &RuntimeIndex, admitted: &Admitted, entry: &IndexedEntry) -> RouteAnswer {
+fn rule(
+    index: &RuntimeIndex,
+    admitted: &Admitted,
+    verdict: &Verdict,
+    entry: &IndexedEntry,
+    is_fixed: bool,
+) -> RouteAnswer {
     let rule = entry.rule.rule();
     let mut answer = RouteAnswer {
         source: Some(rule.source.to_string()),
@@ -77,6 +83,11 @@ fn rule(index: &RuntimeIndex, admitted: &Admitted, entry: &IndexedEntry) -> Rout
             .iter()
             .map(|backend| self::backend(index, admitted, &backend.cluster, backend.weight))
             .collect();
+        answer.mirrors = match &verdict.action {
+            // The draw is fixed: those that get a copy of this very request.
+            Action::Forward(plan) if is_fixed => plan.mirrors.iter().map(ToString::to_string).collect(),
+            _ => forward.mirrors.iter().map(|mirror| mirror.cluster.to_string()).collect(),
+        };
         answer.timeout_ms = forward.timeout.map(milliseconds);
         answer.retries = forward.retries.as_ref().map(retries);
         answer.headers = headers(&forward.request_headers);
@@ -138,7 +149,16 @@ fn endpoints(admitted: &Admitted, cluster: &IndexedCluster) -> Vec<EndpointAnswe
 }
 
 fn retries(policy: &RetryPolicy) -> RetriesAnswer {
-    let RetryPolicy { attempts, per_try, on, statuses, backoff: _, max_backoff: _, avoid_previous: _ } = policy;
+    let RetryPolicy {
+        attempts,
+        per_try,
+        on,
+        statuses,
+        backoff: _,
+        max_backoff: _,
+        avoid_previous: _,
+        leaves_locality: _,
+    } = policy;
     let mut conditions: Vec<String> = on.iter().map(condition).collect();
     conditions.extend(statuses.iter().map(ToString::to_string));
     RetriesAnswer { attempts: *attempts, per_try_ms: per_try.map(milliseconds), on: conditions }

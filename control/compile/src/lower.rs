@@ -2,8 +2,10 @@
 
 pub(crate) mod assembly;
 mod authorization;
+mod claims;
 pub(crate) mod client;
 pub(crate) mod clusters;
+mod cors;
 mod fault;
 mod fixed;
 pub(crate) mod gamma;
@@ -14,6 +16,7 @@ pub(crate) mod http;
 pub(crate) mod http_routes;
 mod inbound;
 mod l4;
+mod mirrors;
 mod proxy_settings;
 mod regexes;
 mod retries;

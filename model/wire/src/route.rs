@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use palisade_model::route::{
-    Backend, Fault, FaultAbort, Forward, HeaderMatch, HeaderMutations, PathMatch, PathRewrite, Percent, QueryMatch,
-    Redirect, RedirectPort, RetryOn, RetryPolicy, Rewrite, RouteAction, RouteEntry, RouteMatch, RouteRule, StringMatch,
-    VirtualHost,
+    Backend, ClaimMatch, Cors, Fault, FaultAbort, Forward, HeaderMatch, HeaderMutations, Mirror, PathMatch,
+    PathRewrite, Percent, QueryMatch, Redirect, RedirectPort, RetryOn, RetryPolicy, Rewrite, RouteAction, RouteEntry,
+    RouteMatch, RouteRule, StringMatch, VirtualHost,
 };
 
 use crate::{
@@ -28,6 +28,7 @@ wire_struct!(RouteRule => v1::RouteRule {
     rule: same,
     matches: list,
     fault: required,
+    cors: optional,
     action: required,
     response_headers: required,
 });
@@ -39,15 +40,27 @@ wire_struct!(RouteMatch => v1::RouteMatch {
     authority: optional,
     headers: list,
     query: list,
+    claims: list,
 });
 wire_struct!(HeaderMatch => v1::HeaderMatch { name: plain, value: optional, is_inverted: same });
 wire_struct!(QueryMatch => v1::QueryMatch { name: plain, value: optional });
+wire_struct!(ClaimMatch => v1::ClaimMatch { path: list, value: optional, is_inverted: same });
+wire_struct!(Cors => v1::Cors {
+    allow_origins: list,
+    allow_methods: list,
+    allow_headers: list,
+    expose_headers: list,
+    max_age: optional,
+    allows_credentials: same,
+    forwards_unmatched_preflights: same,
+});
 wire_struct!(Forward => v1::Forward {
     backends: list,
     request_headers: required,
     rewrite: required,
     timeout: optional,
     retries: optional,
+    mirrors: list,
 });
 wire_struct!(Backend => v1::Backend {
     cluster: plain,
@@ -55,6 +68,7 @@ wire_struct!(Backend => v1::Backend {
     weight: same,
     request_headers: required,
     response_headers: required,
+    path: optional,
 });
 wire_struct!(HeaderMutations => v1::HeaderMutations { remove: list, set: list, add: list });
 wire_struct!(Rewrite => v1::Rewrite { path: optional, authority: optional });
@@ -73,6 +87,7 @@ wire_struct!(RetryPolicy => v1::RetryPolicy {
     backoff: required,
     max_backoff: required,
     avoid_previous: same,
+    leaves_locality: same,
 });
 wire_enum!(RetryOn => v1::RetryOn {
     ServerError,
@@ -93,6 +108,21 @@ wire_enum!(RetryOn => v1::RetryOn {
     Unavailable,
 });
 wire_struct!(Fault => v1::Fault { delay: optional, abort: optional });
+
+impl Wire for Mirror {
+    type Message = v1::Mirror;
+
+    fn encode(&self) -> v1::Mirror {
+        let Self { cluster, share } = self;
+        v1::Mirror { cluster: cluster.encode(), share_millionths: share.encode() }
+    }
+
+    fn decode(message: v1::Mirror) -> Result<Self, InvalidField> {
+        let v1::Mirror { cluster, share_millionths } = message;
+        let share = Percent::decode(share_millionths).map_err(|error| error.inside("share_millionths"))?;
+        Ok(Self { cluster: cluster.into(), share })
+    }
+}
 
 impl Wire for PathMatch {
     type Message = v1::PathMatch;

@@ -66,6 +66,7 @@ mod tests {
             backoff: Duration::from_millis(25),
             max_backoff: Duration::from_millis(250),
             avoid_previous: true,
+            leaves_locality: false,
         }
     }
 

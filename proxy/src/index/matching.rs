@@ -3,7 +3,8 @@
 use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName};
-use palisade_model::route::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
+use palisade_model::route::{ClaimMatch, Cors, HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
+use palisade_policy::{JwtFacts, claim_key};
 use regex::bytes::{Regex, RegexBuilder};
 
 /// Upper bound of one compiled expression. RE2's default budget in Envoy is of this order; larger ones are refused.
@@ -24,6 +25,8 @@ pub struct MatchFacts<'a> {
     pub authority: &'a str,
     /// Header lines.
     pub headers: &'a HeaderMap,
+    /// Claims of a verified token; `None` = no token.
+    pub jwt: Option<&'a JwtFacts>,
 }
 
 /// All conditions of one alternative.
@@ -35,6 +38,7 @@ pub(super) struct CompiledMatch {
     authority: Option<CompiledString>,
     headers: Box<[CompiledHeader]>,
     query: Box<[CompiledQuery]>,
+    claims: Box<[CompiledClaim]>,
 }
 
 /// A path condition.
@@ -78,13 +82,48 @@ struct CompiledQuery {
     value: Option<CompiledString>,
 }
 
+#[derive(Debug, Clone)]
+struct CompiledClaim {
+    key: Box<str>,
+    value: Option<CompiledString>,
+    is_inverted: bool,
+}
+
+/// Cross-origin rules, ready to be tested on origins.
+#[derive(Debug, Clone)]
+pub struct CompiledCors {
+    cors: Cors,
+    origins: Box<[CompiledString]>,
+}
+
+impl CompiledCors {
+    /// Compiles rules.
+    ///
+    /// # Errors
+    /// A text that says which expression is malformed or too large.
+    pub fn compile(cors: &Cors) -> Result<Self, String> {
+        let origins = cors.allow_origins.iter().map(CompiledString::compile).collect::<Result<_, _>>()?;
+        Ok(Self { cors: cors.clone(), origins })
+    }
+
+    /// The rules as the control plane sent them.
+    pub fn cors(&self) -> &Cors {
+        &self.cors
+    }
+
+    /// Whether an origin is allowed. A condition that takes `*` takes every origin (Envoy).
+    pub fn allows(&self, origin: &[u8]) -> bool {
+        self.origins.iter().any(|allowed| allowed.matches(b"*") || allowed.matches(origin))
+    }
+}
+
 impl CompiledMatch {
     /// Compiles one alternative.
     ///
     /// # Errors
     /// A text that says which expression is malformed or too large.
     pub(super) fn compile(source: &RouteMatch) -> Result<Self, String> {
-        let RouteMatch { source_index: _, path, scheme, method, authority, headers, query } = source;
+        let RouteMatch { source_index: _, path, scheme, method, authority, headers, query, claims } = source;
         let string = |m: &Option<StringMatch>| m.as_ref().map(CompiledString::compile).transpose();
         Ok(Self {
             path: path.as_ref().map(CompiledPath::compile).transpose()?,
@@ -93,6 +132,7 @@ impl CompiledMatch {
             authority: string(authority)?,
             headers: headers.iter().map(CompiledHeader::compile).collect::<Result<_, _>>()?,
             query: query.iter().map(CompiledQuery::compile).collect::<Result<_, _>>()?,
+            claims: claims.iter().map(CompiledClaim::compile).collect::<Result<_, _>>()?,
         })
     }
 
@@ -109,6 +149,7 @@ impl CompiledMatch {
             && holds(&self.authority, facts.authority)
             && self.headers.iter().all(|header| header.matches(facts))
             && self.query.iter().all(|query| query.matches(facts.query))
+            && self.claims.iter().all(|claim| claim.matches(facts.jwt))
     }
 }
 
@@ -236,6 +277,27 @@ impl CompiledQuery {
     }
 }
 
+impl CompiledClaim {
+    fn compile(source: &ClaimMatch) -> Result<Self, String> {
+        let ClaimMatch { path, value, is_inverted } = source;
+        let names: Vec<&str> = path.iter().map(|name| &**name).collect();
+        Ok(Self {
+            key: claim_key(&names).into(),
+            value: value.as_ref().map(CompiledString::compile).transpose()?,
+            is_inverted: *is_inverted,
+        })
+    }
+
+    fn matches(&self, jwt: Option<&JwtFacts>) -> bool {
+        let texts = jwt.and_then(|jwt| jwt.claims.at(&self.key));
+        let holds = texts.is_some_and(|texts| match &self.value {
+            Some(value) => texts.iter().any(|text| value.matches(text.as_bytes())),
+            None => true,
+        });
+        holds != self.is_inverted
+    }
+}
+
 /// An expression that must match the whole text.
 pub(super) fn full_regex(pattern: &str) -> Result<Regex, String> {
     // Compiled alone first: a pattern that only closes inside our parentheses is not one the user wrote.
@@ -268,6 +330,7 @@ mod tests {
             method: "GET",
             authority: "a.com:80",
             headers,
+            jwt: None,
         }
     }
 

@@ -8,7 +8,7 @@ use palisade_model::{
 };
 use regex::bytes::Regex;
 
-use super::matching::{CompiledMatch, compile_regex, is_segment_prefix};
+use super::matching::{CompiledCors, CompiledMatch, compile_regex, is_segment_prefix};
 use crate::request::changes::CompiledChanges;
 
 /// A rule, ready to be matched.
@@ -20,6 +20,7 @@ pub struct CompiledRule {
     substitution: Option<Substitution>,
     request: CompiledChanges,
     response: CompiledChanges,
+    cors: Option<CompiledCors>,
     backends: Box<[CompiledBackend]>,
     /// Cumulative weights of the backends.
     upto: Box<[u64]>,
@@ -84,6 +85,7 @@ impl CompiledRule {
             substitution,
             request,
             response: CompiledChanges::compile(&rule.response_headers)?,
+            cors: rule.cors.as_ref().map(CompiledCors::compile).transpose()?,
             backends: backends.into(),
             upto: upto.into(),
         }))
@@ -97,6 +99,11 @@ impl CompiledRule {
     /// Rule-level changes to the response.
     pub fn response_changes(&self) -> &CompiledChanges {
         &self.response
+    }
+
+    /// Cross-origin rules.
+    pub fn cors(&self) -> Option<&CompiledCors> {
+        self.cors.as_ref()
     }
 
     /// Changes of one backend.

@@ -18,6 +18,7 @@ fn rule(key: &str, path: PathMatch) -> Resource {
         rule: 0,
         matches: [RouteMatch { path: Some(path), ..RouteMatch::default() }].into(),
         fault: Fault::default(),
+        cors: None,
         action: RouteAction::Refuse { message: "".into() },
         response_headers: HeaderMutations::default(),
     })

@@ -26,6 +26,7 @@ fn backend(cluster: &str, weight: u32, missing: Option<u16>) -> Backend {
         weight,
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
+        path: None,
     }
 }
 
@@ -41,6 +42,7 @@ fn rule(key: &str, prefix: Option<&str>, action: RouteAction) -> RouteRule {
         rule: 0,
         matches: prefix.map(matched).into_iter().collect(),
         fault: Fault::default(),
+        cors: None,
         action,
         response_headers: HeaderMutations::default(),
     }
@@ -53,6 +55,7 @@ fn forward(backends: Vec<Backend>) -> RouteAction {
         rewrite: Rewrite::default(),
         timeout: None,
         retries: None,
+        mirrors: [].into(),
     })
 }
 

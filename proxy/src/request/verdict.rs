@@ -95,6 +95,8 @@ pub struct ForwardPlan {
     pub timeout: Option<Duration>,
     /// Retries; `None` = off.
     pub retries: Option<RetryPolicy>,
+    /// Names of the clusters that get a copy; one that does not exist gets none.
+    pub mirrors: Vec<Arc<str>>,
 }
 
 /// The head of the request that goes upstream.

@@ -129,12 +129,14 @@ fn outbound_resources(peers: &[SocketAddr], change: impl FnOnce(&mut RouteRule))
             weight: 1,
             request_headers: HeaderMutations::default(),
             response_headers: HeaderMutations { set: [("x-by".into(), "a".into())].into(), ..Default::default() },
+            path: None,
         }]
         .into(),
         request_headers: HeaderMutations::default(),
         rewrite: Rewrite::default(),
         timeout: Some(Duration::from_secs(10)),
         retries: None,
+        mirrors: [].into(),
     };
     let mut rule = RouteRule {
         key: "b".into(),
@@ -143,6 +145,7 @@ fn outbound_resources(peers: &[SocketAddr], change: impl FnOnce(&mut RouteRule))
         rule: 0,
         matches: [].into(),
         fault: Fault::default(),
+        cors: None,
         action: RouteAction::Forward(forward),
         response_headers: HeaderMutations::default(),
     };

@@ -46,19 +46,8 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
 
 fn http(resolved: &Resolved, head: &Head, index: usize, route: &HttpRoute, reports: &mut Reports) {
     let place = format!("spec.http[{index}]");
-    not_served(head, route.mirror.is_some(), &format!("{place}.mirror"), reports);
-    not_served(head, !route.mirrors.is_empty(), &format!("{place}.mirrors"), reports);
-    not_served(head, route.cors_policy.is_some(), &format!("{place}.corsPolicy"), reports);
     let remote = route.retries.as_ref().and_then(|retries| retries.retry_remote_localities);
     not_served(head, remote == Some(true), &format!("{place}.retries.retryRemoteLocalities"), reports);
-    for (position, alternative) in route.r#match.iter().enumerate() {
-        let claims = alternative.headers.keys().chain(alternative.without_headers.keys());
-        if claims.into_iter().any(|name| name.starts_with("@request.auth.claims")) {
-            let path = format!("{place}.match[{position}].headers");
-            let message = "claims of tokens are not read yet: conditions on them never hold";
-            reports.add(Report::warning(head, Code::NotServed, &path, message));
-        }
-    }
     if let Some(delegate) = &route.delegate {
         let namespace = if delegate.namespace.is_empty() { &*head.key.namespace } else { delegate.namespace.as_str() };
         let key = ObjectKey::new(namespace, delegate.name.as_str());

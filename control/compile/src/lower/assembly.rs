@@ -49,7 +49,8 @@ impl<'a> Assembly<'a> {
         if let Some((_, rest)) = unique.split_first_mut() {
             rest.sort();
         }
-        let entry = Entry::new(resource, Meta { origins: unique.into(), requires: BTreeSet::new() })?;
+        let requires = resource.features();
+        let entry = Entry::new(resource, Meta { origins: unique.into(), requires })?;
         self.entries.insert(entry.key().clone(), Arc::new(entry));
         Ok(())
     }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use palisade_crds::istio::{HttpMatchRequest, HttpRoute, RedirectPortSelection, StringMatch as WrittenMatch};
 use palisade_model::route::{
-    Backend, Forward, HeaderMatch, HeaderMutations, PathMatch, PathRewrite, QueryMatch, Redirect, RedirectPort,
-    Rewrite, RouteAction, RouteMatch, RouteRule, StringMatch,
+    Backend, ClaimMatch, Forward, HeaderMatch, HeaderMutations, PathMatch, PathRewrite, QueryMatch, Redirect,
+    RedirectPort, Rewrite, RouteAction, RouteMatch, RouteRule, StringMatch,
 };
 
 use crate::{
-    lower::{client::Client, clusters::Destination, fault, headers, regexes, retries},
+    lower::{claims, client::Client, clusters::Destination, cors, fault, headers, mirrors, regexes, retries},
     object,
     resolve::virtual_services::{Bound, HttpRule},
 };
@@ -34,6 +34,8 @@ pub(crate) struct Lowered {
     pub(crate) rule: RouteRule,
     /// Destinations of the backends, in the same order.
     pub(crate) destinations: Vec<Destination>,
+    /// Destinations of the mirrors.
+    pub(crate) mirrors: Vec<Destination>,
     /// How many alternatives there are, at least one.
     pub(crate) alternatives: u32,
     /// Whether the last alternative takes every request: later rules are dead.
@@ -62,7 +64,7 @@ fn lower(client: Client<'_>, bound: &Bound, rule: &HttpRule, place: Place<'_>) -
         if !applies_here(client, alternative, place) {
             continue;
         }
-        let condition = condition(alternative, number(position)).and_then(regexes::translated);
+        let condition = regexes::translated(condition(alternative, number(position)));
         let Some(condition) = condition else { continue };
         is_catch_all = is_catch_all_condition(&condition);
         matches.push(condition);
@@ -73,7 +75,14 @@ fn lower(client: Client<'_>, bound: &Bound, rule: &HttpRule, place: Place<'_>) -
     if !route.r#match.is_empty() && matches.is_empty() {
         return None;
     }
-    let (action, response_headers, destinations) = action(client, route, place);
+    let (mut action, response_headers, destinations) = action(client, route, place);
+    let mut mirrored = Vec::new();
+    if let RouteAction::Forward(forward) = &mut action {
+        let (mirrors, destinations) =
+            mirrors::of_virtual_service(client, route, place).into_iter().unzip::<_, _, Vec<_>, _>();
+        forward.mirrors = mirrors.into();
+        mirrored = destinations;
+    }
     let key = match delegated {
         None => format!("VirtualService/{}/http/{index}{}", bound.head.key, place.suffix),
         Some(inner) => format!("VirtualService/{}/http/{index}/{inner}{}", bound.head.key, place.suffix),
@@ -91,10 +100,12 @@ fn lower(client: Client<'_>, bound: &Bound, rule: &HttpRule, place: Place<'_>) -
             rule: number(*index),
             matches: matches.into(),
             fault: route.fault.as_ref().map(fault::lower).unwrap_or_default(),
+            cors: route.cors_policy.as_ref().map(cors::of_virtual_service),
             action,
             response_headers,
         },
         destinations,
+        mirrors: mirrored,
         alternatives,
         is_catch_all,
     })
@@ -113,8 +124,8 @@ fn applies_here(client: Client<'_>, alternative: &HttpMatchRequest, place: Place
         && (alternative.source_namespace.is_empty() || *alternative.source_namespace == *client.namespace())
 }
 
-/// The conditions that are left for requests; `None` when they can never hold: a claim is asked for where no token is read.
-fn condition(alternative: &HttpMatchRequest, source_index: u32) -> Option<RouteMatch> {
+/// The conditions that are left for requests.
+fn condition(alternative: &HttpMatchRequest, source_index: u32) -> RouteMatch {
     let HttpMatchRequest {
         name: _,
         uri,
@@ -131,15 +142,18 @@ fn condition(alternative: &HttpMatchRequest, source_index: u32) -> Option<RouteM
         source_namespace: _,
         stat_prefix: _,
     } = alternative;
-    if headers.keys().any(|name| is_claim(name)) {
-        return None;
+    let positive = headers.iter().map(|(name, value)| (name, value, false));
+    let negative = without_headers.iter().map(|(name, value)| (name, value, true));
+    let mut headers: Vec<HeaderMatch> = Vec::new();
+    let mut claimed = Vec::new();
+    for (name, value, is_inverted) in positive.chain(negative) {
+        match claims::path(name) {
+            Some(path) => claimed.push(ClaimMatch { path, value: text(value), is_inverted }),
+            None => headers.push(header(name, value, is_inverted)),
+        }
     }
-    let positive = headers.iter().map(|(name, value)| header(name, value, false));
-    let negative =
-        without_headers.iter().filter(|(name, _)| !is_claim(name)).map(|(name, value)| header(name, value, true));
-    let mut headers: Vec<HeaderMatch> = positive.chain(negative).collect();
     headers.sort_by(|a, b| (&a.name, a.is_inverted).cmp(&(&b.name, b.is_inverted)));
-    Some(RouteMatch {
+    RouteMatch {
         source_index,
         path: uri.as_ref().and_then(|uri| path(uri, *ignore_uri_case)),
         scheme: scheme.as_ref().and_then(text),
@@ -150,11 +164,8 @@ fn condition(alternative: &HttpMatchRequest, source_index: u32) -> Option<RouteM
             .iter()
             .map(|(name, value)| QueryMatch { name: name.as_str().into(), value: text(value) })
             .collect(),
-    })
-}
-
-fn is_claim(header: &str) -> bool {
-    header.starts_with("@request.auth.claims")
+        claims: claimed.into(),
+    }
 }
 
 fn header(name: &str, value: &WrittenMatch, is_inverted: bool) -> HeaderMatch {
@@ -184,7 +195,7 @@ fn path(uri: &WrittenMatch, ignore_case: bool) -> Option<PathMatch> {
 
 /// Whether a condition takes every request, in Istio's reading: no path, the prefix `/` or the expression `.*`, and nothing else.
 pub(crate) fn is_catch_all_condition(condition: &RouteMatch) -> bool {
-    let RouteMatch { source_index: _, path, scheme, method, authority, headers, query } = condition;
+    let RouteMatch { source_index: _, path, scheme, method, authority, headers, query, claims } = condition;
     let takes_every_path = match path {
         None => true,
         Some(PathMatch::Prefix { value, ignore_case: _ }) => &**value == "/",
@@ -198,6 +209,7 @@ pub(crate) fn is_catch_all_condition(condition: &RouteMatch) -> bool {
         && authority.is_none()
         && headers.is_empty()
         && query.is_empty()
+        && claims.is_empty()
 }
 
 fn action(client: Client<'_>, route: &HttpRoute, place: Place<'_>) -> (RouteAction, HeaderMutations, Vec<Destination>) {
@@ -260,6 +272,7 @@ fn action(client: Client<'_>, route: &HttpRoute, place: Place<'_>) -> (RouteActi
             weight,
             request_headers: request,
             response_headers: headers::response(written.and_then(|headers| headers.response.as_ref())),
+            path: None,
         });
         destinations.push(destination);
     }
@@ -273,7 +286,7 @@ fn action(client: Client<'_>, route: &HttpRoute, place: Place<'_>) -> (RouteActi
     }
     let timeout = route.timeout.and_then(crate::time::positive);
     let retries = retries::lower(route.retries.as_ref().or(client.resolved.settings.default_retries.as_ref()));
-    let forward = Forward { backends: backends.into(), request_headers, rewrite, timeout, retries };
+    let forward = Forward { backends: backends.into(), request_headers, rewrite, timeout, retries, mirrors: [].into() };
     (RouteAction::Forward(forward), response_headers, destinations)
 }
 

@@ -3,15 +3,15 @@
 use std::{cmp::Reverse, sync::Arc};
 
 use palisade_crds::gateway_api::{
-    HttpBackendRef, HttpRoute, HttpRouteFilter, HttpRouteFilterType, HttpRouteMatch, HttpRouteRetry, HttpRouteRule,
-    PathMatchType, ValueMatchType,
+    BackendObjectReference, HttpBackendRef, HttpRoute, HttpRouteFilter, HttpRouteFilterType, HttpRouteMatch,
+    HttpRouteRetry, HttpRouteRule, PathMatchType, ValueMatchType,
 };
 use palisade_model::{
     hash::HashError,
     resource::{Resource, ResourceKind},
     route::{
-        Backend, Fault, Forward, HeaderMatch, HeaderMutations, PathMatch, QueryMatch, RetryPolicy, RouteAction,
-        RouteEntry, RouteMatch, RouteRule, StringMatch,
+        Backend, Fault, Forward, HeaderMatch, HeaderMutations, Mirror, PathMatch, Percent, QueryMatch, RetryPolicy,
+        RouteAction, RouteEntry, RouteMatch, RouteRule, StringMatch,
     },
 };
 
@@ -103,8 +103,9 @@ fn lower(
 ) -> Result<RouteRule, HashError> {
     let HttpRouteRule { name, matches, filters: written, backend_refs, timeouts: _, retry: _, session_persistence: _ } =
         rule;
-    let effects = filters::read(written);
+    let mut effects = filters::read(written);
     let response_headers = effects.response_headers.clone();
+    let cors = effects.cors.take();
     let action = if let Some(message) = &effects.refusal {
         RouteAction::Refuse { message: Arc::clone(message) }
     } else if let Some(redirect) = effects.redirect {
@@ -126,6 +127,7 @@ fn lower(
             .filter_map(|(index, written)| regexes::translated(condition(written, number(index))))
             .collect(),
         fault: Fault::default(),
+        cors,
         action,
         response_headers,
     })
@@ -169,6 +171,7 @@ fn condition(written: &HttpRouteMatch, source_index: u32) -> RouteMatch {
         authority: None,
         headers: header_matches.into(),
         query: query_matches.into(),
+        claims: [].into(),
     }
 }
 
@@ -182,6 +185,13 @@ fn forward(
     for written in &rule.backend_refs {
         let Some(weight) = u32::try_from(written.weight).ok().filter(|weight| *weight > 0) else { continue };
         backends.push(backend(assembly, route, written, weight)?);
+    }
+    let mut mirrors = Vec::new();
+    for (reference, share) in effects.mirrors {
+        let resolved = resolve(assembly, route, &reference)?;
+        if share > Percent(0) && resolved.is_present {
+            mirrors.push(Mirror { cluster: resolved.destination.cluster_name(), share });
+        }
     }
     let mut timeout = rule.timeouts.as_ref().and_then(|limits| limits.request).and_then(time::positive);
     let per_try = rule.timeouts.as_ref().and_then(|limits| limits.backend_request).and_then(time::positive);
@@ -200,6 +210,7 @@ fn forward(
         rewrite: effects.rewrite,
         timeout,
         retries,
+        mirrors: mirrors.into(),
     })
 }
 
@@ -225,6 +236,35 @@ fn backend(
     written: &HttpBackendRef,
     weight: u32,
 ) -> Result<Backend, HashError> {
+    let effects = filters::read(&written.filters);
+    let is_usable = effects.refusal.is_none() && effects.redirect.is_none();
+    let Resolved { destination, is_present } = resolve(assembly, route, &written.object())?;
+    let mut request_headers = effects.request_headers;
+    if let Some(authority) = effects.rewrite.authority {
+        request_headers.set = request_headers.set.iter().cloned().chain([(Arc::from("host"), authority)]).collect();
+    }
+    Ok(Backend {
+        cluster: destination.cluster_name(),
+        missing: (!(is_usable && is_present)).then_some(500),
+        weight,
+        request_headers,
+        response_headers: effects.response_headers,
+        path: effects.rewrite.path,
+    })
+}
+
+/// What a reference to a backend leads to.
+struct Resolved {
+    destination: Destination,
+    /// It exists and may be used.
+    is_present: bool,
+}
+
+fn resolve(
+    assembly: &mut Assembly<'_>,
+    route: &Object<HttpRoute>,
+    written: &BackendObjectReference,
+) -> Result<Resolved, HashError> {
     let client = assembly.client;
     let own = &route.head.key.namespace;
     let namespace = written.namespace.as_deref().unwrap_or(own);
@@ -238,20 +278,8 @@ fn backend(
         port: written.port.unwrap_or(0),
         subset: "".into(),
     };
-    let effects = filters::read(&written.filters);
-    let is_usable = is_service && is_permitted && effects.refusal.is_none() && effects.redirect.is_none();
-    let is_present = is_usable && assembly.add_destination(&destination)?;
-    let mut request_headers = effects.request_headers;
-    if let Some(authority) = effects.rewrite.authority {
-        request_headers.set = request_headers.set.iter().cloned().chain([(Arc::from("host"), authority)]).collect();
-    }
-    Ok(Backend {
-        cluster: destination.cluster_name(),
-        missing: (!is_present).then_some(500),
-        weight,
-        request_headers,
-        response_headers: effects.response_headers,
-    })
+    let is_present = is_service && is_permitted && assembly.add_destination(&destination)?;
+    Ok(Resolved { destination, is_present })
 }
 
 /// Header changes of a filter.
@@ -288,9 +316,9 @@ fn filters_unsupported(filters: &[HttpRouteFilter], path: &str) -> Vec<(String, 
         HttpRouteFilterType::RequestHeaderModifier
         | HttpRouteFilterType::ResponseHeaderModifier
         | HttpRouteFilterType::RequestRedirect
-        | HttpRouteFilterType::UrlRewrite => None,
-        HttpRouteFilterType::RequestMirror => Some(("requestMirror", false)),
-        HttpRouteFilterType::Cors => Some(("cors", false)),
+        | HttpRouteFilterType::UrlRewrite
+        | HttpRouteFilterType::RequestMirror
+        | HttpRouteFilterType::Cors => None,
         HttpRouteFilterType::ExtensionRef => Some(("extensionRef", true)),
         HttpRouteFilterType::ExternalAuth => Some(("externalAuth", true)),
     };

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use palisade_crds::re2;
-use palisade_model::route::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
+use palisade_model::route::{ClaimMatch, HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
 
 /// A condition with every RE2 expression translated. `None` when one of them is no expression: the condition then never
 /// holds, and spoils nothing else.
 pub(crate) fn translated(condition: RouteMatch) -> Option<RouteMatch> {
-    let RouteMatch { source_index, path, scheme, method, authority, headers, query } = condition;
+    let RouteMatch { source_index, path, scheme, method, authority, headers, query, claims } = condition;
     let headers: Option<Vec<HeaderMatch>> = headers
         .iter()
         .map(|header| {
@@ -23,6 +23,13 @@ pub(crate) fn translated(condition: RouteMatch) -> Option<RouteMatch> {
             Some(QueryMatch { name, value: optional(value)? })
         })
         .collect();
+    let claims: Option<Vec<ClaimMatch>> = claims
+        .iter()
+        .map(|claim| {
+            let ClaimMatch { path, value, is_inverted } = claim.clone();
+            Some(ClaimMatch { path, value: optional(value)?, is_inverted })
+        })
+        .collect();
     let path = match path {
         Some(PathMatch::Regex { value }) => Some(PathMatch::Regex { value: expression(&value)? }),
         other => other,
@@ -35,6 +42,7 @@ pub(crate) fn translated(condition: RouteMatch) -> Option<RouteMatch> {
         authority: optional(authority)?,
         headers: headers?.into(),
         query: query?.into(),
+        claims: claims?.into(),
     })
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn lower(written: Option<&HttpRetry>) -> Option<RetryPolicy> {
         attempts,
         per_try_timeout,
         retry_on,
-        retry_remote_localities: _,
+        retry_remote_localities,
         retry_ignore_previous_hosts,
         backoff,
     }) = written
@@ -32,6 +32,7 @@ pub(crate) fn lower(written: Option<&HttpRetry>) -> Option<RetryPolicy> {
     if !retry_on.is_empty() {
         (policy.on, policy.statuses) = parse_conditions(retry_on);
     }
+    policy.leaves_locality = retry_remote_localities.unwrap_or(false);
     policy.per_try = per_try_timeout.and_then(time::positive);
     if let Some(avoid) = retry_ignore_previous_hosts {
         policy.avoid_previous = *avoid;
@@ -59,6 +60,7 @@ pub(crate) fn default() -> RetryPolicy {
         backoff: BACKOFF,
         max_backoff: BACKOFF.saturating_mul(10),
         avoid_previous: true,
+        leaves_locality: false,
     }
 }
 

@@ -140,6 +140,7 @@ pub(crate) fn default_route(
             rule: 0,
             matches: [].into(),
             fault: Fault::default(),
+            cors: None,
             action: RouteAction::Forward(Forward {
                 backends: [Backend {
                     cluster: destination.cluster_name(),
@@ -147,12 +148,14 @@ pub(crate) fn default_route(
                     weight: 1,
                     request_headers: HeaderMutations::default(),
                     response_headers: HeaderMutations::default(),
+                    path: None,
                 }]
                 .into(),
                 request_headers: HeaderMutations::default(),
                 rewrite: Rewrite::default(),
                 timeout: None,
                 retries: retries::lower(default),
+                mirrors: [].into(),
             }),
             response_headers: HeaderMutations::default(),
         };

@@ -77,7 +77,7 @@ pub(crate) fn add_rules(
     bound: &Bound,
 ) -> Result<Vec<RouteEntry>, HashError> {
     let mut entries = Vec::new();
-    for Lowered { mut rule, destinations, alternatives, is_catch_all: _ } in lowered {
+    for Lowered { mut rule, destinations, mirrors, alternatives, is_catch_all: _ } in lowered {
         entries.extend((0..alternatives).map(|alternative| RouteEntry { rule: Arc::clone(&rule.key), alternative }));
         if assembly.has(ResourceKind::Route, &rule.key) {
             continue;
@@ -94,6 +94,10 @@ pub(crate) fn add_rules(
                 }
             }
             forward.backends = backends.into();
+            for destination in &mirrors {
+                // Where it does not exist, nothing is sent.
+                assembly.add_destination(destination)?;
+            }
         }
         assembly.add(Resource::Route(rule), origins)?;
     }

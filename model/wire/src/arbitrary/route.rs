@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use palisade_model::route::{
-    Backend, Fault, FaultAbort, Forward, HeaderMatch, HeaderMutations, PathMatch, PathRewrite, Percent, QueryMatch,
-    Redirect, RedirectPort, RetryOn, RetryPolicy, Rewrite, RouteAction, RouteEntry, RouteMatch, RouteRule, StringMatch,
-    VirtualHost,
+    Backend, ClaimMatch, Cors, Fault, FaultAbort, Forward, HeaderMatch, HeaderMutations, Mirror, PathMatch,
+    PathRewrite, Percent, QueryMatch, Redirect, RedirectPort, RetryOn, RetryPolicy, Rewrite, RouteAction, RouteEntry,
+    RouteMatch, RouteRule, StringMatch, VirtualHost,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -38,9 +38,11 @@ pub(super) fn route_match() -> impl Strategy<Value = RouteMatch> {
     let header = (text(), option::of(string_match()), any::<bool>())
         .prop_map(|(name, value, is_inverted)| HeaderMatch { name, value, is_inverted });
     let query = (text(), option::of(string_match())).prop_map(|(name, value)| QueryMatch { name, value });
+    let claim = (list(text()), option::of(string_match()), any::<bool>())
+        .prop_map(|(path, value, is_inverted)| ClaimMatch { path, value, is_inverted });
     let one = || option::of(string_match());
-    (any::<u32>(), option::of(path_match()), one(), one(), one(), list(header), list(query)).prop_map(
-        |(source_index, path, scheme, method, authority, headers, query)| RouteMatch {
+    (any::<u32>(), option::of(path_match()), one(), one(), one(), list(header), list(query), list(claim)).prop_map(
+        |(source_index, path, scheme, method, authority, headers, query, claims)| RouteMatch {
             source_index,
             path,
             scheme,
@@ -48,6 +50,7 @@ pub(super) fn route_match() -> impl Strategy<Value = RouteMatch> {
             authority,
             headers,
             query,
+            claims,
         },
     )
 }
@@ -97,37 +100,36 @@ pub(super) fn retries() -> impl Strategy<Value = RetryPolicy> {
         duration(),
         duration(),
         any::<bool>(),
+        any::<bool>(),
     )
-        .prop_map(|(attempts, per_try, on, statuses, backoff, max_backoff, avoid_previous)| RetryPolicy {
-            attempts,
-            per_try,
-            on,
-            statuses,
-            backoff,
-            max_backoff,
-            avoid_previous,
+        .prop_map(|(attempts, per_try, on, statuses, backoff, max_backoff, avoid_previous, leaves_locality)| {
+            RetryPolicy { attempts, per_try, on, statuses, backoff, max_backoff, avoid_previous, leaves_locality }
         })
 }
 
 pub(super) fn action() -> impl Strategy<Value = RouteAction> {
-    let backend = (name(), option::of(any::<u16>()), any::<u32>(), mutations(), mutations()).prop_map(
-        |(cluster, missing, weight, request_headers, response_headers)| Backend {
-            cluster,
-            missing,
-            weight,
-            request_headers,
-            response_headers,
-        },
-    );
+    let backend =
+        (name(), option::of(any::<u16>()), any::<u32>(), mutations(), mutations(), option::of(path_rewrite()))
+            .prop_map(|(cluster, missing, weight, request_headers, response_headers, path)| Backend {
+                cluster,
+                missing,
+                weight,
+                request_headers,
+                response_headers,
+                path,
+            });
     let rewrite =
         (option::of(path_rewrite()), option::of(text())).prop_map(|(path, authority)| Rewrite { path, authority });
-    let forward = (list(backend), mutations(), rewrite, option::of(duration()), option::of(retries())).prop_map(
-        |(backends, request_headers, rewrite, timeout, retries)| Forward {
+    let mirror = (name(), 0..=Percent::ALWAYS.0).prop_map(|(cluster, share)| Mirror { cluster, share: Percent(share) });
+    let times = (option::of(duration()), option::of(retries()));
+    let forward = (list(backend), mutations(), rewrite, times, list(mirror)).prop_map(
+        |(backends, request_headers, rewrite, (timeout, retries), mirrors)| Forward {
             backends,
             request_headers,
             rewrite,
             timeout,
             retries,
+            mirrors,
         },
     );
     let port = prop_oneof![
@@ -147,19 +149,39 @@ pub(super) fn action() -> impl Strategy<Value = RouteAction> {
     ]
 }
 
+pub(super) fn cors() -> impl Strategy<Value = Cors> {
+    let lists = (list(string_match()), list(text()), list(text()), list(text()));
+    (lists, option::of(duration()), any::<bool>(), any::<bool>()).prop_map(
+        |(lists, max_age, allows_credentials, forwards_unmatched_preflights)| {
+            let (allow_origins, allow_methods, allow_headers, expose_headers) = lists;
+            Cors {
+                allow_origins,
+                allow_methods,
+                allow_headers,
+                expose_headers,
+                max_age,
+                allows_credentials,
+                forwards_unmatched_preflights,
+            }
+        },
+    )
+}
+
 pub(super) fn route() -> impl Strategy<Value = RouteRule> {
     let share = || (0..=Percent::ALWAYS.0).prop_map(Percent);
     let abort = prop_oneof![any::<u16>().prop_map(FaultAbort::Http), any::<u32>().prop_map(FaultAbort::Grpc)];
     let fault = (option::of((duration(), share())), option::of((abort, share())))
         .prop_map(|(delay, abort)| Fault { delay, abort });
-    (name(), text(), option::of(text()), any::<u32>(), list(route_match()), fault, action(), mutations()).prop_map(
-        |(key, source, name, rule, matches, fault, action, response_headers)| RouteRule {
+    let before = (fault, option::of(cors()));
+    (name(), text(), option::of(text()), any::<u32>(), list(route_match()), before, action(), mutations()).prop_map(
+        |(key, source, name, rule, matches, (fault, cors), action, response_headers)| RouteRule {
             key,
             source,
             name,
             rule,
             matches,
             fault,
+            cors,
             action,
             response_headers,
         },

@@ -17,6 +17,7 @@ fn rule(key: usize, matches: Vec<RouteMatch>) -> Arc<CompiledRule> {
         rule: 0,
         matches: matches.into(),
         fault: Fault::default(),
+        cors: None,
         action: RouteAction::Refuse { message: "".into() },
         response_headers: HeaderMutations::default(),
     };
@@ -35,7 +36,7 @@ fn index(rules: Vec<Vec<RouteMatch>>) -> RouteIndex {
 }
 
 fn facts<'a>(path: &'a str, method: &'a str, headers: &'a HeaderMap) -> MatchFacts<'a> {
-    MatchFacts { path: path.as_bytes(), query: None, scheme: "http", method, authority: "a", headers }
+    MatchFacts { path: path.as_bytes(), query: None, scheme: "http", method, authority: "a", headers, jwt: None }
 }
 
 /// Few letters and short paths, so that prefixes nest and collide.

@@ -30,6 +30,7 @@ fn retries(on: &[RetryOn]) -> RetryPolicy {
         backoff: Duration::from_millis(1),
         max_backoff: Duration::from_millis(2),
         avoid_previous: true,
+        leaves_locality: false,
     }
 }
 

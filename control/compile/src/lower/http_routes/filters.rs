@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use palisade_crds::gateway_api::{
-    HttpPathModifier, HttpPathModifierType, HttpRequestRedirectFilter, HttpRouteFilter, HttpRouteFilterType,
-    HttpUrlRewriteFilter, RedirectScheme,
+    BackendObjectReference, HttpPathModifier, HttpPathModifierType, HttpRequestRedirectFilter, HttpRouteFilter,
+    HttpRouteFilterType, HttpUrlRewriteFilter, RedirectScheme,
 };
-use palisade_model::route::{HeaderMutations, PathRewrite, Redirect, RedirectPort, Rewrite};
+use palisade_model::route::{Cors, HeaderMutations, PathRewrite, Percent, Redirect, RedirectPort, Rewrite};
 
 use super::mutations;
+use crate::lower::{cors, mirrors};
 
 /// What a list of filters does.
 #[derive(Debug, Default)]
@@ -17,12 +18,13 @@ pub(super) struct Effects {
     pub(super) response_headers: HeaderMutations,
     pub(super) rewrite: Rewrite,
     pub(super) redirect: Option<Redirect>,
+    pub(super) cors: Option<Cors>,
+    pub(super) mirrors: Vec<(BackendObjectReference, Percent)>,
     /// A filter that is not served and must not be skipped: what it decides about would pass.
     pub(super) refusal: Option<Arc<str>>,
 }
 
-/// Reads a list of filters. Mirrors and CORS are not served yet and change no answer's safety: they are left out, and a
-/// diagnostic names them.
+/// Reads a list of filters.
 pub(super) fn read(filters: &[HttpRouteFilter]) -> Effects {
     let mut effects = Effects::default();
     for filter in filters {
@@ -37,7 +39,10 @@ pub(super) fn read(filters: &[HttpRouteFilter]) -> Effects {
             HttpRouteFilterType::UrlRewrite => {
                 effects.rewrite = filter.url_rewrite.as_ref().map(rewrite).unwrap_or_default();
             }
-            HttpRouteFilterType::RequestMirror | HttpRouteFilterType::Cors => {}
+            HttpRouteFilterType::RequestMirror => effects.mirrors.extend(
+                filter.request_mirror.as_ref().map(|mirror| (mirror.backend_ref.clone(), mirrors::share(mirror))),
+            ),
+            HttpRouteFilterType::Cors => effects.cors = filter.cors.as_ref().map(cors::of_http_route),
             HttpRouteFilterType::ExtensionRef => {
                 // Gateway API: a filter that cannot be resolved must answer with an error, not be skipped.
                 effects.refusal = Some("the filter `extensionRef` names something that is not served".into());

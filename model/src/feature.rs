@@ -1,0 +1,74 @@
+//! Features: what a proxy must understand beyond the first protocol to enforce a resource (architecture rule 4).
+//!
+//! A proxy says in its hello which features it understands; a resource that needs another is withheld from it. What is added to
+//! the model later, and would be lost on an older proxy, gets a name here and a line in [`Resource::features`].
+
+use std::collections::BTreeSet;
+
+use crate::{
+    resource::{Feature, Resource},
+    route::{RouteAction, RouteRule},
+};
+
+/// Copies of requests.
+pub const MIRRORS: &str = "route.mirrors";
+/// Cross-origin rules.
+pub const CORS: &str = "route.cors";
+/// Conditions on claims of tokens.
+pub const CLAIM_MATCHES: &str = "route.claims";
+/// Path rewrites of single backends.
+pub const BACKEND_PATHS: &str = "route.backend-path";
+
+/// Every feature that this version knows: what its proxies say in their hello.
+pub const ALL: &[&str] = &[MIRRORS, CORS, CLAIM_MATCHES, BACKEND_PATHS];
+
+/// [`ALL`] as a set.
+pub fn all() -> BTreeSet<Feature> {
+    ALL.iter().map(|name| Feature((*name).into())).collect()
+}
+
+impl Resource {
+    /// The features that a proxy must understand to enforce this resource as written; empty = the base protocol.
+    pub fn features(&self) -> BTreeSet<Feature> {
+        let names = match self {
+            Self::Route(rule) => of_rule(rule),
+            Self::Settings(_)
+            | Self::Listener(_)
+            | Self::Inbound(_)
+            | Self::Service(_)
+            | Self::Lookup(_)
+            | Self::VirtualHost(_)
+            | Self::L4Route(_)
+            | Self::Cluster(_)
+            | Self::Endpoints(_)
+            | Self::PolicySet(_)
+            | Self::Policy(_)
+            | Self::Secret(_) => Vec::new(),
+        };
+        names.into_iter().map(|name| Feature(name.into())).collect()
+    }
+}
+
+fn of_rule(rule: &RouteRule) -> Vec<&'static str> {
+    let forward = match &rule.action {
+        RouteAction::Forward(forward) => Some(forward),
+        RouteAction::Redirect(_) | RouteAction::DirectResponse { .. } | RouteAction::Refuse { .. } => None,
+    };
+    let needs = [
+        (forward.is_some_and(|forward| !forward.mirrors.is_empty()), MIRRORS),
+        (rule.cors.is_some(), CORS),
+        (rule.matches.iter().any(|alternative| !alternative.claims.is_empty()), CLAIM_MATCHES),
+        (forward.is_some_and(|forward| forward.backends.iter().any(|b| b.path.is_some())), BACKEND_PATHS),
+    ];
+    needs.into_iter().filter(|(is_needed, _)| *is_needed).map(|(_, name)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_told_apart() {
+        assert_eq!(all().len(), ALL.len());
+    }
+}
