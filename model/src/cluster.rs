@@ -6,6 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::listener::TlsVersion;
 
+mod traffic;
+
+pub use traffic::{
+    Closeness, ConnectionPolicy, Failover, Limits, LocalityPolicy, LocalityShare, OutlierDetection, Ping,
+    ProxyProtocol, RetryBudget, TrafficPolicy, Warmup, locality_matches,
+};
+
 /// One upstream, named as Istio users know it: `outbound|PORT|SUBSET|HOST`, `inbound|PORT||`, `PassthroughCluster`,
 /// `InboundPassthroughCluster`, `BlackHoleCluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +35,8 @@ pub struct Cluster {
     pub tcp_keepalive: Option<TcpKeepalive>,
     /// Idle time after which a pooled connection is closed; `None` = never.
     pub idle_timeout: Option<Duration>,
+    /// Limits, health and preferences.
+    pub traffic: TrafficPolicy,
 }
 
 /// Where a cluster's endpoints come from.
@@ -120,7 +129,7 @@ pub struct Originate {
 }
 
 /// How an endpoint is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBalancer {
     /// The one with fewer requests in flight of this many drawn at random.
@@ -132,8 +141,62 @@ pub enum LoadBalancer {
     RoundRobin,
     /// Weighted, at random.
     Random,
-    /// The original destination if it is one of the endpoints.
+    /// The address that was dialled.
     Passthrough,
+    /// The same key goes to the same endpoint, at every proxy.
+    ConsistentHash {
+        /// What is hashed.
+        key: HashKey,
+        /// How the hash leads to an endpoint.
+        table: HashTable,
+    },
+}
+
+/// What of a request is hashed. Without it in the request: a random endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HashKey {
+    /// Nothing.
+    Nothing,
+    /// The values of a header.
+    Header {
+        /// Name, lower-case.
+        name: Arc<str>,
+    },
+    /// The value of a cookie.
+    Cookie {
+        /// Name.
+        name: Arc<str>,
+        /// Path of a generated cookie; empty = none.
+        path: Arc<str>,
+        /// Life of a generated cookie, zero = the session; `None` = none is generated.
+        ttl: Option<Duration>,
+        /// Further attributes of a generated cookie; an empty value is an attribute without one.
+        attributes: Arc<[(Arc<str>, Arc<str>)]>,
+    },
+    /// The client's address.
+    SourceIp,
+    /// The value of a query parameter.
+    Query {
+        /// Name.
+        name: Arc<str>,
+    },
+}
+
+/// How a hash leads to an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HashTable {
+    /// Points on a circle (Ketama).
+    Ring {
+        /// At least so many points.
+        minimum_size: u64,
+    },
+    /// Maglev.
+    Maglev {
+        /// Entries: a prime.
+        size: u32,
+    },
 }
 
 /// TCP keepalive settings; `None` = the kernel's default.

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
+    cluster::{Cluster, LoadBalancer, TrafficPolicy},
     resource::{Feature, Resource},
     route::{RouteAction, RouteRule},
 };
@@ -19,8 +20,13 @@ pub const CLAIM_MATCHES: &str = "route.claims";
 /// Path rewrites of single backends.
 pub const BACKEND_PATHS: &str = "route.backend-path";
 
+/// Limits, ejection, warm-up, localities and retry budgets of clusters.
+pub const CLUSTER_TRAFFIC: &str = "cluster.traffic";
+/// Endpoints chosen by a hash of the request.
+pub const CONSISTENT_HASH: &str = "cluster.consistent-hash";
+
 /// Every feature that this version knows: what its proxies say in their hello.
-pub const ALL: &[&str] = &[MIRRORS, CORS, CLAIM_MATCHES, BACKEND_PATHS];
+pub const ALL: &[&str] = &[MIRRORS, CORS, CLAIM_MATCHES, BACKEND_PATHS, CLUSTER_TRAFFIC, CONSISTENT_HASH];
 
 /// [`ALL`] as a set.
 pub fn all() -> BTreeSet<Feature> {
@@ -32,6 +38,7 @@ impl Resource {
     pub fn features(&self) -> BTreeSet<Feature> {
         let names = match self {
             Self::Route(rule) => of_rule(rule),
+            Self::Cluster(cluster) => of_cluster(cluster),
             Self::Settings(_)
             | Self::Listener(_)
             | Self::Inbound(_)
@@ -39,7 +46,6 @@ impl Resource {
             | Self::Lookup(_)
             | Self::VirtualHost(_)
             | Self::L4Route(_)
-            | Self::Cluster(_)
             | Self::Endpoints(_)
             | Self::PolicySet(_)
             | Self::Policy(_)
@@ -47,6 +53,15 @@ impl Resource {
         };
         names.into_iter().map(|name| Feature(name.into())).collect()
     }
+}
+
+fn of_cluster(cluster: &Cluster) -> Vec<&'static str> {
+    let has_policy = cluster.traffic != TrafficPolicy::default();
+    let is_hashed = matches!(&cluster.load_balancer, LoadBalancer::ConsistentHash { key: _, table: _ });
+    [(has_policy, CLUSTER_TRAFFIC), (is_hashed, CONSISTENT_HASH)]
+        .into_iter()
+        .filter_map(|(is_needed, name)| is_needed.then_some(name))
+        .collect()
 }
 
 fn of_rule(rule: &RouteRule) -> Vec<&'static str> {

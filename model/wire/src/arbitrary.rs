@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use palisade_model::{
-    cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, TcpKeepalive, UpstreamProtocol, UpstreamTls},
+    cluster::{Cluster, Discovery},
     endpoint::{Address, Endpoint, EndpointHealth, Endpoints, PeerProxy},
     listener::{
         Chain, ChainHandler, ClientValidation, InboundPort, Listener, MtlsMode, Protocol, ServerTls, ServerTlsMode,
@@ -24,11 +24,13 @@ use palisade_model::{
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
+mod cluster;
 mod route;
 mod scalar;
 
+use cluster::cluster;
 use route::{route, virtual_host};
-use scalar::{duration, identity, ip, labels, list, name, network, pattern, set, socket, text, trust_domain};
+use scalar::{identity, ip, labels, list, name, network, pattern, set, socket, text, trust_domain};
 
 /// A user's object.
 pub fn origin() -> impl Strategy<Value = Origin> {
@@ -201,84 +203,6 @@ fn l4_route() -> impl Strategy<Value = L4Route> {
             backends,
         },
     )
-}
-
-fn upstream_tls() -> impl Strategy<Value = UpstreamTls> {
-    let mesh = || (text(), list(text())).prop_map(|(sni, subject_alt_names)| MeshTls { sni, subject_alt_names });
-    let one = || option::of(text());
-    let originate = (one(), list(text()), one(), one(), any::<bool>(), tls_version()).prop_map(
-        |(sni, subject_alt_names, ca, client_certificate, skip_verify, min_version)| Originate {
-            sni,
-            subject_alt_names,
-            ca,
-            client_certificate,
-            skip_verify,
-            min_version,
-        },
-    );
-    prop_oneof![
-        Just(UpstreamTls::Off),
-        mesh().prop_map(UpstreamTls::Auto),
-        mesh().prop_map(UpstreamTls::Mesh),
-        originate.prop_map(UpstreamTls::Originate),
-        text().prop_map(|message| UpstreamTls::Refuse { message })
-    ]
-}
-
-fn cluster() -> impl Strategy<Value = Cluster> {
-    let discovery = prop_oneof![
-        (name(), labels()).prop_map(|(key, subset)| Discovery::Endpoints { key, subset }),
-        Just(Discovery::OriginalDestination),
-        option::of(any::<u16>()).prop_map(|port| Discovery::Workload { port }),
-        any::<u16>().prop_map(|port| Discovery::DynamicName { port }),
-        Just(Discovery::BlackHole)
-    ];
-    let protocol =
-        select(vec![UpstreamProtocol::Http1, UpstreamProtocol::Http2, UpstreamProtocol::Client, UpstreamProtocol::Tcp]);
-    let balancer = prop_oneof![
-        any::<u32>().prop_map(|choices| LoadBalancer::LeastRequest { choices }),
-        Just(LoadBalancer::RoundRobin),
-        Just(LoadBalancer::Random),
-        Just(LoadBalancer::Passthrough)
-    ];
-    let keepalive = (option::of(duration()), option::of(duration()), option::of(any::<u32>()))
-        .prop_map(|(time, interval, probes)| TcpKeepalive { time, interval, probes });
-    (
-        name(),
-        discovery,
-        protocol,
-        upstream_tls(),
-        balancer,
-        duration(),
-        any::<u32>(),
-        option::of(keepalive),
-        option::of(duration()),
-    )
-        .prop_map(
-            |(
-                name,
-                discovery,
-                protocol,
-                tls,
-                load_balancer,
-                connect_timeout,
-                requests,
-                tcp_keepalive,
-                idle_timeout,
-            )| {
-                Cluster {
-                    name,
-                    discovery,
-                    protocol,
-                    tls,
-                    load_balancer,
-                    connect_timeout,
-                    max_requests_per_connection: requests,
-                    tcp_keepalive,
-                    idle_timeout,
-                }
-            },
-        )
 }
 
 fn endpoints() -> impl Strategy<Value = Endpoints> {

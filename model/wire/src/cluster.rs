@@ -1,13 +1,16 @@
 //! Mirrors `palisade_model::cluster`.
 
 use palisade_model::cluster::{
-    Cluster, Discovery, LoadBalancer, MeshTls, Originate, TcpKeepalive, UpstreamProtocol, UpstreamTls,
+    Cluster, Discovery, HashKey, HashTable, LoadBalancer, MeshTls, Originate, TcpKeepalive, UpstreamProtocol,
+    UpstreamTls,
 };
 
 use crate::{
     field::{InvalidField, Problem, Wire, mapping, wire_enum, wire_struct},
-    proto::v1::{self, discovery, load_balancer, upstream_tls},
+    proto::v1::{self, discovery, hash_key, hash_table, load_balancer, upstream_tls},
 };
+
+mod traffic;
 
 wire_struct!(Cluster => v1::Cluster {
     name: plain,
@@ -19,6 +22,7 @@ wire_struct!(Cluster => v1::Cluster {
     max_requests_per_connection: same,
     tcp_keepalive: optional,
     idle_timeout: optional,
+    traffic: required,
 });
 wire_enum!(UpstreamProtocol => v1::UpstreamProtocol { Http1, Http2, Client, Tcp });
 wire_struct!(MeshTls => v1::MeshTls { sni: plain, subject_alt_names: list });
@@ -101,13 +105,17 @@ impl Wire for LoadBalancer {
     type Message = v1::LoadBalancer;
 
     fn encode(&self) -> v1::LoadBalancer {
-        let kind = match *self {
+        let kind = match self {
             Self::LeastRequest { choices } => {
-                load_balancer::Kind::LeastRequest(load_balancer::LeastRequest { choices })
+                load_balancer::Kind::LeastRequest(load_balancer::LeastRequest { choices: *choices })
             }
             Self::RoundRobin => load_balancer::Kind::RoundRobin(v1::Empty {}),
             Self::Random => load_balancer::Kind::Random(v1::Empty {}),
             Self::Passthrough => load_balancer::Kind::Passthrough(v1::Empty {}),
+            Self::ConsistentHash { key, table } => load_balancer::Kind::ConsistentHash(v1::ConsistentHash {
+                key: mapping::required().0(key),
+                table: mapping::required().0(table),
+            }),
         };
         v1::LoadBalancer { kind: Some(kind) }
     }
@@ -121,6 +129,66 @@ impl Wire for LoadBalancer {
             load_balancer::Kind::RoundRobin(v1::Empty {}) => Ok(Self::RoundRobin),
             load_balancer::Kind::Random(v1::Empty {}) => Ok(Self::Random),
             load_balancer::Kind::Passthrough(v1::Empty {}) => Ok(Self::Passthrough),
+            load_balancer::Kind::ConsistentHash(v1::ConsistentHash { key, table }) => Ok(Self::ConsistentHash {
+                key: mapping::required().1(key).map_err(|error| error.inside("consistent_hash.key"))?,
+                table: mapping::required().1(table).map_err(|error| error.inside("consistent_hash.table"))?,
+            }),
+        }
+    }
+}
+
+impl Wire for HashKey {
+    type Message = v1::HashKey;
+
+    fn encode(&self) -> v1::HashKey {
+        let kind = match self {
+            Self::Nothing => hash_key::Kind::Nothing(v1::Empty {}),
+            Self::Header { name } => hash_key::Kind::Header(name.encode()),
+            Self::Cookie { name, path, ttl, attributes } => hash_key::Kind::Cookie(hash_key::Cookie {
+                name: name.encode(),
+                path: path.encode(),
+                ttl: mapping::optional().0(ttl),
+                attributes: mapping::list().0(attributes),
+            }),
+            Self::SourceIp => hash_key::Kind::SourceIp(v1::Empty {}),
+            Self::Query { name } => hash_key::Kind::Query(name.encode()),
+        };
+        v1::HashKey { kind: Some(kind) }
+    }
+
+    fn decode(message: v1::HashKey) -> Result<Self, InvalidField> {
+        let v1::HashKey { kind } = message;
+        match kind.ok_or(InvalidField::new(Problem::Missing))? {
+            hash_key::Kind::Nothing(v1::Empty {}) => Ok(Self::Nothing),
+            hash_key::Kind::Header(name) => Ok(Self::Header { name: name.into() }),
+            hash_key::Kind::Cookie(hash_key::Cookie { name, path, ttl, attributes }) => Ok(Self::Cookie {
+                name: name.into(),
+                path: path.into(),
+                ttl: mapping::optional().1(ttl).map_err(|error| error.inside("cookie.ttl"))?,
+                attributes: mapping::list().1(attributes).map_err(|error| error.inside("cookie.attributes"))?,
+            }),
+            hash_key::Kind::SourceIp(v1::Empty {}) => Ok(Self::SourceIp),
+            hash_key::Kind::Query(name) => Ok(Self::Query { name: name.into() }),
+        }
+    }
+}
+
+impl Wire for HashTable {
+    type Message = v1::HashTable;
+
+    fn encode(&self) -> v1::HashTable {
+        let kind = match *self {
+            Self::Ring { minimum_size } => hash_table::Kind::Ring(minimum_size),
+            Self::Maglev { size } => hash_table::Kind::Maglev(size),
+        };
+        v1::HashTable { kind: Some(kind) }
+    }
+
+    fn decode(message: v1::HashTable) -> Result<Self, InvalidField> {
+        let v1::HashTable { kind } = message;
+        match kind.ok_or(InvalidField::new(Problem::Missing))? {
+            hash_table::Kind::Ring(minimum_size) => Ok(Self::Ring { minimum_size }),
+            hash_table::Kind::Maglev(size) => Ok(Self::Maglev { size }),
         }
     }
 }

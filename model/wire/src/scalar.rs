@@ -45,6 +45,18 @@ impl Wire for u16 {
     }
 }
 
+impl Wire for u8 {
+    type Message = u32;
+
+    fn encode(&self) -> u32 {
+        u32::from(*self)
+    }
+
+    fn decode(number: u32) -> Result<Self, InvalidField> {
+        Self::try_from(number).map_err(|_| InvalidField::new(Problem::OutOfRange(number.into())))
+    }
+}
+
 impl Wire for u32 {
     type Message = Self;
 

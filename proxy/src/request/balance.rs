@@ -78,15 +78,15 @@ fn balance<'a>(
     if count == 0 {
         return None;
     }
-    let mut pick = || match cluster.cluster().load_balancer {
+    let mut pick = || match &cluster.cluster().load_balancer {
         LoadBalancer::Passthrough => {
             let dialled = Address::Socket(dialled);
             cluster.usable().map(|(e, _)| e).find(|e| e.endpoint.address == dialled)
         }
-        LoadBalancer::Random => weighted(cluster, chance.draw()),
+        LoadBalancer::Random | LoadBalancer::ConsistentHash { key: _, table: _ } => weighted(cluster, chance.draw()),
         LoadBalancer::RoundRobin if chance.is_fixed() => weighted(cluster, chance.draw()),
         LoadBalancer::RoundRobin => in_turn(cluster),
-        LoadBalancer::LeastRequest { choices } => least_request(cluster, choices, chance),
+        LoadBalancer::LeastRequest { choices } => least_request(cluster, *choices, chance),
     };
     let first = pick()?;
     if tried.is_empty() || !tried.contains(&first.endpoint.address) {

@@ -47,6 +47,7 @@ pub(crate) fn cluster(name: &str, discovery: Discovery) -> Cluster {
         max_requests_per_connection: 0,
         tcp_keepalive: None,
         idle_timeout: None,
+        traffic: Default::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use palisade_model::{
-    cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, UpstreamProtocol, UpstreamTls},
+    cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, TrafficPolicy, UpstreamProtocol, UpstreamTls},
     endpoint::PeerProxy,
     host::HostPattern,
     listener::{Protocol, TlsVersion},
@@ -13,7 +13,7 @@ use palisade_model::{
 use crate::{
     lower::client::Client,
     resolve::{
-        destination_rules::{Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, TrafficPolicy},
+        destination_rules::{self, Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy},
         services::{Registered, RegisteredPort},
         workloads,
     },
@@ -64,7 +64,7 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
         origins.extend(policy.origins.iter().cloned());
     }
     let destination_policy = policy.and_then(|policy| policy.policy.as_ref());
-    let blocks = TrafficPolicy::merge(destination_policy, subset_policy, port.number);
+    let blocks = destination_rules::TrafficPolicy::merge(destination_policy, subset_policy, port.number);
     let is_for_workload = policy.is_some_and(|policy| policy.workload_selector.is_some());
     Some((cluster(client, service, port, destination, subset_labels, blocks, is_for_workload), origins))
 }
@@ -122,6 +122,7 @@ fn cluster(
         max_requests_per_connection,
         tcp_keepalive: keepalive,
         idle_timeout: idle_timeout.map_or(Some(IDLE_TIMEOUT), |written| (!written.is_zero()).then_some(written)),
+        traffic: TrafficPolicy::default(),
     }
 }
 

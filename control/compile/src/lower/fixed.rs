@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use palisade_model::{
-    cluster::{Cluster, Discovery, LoadBalancer, UpstreamProtocol, UpstreamTls},
+    cluster::{Cluster, Discovery, LoadBalancer, TrafficPolicy, UpstreamProtocol, UpstreamTls},
     listener::Protocol,
 };
 
@@ -25,6 +25,7 @@ fn plain(name: Arc<str>, discovery: Discovery, protocol: UpstreamProtocol) -> Cl
         max_requests_per_connection: 0,
         tcp_keepalive: None,
         idle_timeout: Some(Duration::from_secs(3600)),
+        traffic: TrafficPolicy::default(),
     }
 }
 
