@@ -19,6 +19,10 @@ pub const CORS: &str = "route.cors";
 pub const CLAIM_MATCHES: &str = "route.claims";
 /// Path rewrites of single backends.
 pub const BACKEND_PATHS: &str = "route.backend-path";
+/// Verification of tokens.
+pub const REQUEST_AUTHENTICATION: &str = "request-authentication";
+/// External authorizers.
+pub const EXTERNAL_AUTHORIZATION: &str = "external-authorization";
 
 /// Limits, ejection, warm-up, localities and retry budgets of clusters.
 pub const CLUSTER_TRAFFIC: &str = "cluster.traffic";
@@ -26,7 +30,16 @@ pub const CLUSTER_TRAFFIC: &str = "cluster.traffic";
 pub const CONSISTENT_HASH: &str = "cluster.consistent-hash";
 
 /// Every feature that this version knows: what its proxies say in their hello.
-pub const ALL: &[&str] = &[MIRRORS, CORS, CLAIM_MATCHES, BACKEND_PATHS, CLUSTER_TRAFFIC, CONSISTENT_HASH];
+pub const ALL: &[&str] = &[
+    MIRRORS,
+    CORS,
+    CLAIM_MATCHES,
+    BACKEND_PATHS,
+    CLUSTER_TRAFFIC,
+    CONSISTENT_HASH,
+    REQUEST_AUTHENTICATION,
+    EXTERNAL_AUTHORIZATION,
+];
 
 /// [`ALL`] as a set.
 pub fn all() -> BTreeSet<Feature> {
@@ -39,6 +52,8 @@ impl Resource {
         let names = match self {
             Self::Route(rule) => of_rule(rule),
             Self::Cluster(cluster) => of_cluster(cluster),
+            Self::Authentication(_) => vec![REQUEST_AUTHENTICATION],
+            Self::ExternalAuthorization(_) => vec![EXTERNAL_AUTHORIZATION],
             Self::Settings(_)
             | Self::Listener(_)
             | Self::Inbound(_)

@@ -3,8 +3,10 @@
 //! Pure: no clock, no I/O, no async runtime. A proxy holds one [`snapshot::Snapshot`] of [`resource::Resource`]s and moves
 //! to the next by a [`transaction::Transaction`].
 
+pub mod authentication;
 pub mod cluster;
 pub mod endpoint;
+pub mod external_authorization;
 pub mod feature;
 pub mod hash;
 pub mod host;

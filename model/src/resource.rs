@@ -9,8 +9,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    authentication::Authentication,
     cluster::Cluster,
     endpoint::Endpoints,
+    external_authorization::ExternalAuthorization,
     hash::{ContentHash, HashError},
     listener::{InboundPort, Listener},
     origin::Origin,
@@ -51,6 +53,10 @@ pub enum Resource {
     Policy(Policy),
     /// A certificate.
     Secret(Secret),
+    /// The tokens that one target accepts.
+    Authentication(Authentication),
+    /// The providers that one target's requests are put before.
+    ExternalAuthorization(ExternalAuthorization),
 }
 
 /// The kinds of [`Resource`], in the order in which snapshots list them.
@@ -83,6 +89,10 @@ pub enum ResourceKind {
     Policy,
     /// [`Resource::Secret`].
     Secret,
+    /// [`Resource::Authentication`].
+    Authentication,
+    /// [`Resource::ExternalAuthorization`].
+    ExternalAuthorization,
 }
 
 /// A resource's identity: kind and name.
@@ -168,6 +178,8 @@ impl Resource {
             Self::PolicySet(_) => ResourceKind::PolicySet,
             Self::Policy(_) => ResourceKind::Policy,
             Self::Secret(_) => ResourceKind::Secret,
+            Self::Authentication(_) => ResourceKind::Authentication,
+            Self::ExternalAuthorization(_) => ResourceKind::ExternalAuthorization,
         }
     }
 
@@ -190,6 +202,8 @@ impl Resource {
             Self::PolicySet(set) => Arc::clone(&set.key),
             Self::Policy(policy) => Arc::clone(&policy.id.0),
             Self::Secret(secret) => Arc::clone(&secret.key),
+            Self::Authentication(authentication) => Arc::clone(&authentication.key),
+            Self::ExternalAuthorization(authorization) => Arc::clone(&authorization.key),
         };
         ResourceKey { kind: self.kind(), name }
     }
@@ -226,6 +240,8 @@ impl ResourceKind {
             Self::PolicySet => "policy_set",
             Self::Policy => "policy",
             Self::Secret => "secret",
+            Self::Authentication => "authentication",
+            Self::ExternalAuthorization => "external_authorization",
         }
     }
 }

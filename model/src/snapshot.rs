@@ -140,6 +140,16 @@ pub fn references(resource: &Resource) -> Vec<ResourceKey> {
     let key = ResourceKey::new;
     match resource {
         Resource::Settings(_) | Resource::Endpoints(_) | Resource::Policy(_) | Resource::Secret(_) => Vec::new(),
+        Resource::Authentication(authentication) => vec![key(ResourceKind::PolicySet, Arc::clone(&authentication.key))],
+        Resource::ExternalAuthorization(authorization) => {
+            let target = key(ResourceKind::PolicySet, Arc::clone(&authorization.key));
+            let of_checks = authorization.checks.iter().flat_map(|check| {
+                let cluster =
+                    check.asks.service().map(|service| key(ResourceKind::Cluster, Arc::clone(&service.cluster)));
+                std::iter::once(key(ResourceKind::PolicySet, Arc::clone(&check.policies))).chain(cluster)
+            });
+            std::iter::once(target).chain(of_checks).collect()
+        }
         Resource::Listener(listener) => {
             let mut to = vec![key(ResourceKind::PolicySet, Arc::clone(&listener.policies))];
             for chain in listener.chains.iter() {

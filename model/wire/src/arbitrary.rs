@@ -24,10 +24,12 @@ use palisade_model::{
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
+mod access;
 mod cluster;
 mod route;
 mod scalar;
 
+use access::{authentication, external_authorization};
 use cluster::cluster;
 use route::{route, virtual_host};
 use scalar::{identity, ip, labels, list, name, network, pattern, set, socket, text, trust_domain};
@@ -293,7 +295,9 @@ pub fn resource() -> BoxedStrategy<Resource> {
         endpoints().prop_map(Resource::Endpoints).boxed(),
         policy_set().prop_map(Resource::PolicySet).boxed(),
         policy().prop_map(Resource::Policy).boxed(),
-        secret().prop_map(Resource::Secret).boxed()
+        secret().prop_map(Resource::Secret).boxed(),
+        authentication().prop_map(Resource::Authentication).boxed(),
+        external_authorization().prop_map(Resource::ExternalAuthorization).boxed()
     ]
     .boxed()
 }

@@ -4,9 +4,11 @@
 //! Decoding trusts nothing: every field is checked, every hash recomputed, and what cannot be understood is an error that
 //! names the resource and the field. No bytes panic.
 
+mod authentication;
 mod cluster;
 mod endpoint;
 mod entry;
+mod external_authorization;
 mod field;
 mod listener;
 mod origin;

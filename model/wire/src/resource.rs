@@ -21,6 +21,8 @@ wire_enum!(ResourceKind => v1::ResourceKind {
     PolicySet,
     Policy,
     Secret,
+    Authentication,
+    ExternalAuthorization,
 });
 wire_struct!(ResourceKey => v1::ResourceKey { kind: plain, name: plain });
 wire_struct!(Meta => v1::Meta { origins: list, requires: set });
@@ -73,5 +75,7 @@ wire_resource!(
     Endpoints,
     PolicySet,
     Policy,
-    Secret
+    Secret,
+    Authentication,
+    ExternalAuthorization
 );
