@@ -3,6 +3,7 @@
 mod gateway_api;
 mod gateways;
 mod peers;
+mod sidecars;
 mod virtual_services;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -22,6 +23,7 @@ pub(crate) fn check(resolved: &Resolved, reports: &mut Reports) {
     gateways::check(resolved, reports);
     gateway_api::check(resolved, reports);
     peers::check(resolved, reports);
+    sidecars::check(resolved, reports);
 }
 
 /// DestinationRules for hosts that nothing has.

@@ -1,6 +1,6 @@
 //! Inputs: everything that compiling may see, in sorted maps. Equal inputs give equal bytes, whatever the order of arrival.
 
-mod addresses;
+pub(crate) mod addresses;
 pub mod core;
 mod gateway_pods;
 mod kubernetes;
@@ -54,6 +54,12 @@ pub struct Inputs {
     pub virtual_services: Objects<istio::VirtualService>,
     /// Istio DestinationRules.
     pub destination_rules: Objects<istio::DestinationRule>,
+    /// Istio ServiceEntries.
+    pub service_entries: Objects<istio::ServiceEntry>,
+    /// Istio WorkloadEntries.
+    pub workload_entries: Objects<istio::WorkloadEntry>,
+    /// Istio Sidecars.
+    pub sidecars: Objects<istio::Sidecar>,
     /// Istio AuthorizationPolicies.
     pub authorization_policies: Objects<istio::AuthorizationPolicy>,
     /// Istio PeerAuthentications.

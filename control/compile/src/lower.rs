@@ -17,6 +17,7 @@ pub(crate) mod http_routes;
 mod inbound;
 mod l4;
 mod mirrors;
+mod ports;
 mod proxy_settings;
 mod regexes;
 mod retries;
@@ -44,33 +45,30 @@ use crate::{
 /// Everything that one proxy needs: a sidecar its own namespace's services and what it asked about, a gateway what its routes
 /// refer to (architecture rule 6).
 pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query>) -> Result<Entries, HashError> {
-    let client = Client { resolved, proxy };
+    let client = Client::new(resolved, proxy);
     let mut assembly = Assembly::new(client);
     let policies = authorization::add(&mut assembly)?;
     let mut http_ports = BTreeSet::new();
+    let mut tls_ports = BTreeSet::new();
     match proxy.kind {
         ProxyKind::Sidecar => {
             for cluster in fixed::of_sidecar() {
                 assembly.add(Resource::Cluster(cluster), None)?;
             }
             inbound::add(&mut assembly, &policies)?;
+            let ports = ports::of(client);
             http_ports = virtual_hosts::add_unregistered(&mut assembly)?;
+            http_ports.extend(ports.http);
+            tls_ports = ports.tls;
+            assembly.any_address = ports.any_address;
             add_services(&mut assembly, queries)?;
-            http_ports.extend(
-                resolved
-                    .services
-                    .iter()
-                    .filter(|service| service.visibility.admits(&proxy.namespace))
-                    .flat_map(|service| service.ports.iter().filter(|port| port.may_be_http()))
-                    .map(|port| port.number),
-            );
         }
         ProxyKind::Gateway => {
             gateways::add(&mut assembly, &policies)?;
             gateway_api::add(&mut assembly, &policies)?;
         }
     }
-    assembly.add(Resource::Settings(proxy_settings::of(client, http_ports, BTreeSet::new())), None)?;
+    assembly.add(Resource::Settings(proxy_settings::of(client, http_ports, tls_ports)), None)?;
     Ok(assembly.into_entries())
 }
 
@@ -81,9 +79,11 @@ fn add_services(assembly: &mut Assembly<'_>, queries: &BTreeSet<Query>) -> Resul
     let mut hosts: BTreeSet<Arc<str>> = resolved
         .services
         .in_namespace(client.namespace())
-        .filter(|service| service.visibility.admits(client.namespace()))
+        .filter(|service| client.sees(service))
         .map(|service| Arc::clone(&service.host))
         .collect();
+    // Nothing names them before bytes arrive at an address that nobody has.
+    hosts.extend(assembly.any_address.values().cloned());
     for query in queries {
         let found: BTreeSet<Arc<str>> = match query {
             Query::Host(host) => by_name(client, host).map(|service| Arc::clone(&service.host)).into_iter().collect(),
@@ -94,7 +94,7 @@ fn add_services(assembly: &mut Assembly<'_>, queries: &BTreeSet<Query>) -> Resul
         assembly.add(Resource::Lookup(lookup), None)?;
     }
     for host in hosts {
-        if let Some(service) = resolved.services.get(&host) {
+        if let Some(service) = client.service(&host) {
             services::add(assembly, service)?;
         }
     }
@@ -116,14 +116,17 @@ fn by_name<'a>(client: Client<'a>, name: &str) -> Option<&'a Registered> {
     ];
     for candidate in &candidates {
         let target = services.alias_target(candidate).unwrap_or_else(|| Arc::from(candidate.as_str()));
-        if let Some(service) = services.visible(&target, namespace) {
+        if let Some(service) = client.service(&target) {
             return Some(service);
         }
+    }
+    if let Some(service) = client.wildcard_service(&name) {
+        return Some(service);
     }
     // `POD.SERVICE.NAMESPACE.svc.DOMAIN`, and anything else below a headless service.
     candidates.iter().find_map(|candidate| {
         let (_, rest) = candidate.split_once('.')?;
-        services.visible(rest, namespace).filter(|service| service.is_headless)
+        client.service(rest).filter(|service| service.is_headless)
     })
 }
 
@@ -134,13 +137,13 @@ fn by_address(client: Client<'_>, ip: IpAddr) -> BTreeSet<Arc<str>> {
         .workloads
         .targets_at(ip)
         .iter()
-        .filter_map(|target| resolved.services.get(&target.host))
+        .filter_map(|target| resolved.services.get_in(&target.host, &target.namespace))
         .filter(|service| service.is_headless);
     resolved
         .services
         .at_address(ip)
         .chain(by_endpoint)
-        .filter(|service| service.visibility.admits(client.namespace()))
+        .filter(|service| client.sees(service))
         .map(|service| Arc::clone(&service.host))
         .collect()
 }

@@ -9,7 +9,9 @@ pub(crate) mod gateways;
 pub(crate) mod peers;
 pub(crate) mod protocol;
 pub(crate) mod secrets;
+mod service_entries;
 pub(crate) mod services;
+pub(crate) mod sidecars;
 pub(crate) mod virtual_services;
 pub(crate) mod workloads;
 
@@ -20,7 +22,8 @@ use crate::{
     reports::Reports,
     resolve::{
         authorization::Authorization, destination_rules::DestinationPolicies, gateway_api::GatewayApi, peers::Peers,
-        secrets::Secrets, services::Services, virtual_services::VirtualServices, workloads::Workloads,
+        secrets::Secrets, services::Services, sidecars::Sidecars, virtual_services::VirtualServices,
+        workloads::Workloads,
     },
     settings::MeshSettings,
 };
@@ -36,6 +39,8 @@ pub(crate) struct Resolved {
     pub(crate) services: Services,
     /// Pods and endpoints.
     pub(crate) workloads: Workloads,
+    /// Sidecars.
+    pub(crate) sidecars: Sidecars,
     /// DestinationRules.
     pub(crate) destinations: DestinationPolicies,
     /// VirtualServices.
@@ -57,6 +62,7 @@ impl Resolved {
         let root = Arc::clone(&settings.root_namespace);
         let services = Services::new(&inputs, &settings);
         let workloads = Workloads::new(&inputs, &services, &settings);
+        let sidecars = Sidecars::new(&inputs, Arc::clone(&root));
         let destinations =
             DestinationPolicies::new(Arc::clone(&root), conversions::destination_policies(&inputs, &settings, reports));
         let virtual_services = VirtualServices::new(inputs.virtual_services.values(), &settings);
@@ -69,6 +75,7 @@ impl Resolved {
             settings,
             services,
             workloads,
+            sidecars,
             destinations,
             virtual_services,
             peers,

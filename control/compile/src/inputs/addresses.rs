@@ -18,6 +18,10 @@ pub(crate) enum Range {
     Services,
     /// `fd00:10:96::/112`.
     Services6,
+    /// `240.240.0.0/16`: hosts of ServiceEntries without an address (Istio's range).
+    Entries,
+    /// `2001:2::/112`, the first part of Istio's `2001:2::/48`: the same for IPv6.
+    Entries6,
 }
 
 /// Addresses that are taken, and those given out so far.
@@ -32,6 +36,8 @@ impl Range {
         match self {
             Self::Pods => Ipv4Addr::new(10, 244, high, low).into(),
             Self::Services => Ipv4Addr::new(10, 96, high, low).into(),
+            Self::Entries => Ipv4Addr::new(240, 240, high, low).into(),
+            Self::Entries6 => Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, offset).into(),
             Self::Services6 => Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, offset).into(),
         }
     }

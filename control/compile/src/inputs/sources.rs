@@ -90,6 +90,9 @@ impl Inputs {
             gateways: Objects::new(),
             virtual_services: Objects::new(),
             destination_rules: Objects::new(),
+            service_entries: Objects::new(),
+            workload_entries: Objects::new(),
+            sidecars: Objects::new(),
             authorization_policies: Objects::new(),
             peer_authentications: Objects::new(),
             request_authentications: Objects::new(),
@@ -163,15 +166,15 @@ impl Inputs {
             Kind::IstioGateway(gateway) => insert(&mut self.gateways, head, (**gateway).clone()),
             Kind::VirtualService(service) => insert(&mut self.virtual_services, head, (**service).clone()),
             Kind::DestinationRule(rule) => insert(&mut self.destination_rules, head, (**rule).clone()),
+            Kind::ServiceEntry(entry) => insert(&mut self.service_entries, head, (**entry).clone()),
+            Kind::WorkloadEntry(entry) => insert(&mut self.workload_entries, head, (**entry).clone()),
+            Kind::Sidecar(sidecar) => insert(&mut self.sidecars, head, (**sidecar).clone()),
             Kind::AuthorizationPolicy(policy) => insert(&mut self.authorization_policies, head, (**policy).clone()),
             Kind::PeerAuthentication(policy) => insert(&mut self.peer_authentications, head, (**policy).clone()),
             Kind::RequestAuthentication(policy) => insert(&mut self.request_authentications, head, (**policy).clone()),
             Kind::Broken(broken) => self.add_broken(head, broken),
             // Checked and reported where they were read; nothing is compiled from them.
             Kind::ServiceAccount(_)
-            | Kind::ServiceEntry(_)
-            | Kind::WorkloadEntry(_)
-            | Kind::Sidecar(_)
             | Kind::Telemetry(_)
             | Kind::CedarPolicy(_)
             | Kind::PolicyTest(_)

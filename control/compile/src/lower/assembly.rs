@@ -23,6 +23,8 @@ use crate::lower::{
 pub(crate) struct Assembly<'a> {
     /// For whom.
     pub(crate) client: Client<'a>,
+    /// Hosts that take bytes at addresses that no service has, by port.
+    pub(crate) any_address: BTreeMap<u16, Arc<str>>,
     entries: Entries,
     domains: BTreeMap<Arc<str>, BTreeSet<HostPattern>>,
 }
@@ -30,7 +32,7 @@ pub(crate) struct Assembly<'a> {
 impl<'a> Assembly<'a> {
     /// Nothing yet.
     pub(crate) fn new(client: Client<'a>) -> Self {
-        Self { client, entries: Entries::new(), domains: BTreeMap::new() }
+        Self { client, any_address: BTreeMap::new(), entries: Entries::new(), domains: BTreeMap::new() }
     }
 
     /// Adds a resource made from these objects, the one that shaped it first.
@@ -68,7 +70,8 @@ impl<'a> Assembly<'a> {
         let Some((cluster, origins)) = clusters::outbound(self.client, destination) else { return Ok(false) };
         if let Discovery::Endpoints { key, subset: _ } = &cluster.discovery
             && !self.has(ResourceKind::Endpoints, key)
-            && let Some(endpoints) = self.client.resolved.workloads.endpoints(&destination.host, destination.port)
+            && let Some(service) = self.client.destination_service(&destination.host)
+            && let Some(endpoints) = self.client.resolved.workloads.endpoints(service, destination.port)
         {
             let service = origins.first().cloned();
             self.add(Resource::Endpoints((**endpoints).clone()), service)?;

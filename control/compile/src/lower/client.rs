@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use palisade_model::{identity::SpiffeId, settings::ProxyKind};
 
-use crate::{object::ObjectKey, resolve::Resolved};
+use crate::{
+    object::ObjectKey,
+    resolve::{Resolved, services::Registered, sidecars::Scope, virtual_services::Bound},
+};
 
 /// A proxy with all that lowering reads of it.
 #[derive(Debug, Clone)]
@@ -32,12 +35,59 @@ pub(crate) struct Client<'a> {
     pub(crate) resolved: &'a Resolved,
     /// The proxy.
     pub(crate) proxy: &'a Proxy,
+    /// The Sidecar that limits what it sees; gateways have none.
+    pub(crate) scope: Option<&'a Scope>,
 }
 
 impl<'a> Client<'a> {
+    /// A proxy as a client, with the Sidecar that applies to it.
+    pub(crate) fn new(resolved: &'a Resolved, proxy: &'a Proxy) -> Self {
+        let scope = match proxy.kind {
+            ProxyKind::Sidecar => resolved.sidecars.of_workload(&proxy.namespace, &proxy.labels),
+            ProxyKind::Gateway => None,
+        };
+        Self { resolved, proxy, scope: scope.map(|scope| &**scope) }
+    }
+
     /// The client's namespace.
     pub(crate) fn namespace(&self) -> &'a str {
         &self.proxy.namespace
+    }
+
+    /// The service that a route of this client means by a host: a Sidecar that lets a rule be seen lets its destinations be.
+    pub(crate) fn destination_service(&self, host: &str) -> Option<&'a Registered> {
+        self.resolved.services.visible(host, self.namespace())
+    }
+
+    /// The service that the application means by a host.
+    pub(crate) fn service(&self, host: &str) -> Option<&'a Registered> {
+        let imports = |service: &Registered| self.scope.is_none_or(|scope| scope.imports(service));
+        self.resolved.services.visible_where(host, self.namespace(), imports)
+    }
+
+    /// The service with the most specific wildcard host that takes a name.
+    pub(crate) fn wildcard_service(&self, name: &str) -> Option<&'a Registered> {
+        self.resolved.services.wildcards_of(name).find_map(|host| self.service(host))
+    }
+
+    /// Every service that the application may name, by host.
+    pub(crate) fn services(self) -> impl Iterator<Item = &'a Registered> {
+        self.resolved.services.hosts().filter_map(move |host| self.service(host))
+    }
+
+    /// Whether this is the service that the application means by its host.
+    pub(crate) fn sees(&self, service: &Registered) -> bool {
+        self.service(&service.host).is_some_and(|seen| std::ptr::eq(seen, service))
+    }
+
+    /// Whether a service is seen on a port.
+    pub(crate) fn sees_at(&self, service: &Registered, port: u16) -> bool {
+        self.scope.is_none_or(|scope| scope.imports_at(service, port))
+    }
+
+    /// Whether a VirtualService counts on a port.
+    pub(crate) fn sees_rules(&self, bound: &Bound, port: u16) -> bool {
+        self.scope.is_none_or(|scope| scope.imports_rules(bound, port))
     }
 
     /// Whether it is a sidecar.

@@ -1,20 +1,24 @@
 //! Outbound clusters: a service port, narrowed by a subset, with the policy that the client's DestinationRule gives it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use palisade_model::{
     cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, TrafficPolicy, UpstreamProtocol, UpstreamTls},
     endpoint::PeerProxy,
-    host::HostPattern,
     listener::{Protocol, TlsVersion},
     origin::Origin,
 };
 
 use crate::{
+    inputs::core::TargetPort,
     lower::client::Client,
     resolve::{
         destination_rules::{self, Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy},
-        services::{Registered, RegisteredPort},
+        services::{Registered, RegisteredPort, Resolution},
         workloads,
     },
 };
@@ -50,7 +54,7 @@ impl Destination {
 /// The cluster of a destination as this client sees it, and the objects that it was made from; `None` when there is no such
 /// service, port or subset.
 pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<(Cluster, Vec<Origin>)> {
-    let service = client.resolved.services.visible(&destination.host, client.namespace())?;
+    let service = client.destination_service(&destination.host)?;
     let port = service.port(destination.port)?;
     let policy = policy_for(client, service);
     let mut origins = vec![service.origin.clone()];
@@ -71,8 +75,8 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
 
 /// The DestinationRule that a client gets for a service.
 pub(crate) fn policy_for<'a>(client: Client<'a>, service: &Registered) -> Option<&'a DestinationPolicy> {
-    let host = HostPattern::Exact(Arc::clone(&service.host));
-    client.resolved.destinations.find(client.namespace(), &client.proxy.labels, &host, Some(&service.key.namespace))
+    let namespace = Some(&*service.key.namespace);
+    client.resolved.destinations.find(client.namespace(), &client.proxy.labels, &service.pattern, namespace)
 }
 
 fn cluster(
@@ -109,12 +113,12 @@ fn cluster(
         None => LoadBalancer::LeastRequest { choices: 2 },
     };
     let tls = match tls {
-        Some(tls) => written_tls(client, destination, &tls, is_for_workload),
+        Some(tls) => written_tls(client, service, destination, &tls, is_for_workload),
         None => auto_tls(client, service, port, destination),
     };
     Cluster {
         name: destination.cluster_name(),
-        discovery: Discovery::Endpoints { key: workloads::endpoints_key(&service.host, port.number), subset },
+        discovery: discovery(client, service, port, subset),
         protocol,
         tls,
         load_balancer,
@@ -130,20 +134,62 @@ fn cluster(
 /// level are not consulted, istio-semantics 2). Of a headless service all endpoints must have one.
 fn auto_tls(client: Client<'_>, service: &Registered, port: &RegisteredPort, destination: &Destination) -> UpstreamTls {
     let resolved = client.resolved;
-    if !resolved.settings.enable_auto_mtls || resolved.peers.is_disabled_for_clients(&service.key.namespace) {
+    let is_off = !resolved.settings.enable_auto_mtls || service.is_external;
+    if is_off || resolved.peers.is_disabled_for_clients(&service.key.namespace) {
         return UpstreamTls::Off;
     }
-    let mesh = MeshTls { sni: destination.sni(), subject_alt_names: [].into() };
-    let is_partly_plain = service.is_headless
-        && resolved
-            .workloads
-            .endpoints(&service.host, port.number)
-            .is_some_and(|endpoints| endpoints.endpoints.iter().any(|endpoint| endpoint.peer == PeerProxy::None));
-    if is_partly_plain { UpstreamTls::Off } else { UpstreamTls::Auto(mesh) }
+    let mesh = MeshTls { sni: destination.sni(), subject_alt_names: mesh_names(client, service, port.number) };
+    let listed = resolved.workloads.endpoints(service, port.number);
+    let listed = listed.map(|endpoints| &*endpoints.endpoints).unwrap_or_default();
+    let is_partly_plain = || listed.iter().any(|endpoint| endpoint.peer == PeerProxy::None);
+    match service.resolution {
+        // The client's address need not be one of the list: TLS is for all of them or for none.
+        Resolution::OriginalDestination if client.is_sidecar() => {
+            if listed.is_empty() || is_partly_plain() {
+                UpstreamTls::Off
+            } else {
+                UpstreamTls::Mesh(mesh)
+            }
+        }
+        _ if service.is_headless && is_partly_plain() => UpstreamTls::Off,
+        _ => UpstreamTls::Auto(mesh),
+    }
+}
+
+/// Where the endpoints of a service port come from, as a client sees them.
+fn discovery(
+    client: Client<'_>,
+    service: &Registered,
+    port: &RegisteredPort,
+    subset: BTreeMap<Arc<str>, Arc<str>>,
+) -> Discovery {
+    match (service.resolution, &port.target) {
+        // Nobody dials a destination through a gateway: it takes the endpoints that are listed.
+        (Resolution::OriginalDestination, _) if client.is_sidecar() => Discovery::OriginalDestination,
+        (Resolution::DynamicDns, TargetPort::Number(port)) => Discovery::DynamicName { port: *port },
+        _ => Discovery::Endpoints { key: workloads::endpoints_key(&service.host, port.number), subset },
+    }
+}
+
+/// Names that a ServiceEntry adds to those of its endpoints' workloads; empty where it has none of its own.
+fn mesh_names(client: Client<'_>, service: &Registered, port: u16) -> Arc<[Arc<str>]> {
+    if service.subject_alt_names.is_empty() {
+        return [].into();
+    }
+    let endpoints = client.resolved.workloads.endpoints(service, port);
+    let known = endpoints.into_iter().flat_map(|endpoints| &endpoints.identities).map(ToString::to_string);
+    let all: BTreeSet<String> = service.subject_alt_names.iter().cloned().chain(known).collect();
+    all.into_iter().map(Arc::from).collect()
 }
 
 /// TLS as a DestinationRule writes it.
-fn written_tls(client: Client<'_>, destination: &Destination, tls: &ClientTls, is_for_workload: bool) -> UpstreamTls {
+fn written_tls(
+    client: Client<'_>,
+    service: &Registered,
+    destination: &Destination,
+    tls: &ClientTls,
+    is_for_workload: bool,
+) -> UpstreamTls {
     let ClientTls {
         mode,
         sni,
@@ -154,7 +200,8 @@ fn written_tls(client: Client<'_>, destination: &Destination, tls: &ClientTls, i
         skip_verify,
         refused,
     } = tls;
-    let subject_alt_names: Arc<[Arc<str>]> = subject_alt_names.iter().map(|name| Arc::from(name.as_str())).collect();
+    let names = if subject_alt_names.is_empty() { &service.subject_alt_names } else { subject_alt_names };
+    let names: Arc<[Arc<str>]> = names.iter().map(|name| Arc::from(name.as_str())).collect();
     if *mode == ClientTlsMode::Disable {
         return UpstreamTls::Off;
     }
@@ -163,6 +210,8 @@ fn written_tls(client: Client<'_>, destination: &Destination, tls: &ClientTls, i
     }
     if *mode == ClientTlsMode::IstioMutual {
         let sni = if sni.is_empty() { destination.sni() } else { sni.as_str().into() };
+        let subject_alt_names =
+            if subject_alt_names.is_empty() { mesh_names(client, service, destination.port) } else { names };
         return UpstreamTls::Mesh(MeshTls { sni, subject_alt_names });
     }
     let file = |path: &str| Arc::from(format!("file/{path}"));
@@ -184,7 +233,7 @@ fn written_tls(client: Client<'_>, destination: &Destination, tls: &ClientTls, i
     }
     UpstreamTls::Originate(Originate {
         sni: (!sni.is_empty()).then(|| sni.as_str().into()),
-        subject_alt_names,
+        subject_alt_names: names,
         ca,
         client_certificate: if *mode == ClientTlsMode::Mutual { client_certificate } else { None },
         skip_verify: *skip_verify,

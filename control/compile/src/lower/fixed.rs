@@ -40,13 +40,18 @@ pub(crate) fn of_sidecar() -> [Cluster; 3] {
 
 /// The cluster of one of the pod's own ports.
 pub(crate) fn inbound(port: u16, protocol: Protocol) -> Cluster {
+    inbound_at(port, protocol, Discovery::Workload { port: Some(port) })
+}
+
+/// The cluster of one of the pod's own ports whose application listens somewhere else.
+pub(crate) fn inbound_at(port: u16, protocol: Protocol, discovery: Discovery) -> Cluster {
     let upstream = match protocol {
         Protocol::Http => UpstreamProtocol::Http1,
         Protocol::Http2 => UpstreamProtocol::Http2,
         Protocol::Tcp | Protocol::Tls => UpstreamProtocol::Tcp,
         Protocol::Auto => UpstreamProtocol::Client,
     };
-    plain(inbound_name(port), Discovery::Workload { port: Some(port) }, upstream)
+    plain(inbound_name(port), discovery, upstream)
 }
 
 /// The name of the cluster of one of the pod's own ports.

@@ -119,8 +119,8 @@ fn chains(assembly: &mut Assembly<'_>, servers: &[&Bound<'_>]) -> Result<Vec<Cha
 /// Adds every cluster that a server name may spell at an AUTO_PASSTHROUGH server: those of its hosts, with their subsets.
 fn add_named_clusters(assembly: &mut Assembly<'_>, server: &Bound<'_>) -> Result<(), HashError> {
     let client = assembly.client;
-    let visible = client.resolved.services.iter().filter(|service| service.visibility.admits(client.namespace()));
-    for service in visible.filter(|service| server.hosts.iter().any(|(_, host)| host.matches(&service.host))) {
+    for service in client.services().filter(|service| server.hosts.iter().any(|(_, host)| host.matches(&service.host)))
+    {
         let policy = clusters::policy_for(client, service);
         let subsets = policy.into_iter().flat_map(|policy| policy.subsets.keys().cloned());
         for subset in std::iter::once(Arc::from("")).chain(subsets) {

@@ -36,7 +36,8 @@ pub(crate) fn add_outbound(
     let suffix = format!("@{}:{}", service.host, port.number);
     let place = Place { port: port.number, gateways: &mesh, is_tls: false, suffix: &suffix };
     let seen = client.resolved.virtual_services.seen_by(client.namespace(), MESH);
-    let bound = seen.for_host(&service.host);
+    let mut bound = seen.for_host(&service.host);
+    bound.retain(|bound| client.sees_rules(bound, port.number));
     let mut keys = Vec::new();
     for bound in &bound {
         keys.extend(add_tls(assembly, bound, place)?.into_iter().map(|(key, _)| key));
@@ -51,7 +52,7 @@ pub(crate) fn add_outbound(
         }
     }
     if !takes_everything {
-        keys.push(services::default_l4_route(assembly, service, port)?);
+        keys.extend(services::default_l4_routes(assembly, service, port)?);
     }
     Ok(keys.into())
 }

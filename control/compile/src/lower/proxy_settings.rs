@@ -37,7 +37,7 @@ pub(crate) fn of(
         reject_path_parameters: settings.reject_path_parameters,
         client_address,
         forward_client_cert,
-        outbound: settings.outbound,
+        outbound: client.scope.and_then(|scope| scope.outbound).unwrap_or(settings.outbound),
         outbound_http_ports,
         outbound_tls_ports,
         cluster_domain: Arc::clone(&settings.cluster_domain),

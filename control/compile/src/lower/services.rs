@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
+use ipnet::IpNet;
 use palisade_model::{
     hash::HashError,
     host::HostPattern,
@@ -14,7 +15,7 @@ use palisade_model::{
 
 use crate::{
     lower::{assembly::Assembly, client::Client, clusters::Destination, l4, retries, virtual_hosts},
-    resolve::services::{Registered, RegisteredPort},
+    resolve::services::{Registered, RegisteredPort, Registry},
 };
 
 /// The route table of all services' HTTP on a port.
@@ -33,7 +34,8 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, service: &Registered) -> Result<(
         return Ok(());
     }
     let mut ports = Vec::new();
-    for port in &service.ports {
+    let client = assembly.client;
+    for port in service.ports.iter().filter(|port| client.sees_at(service, port.number)) {
         let l4_routes = if matches!(port.protocol, Protocol::Tcp | Protocol::Tls | Protocol::Auto) {
             l4::add_outbound(assembly, service, port)?
         } else {
@@ -51,18 +53,33 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, service: &Registered) -> Result<(
                 Protocol::Tcp | Protocol::Tls => None,
             },
             l4_routes,
-            takes_any_address: false,
+            takes_any_address: match port.protocol {
+                Protocol::Tls => service.is_unaddressed,
+                _ => assembly.any_address.get(&port.number).is_some_and(|host| *host == service.host),
+            },
         });
     }
     let resource = Service {
         host: Arc::clone(&service.host),
         namespace: Arc::clone(&service.key.namespace),
-        addresses: service.addresses.as_slice().into(),
+        addresses: addresses(client, service).into(),
         is_headless: service.is_headless,
         names: dns_names(assembly.client, service),
         ports: ports.into(),
     };
     assembly.add(Resource::Service(resource), [service.origin.clone()])
+}
+
+/// The addresses by which a client reaches a service: of allocated ones those of its own families.
+fn addresses(client: Client<'_>, service: &Registered) -> Vec<IpAddr> {
+    if !service.is_unaddressed {
+        return service.addresses.clone();
+    }
+    let own = &client.proxy.addresses;
+    let has_v6 = own.iter().any(IpAddr::is_ipv6);
+    let has_v4 = own.iter().any(IpAddr::is_ipv4) || !has_v6;
+    let is_own = |ip: &&IpAddr| if ip.is_ipv4() { has_v4 } else { has_v6 };
+    service.addresses.iter().filter(is_own).copied().collect()
 }
 
 /// What DNS answers: the service's name and its aliases; for a headless service also its pods' names.
@@ -71,8 +88,12 @@ fn dns_names(client: Client<'_>, service: &Registered) -> Arc<[DnsName]> {
     let own: BTreeSet<IpAddr> = if service.is_headless {
         pods.iter().filter(|(name, _)| name.is_empty()).map(|(_, ip)| *ip).collect()
     } else {
-        service.addresses.iter().copied().collect()
+        addresses(client, service).into_iter().collect()
     };
+    // Names of services that no address stands for are the resolvers' to answer.
+    if own.is_empty() && service.registry == Registry::Entries {
+        return [].into();
+    }
     let addresses: Arc<[IpAddr]> = own.into_iter().collect();
     let mut names: Vec<DnsName> = [&service.host]
         .into_iter()
@@ -96,6 +117,10 @@ pub(crate) fn domains(client: Client<'_>, service: &Registered) -> Vec<HostPatte
     let all = std::iter::once((&service.host, &service.key.namespace))
         .chain(service.aliases.iter().map(|(alias, namespace)| (alias, namespace)));
     for (host, namespace) in all {
+        if service.pattern.is_wildcard() {
+            domains.push(service.pattern.clone());
+            continue;
+        }
         domains.push(HostPattern::Exact(Arc::clone(host)));
         domains.push(HostPattern::Exact(format!("{host}.").into()));
         if let Some(short) = host.strip_suffix(&format!(".{domain}")) {
@@ -115,7 +140,7 @@ pub(crate) fn domains(client: Client<'_>, service: &Registered) -> Vec<HostPatte
             domains.iter().map(|domain| HostPattern::Suffix(format!(".{domain}").into())).collect();
         domains.extend(wildcards);
     }
-    domains.extend(service.addresses.iter().map(|ip| match ip {
+    domains.extend(addresses(client, service).iter().map(|ip| match ip {
         IpAddr::V4(ip) => HostPattern::Exact(ip.to_string().into()),
         IpAddr::V6(ip) => HostPattern::Exact(format!("[{ip}]").into()),
     }));
@@ -128,14 +153,14 @@ pub(crate) fn default_route(
     service: &Registered,
     port: &RegisteredPort,
 ) -> Result<RouteEntry, HashError> {
-    let key: Arc<str> = format!("Service/{}/{}", service.key, port.number).into();
+    let key: Arc<str> = format!("{}/{}", of_service(service), port.number).into();
     if !assembly.has(ResourceKind::Route, &key) {
         let destination = Destination { host: Arc::clone(&service.host), port: port.number, subset: "".into() };
         let is_present = assembly.add_destination(&destination)?;
         let default = assembly.client.resolved.settings.default_retries.as_ref();
         let rule = RouteRule {
             key: Arc::clone(&key),
-            source: format!("Service {}", service.key).into(),
+            source: source(service),
             name: Some("default".into()),
             rule: 0,
             matches: [].into(),
@@ -164,26 +189,56 @@ pub(crate) fn default_route(
     Ok(RouteEntry { rule: key, alternative: 0 })
 }
 
-/// The default route of a service port for opaque bytes.
-pub(crate) fn default_l4_route(
+/// What the default routes of a service are named by: a ServiceEntry may have several hosts.
+fn of_service(service: &Registered) -> String {
+    match service.registry {
+        Registry::Kubernetes => format!("Service/{}", service.key),
+        Registry::Entries => format!("ServiceEntry/{}/{}", service.key, service.host),
+    }
+}
+
+/// The user's object, as routes name it.
+fn source(service: &Registered) -> Arc<str> {
+    match service.registry {
+        Registry::Kubernetes => format!("Service {}", service.key).into(),
+        Registry::Entries => format!("ServiceEntry {}", service.key).into(),
+    }
+}
+
+/// The default routes of a service port for opaque bytes. A port with TLS behind networks is one of many hosts there: its
+/// server name tells it from the others (Istio's `buildSidecarOutboundTLSFilterChainOpts`).
+pub(crate) fn default_l4_routes(
     assembly: &mut Assembly<'_>,
     service: &Registered,
     port: &RegisteredPort,
-) -> Result<Arc<str>, HashError> {
-    let key: Arc<str> = format!("Service/{}/{}/tcp", service.key, port.number).into();
+) -> Result<Vec<Arc<str>>, HashError> {
     let destination = Destination { host: Arc::clone(&service.host), port: port.number, subset: "".into() };
     let is_present = assembly.add_destination(&destination)?;
-    let route = L4Route {
-        key: Arc::clone(&key),
-        source: format!("Service {}", service.key).into(),
-        rule: 0,
-        alternative: 0,
-        sni: [].into(),
-        destinations: [].into(),
-        backends: [L4Backend { cluster: destination.cluster_name(), is_missing: !is_present, weight: 1 }].into(),
-    };
-    assembly.add(Resource::L4Route(route), [service.origin.clone()])?;
-    Ok(key)
+    let is_named = port.protocol == Protocol::Tls && !service.networks.is_empty();
+    let own: Vec<IpNet> = service.addresses.iter().copied().map(IpNet::from).collect();
+    let mut forms = Vec::new();
+    if is_named {
+        forms.push(("/tls", vec![service.pattern.clone()], service.networks.clone()));
+    }
+    if !is_named || !own.is_empty() {
+        forms.push(("/tcp", Vec::new(), if is_named { own } else { Vec::new() }));
+    }
+    let mut keys = Vec::new();
+    for (suffix, sni, destinations) in forms {
+        let key: Arc<str> = format!("{}/{}{suffix}", of_service(service), port.number).into();
+        let route = L4Route {
+            key: Arc::clone(&key),
+            source: source(service),
+            rule: 0,
+            alternative: 0,
+            sni: sni.into(),
+            destinations: destinations.into(),
+            backends: [L4Backend { cluster: destination.cluster_name(), is_missing: !is_present, weight: 1 }].into(),
+        };
+        assembly.add(Resource::L4Route(route), [service.origin.clone()])?;
+        keys.push(key);
+    }
+    Ok(keys)
 }
 
 /// A virtual host with its domains claimed; nothing is added when others have taken all of them.

@@ -64,7 +64,7 @@ fn rules_for(client: Client<'_>, service: &Registered, port: u16) -> Option<(Arc
     let suffix = format!("@{port}");
     let place = Place { port, gateways: &mesh, is_tls: false, suffix: &suffix };
     let seen = client.resolved.virtual_services.seen_by(client.namespace(), MESH);
-    seen.for_host(&service.host).into_iter().find_map(|bound| {
+    seen.for_host(&service.host).into_iter().filter(|bound| client.sees_rules(bound, port)).find_map(|bound| {
         let lowered = http::rules(client, bound, place);
         (!lowered.is_empty()).then(|| (Arc::clone(bound), lowered))
     })
@@ -119,6 +119,9 @@ pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<BTreeSet<u
             ports.insert(80);
         }
         for port in ports {
+            if !client.sees_rules(bound, port) {
+                continue;
+            }
             let hosts: Vec<HostPattern> =
                 bound.hosts.iter().filter(|pattern| !is_registered(client, pattern, port)).cloned().collect();
             if hosts.is_empty() {
@@ -145,17 +148,11 @@ pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<BTreeSet<u
 
 /// Services that a VirtualService's hosts take.
 fn matched<'a>(client: Client<'a>, bound: &Bound) -> Vec<&'a Registered> {
-    let services = &client.resolved.services;
     let mut matched = Vec::new();
     for host in &bound.hosts {
         match host {
-            HostPattern::Exact(name) => matched.extend(services.visible(name, client.namespace())),
-            wildcard => matched.extend(
-                services
-                    .iter()
-                    .filter(|service| service.visibility.admits(client.namespace()))
-                    .filter(|service| wildcard.matches(&service.host)),
-            ),
+            HostPattern::Exact(name) => matched.extend(client.service(name)),
+            wildcard => matched.extend(client.services().filter(|service| wildcard.matches(&service.host))),
         }
     }
     matched
@@ -163,14 +160,11 @@ fn matched<'a>(client: Client<'a>, bound: &Bound) -> Vec<&'a Registered> {
 
 /// Whether a host of a VirtualService is one that services of this port have; of a wildcard, whether it takes any.
 fn is_registered(client: Client<'_>, pattern: &HostPattern, port: u16) -> bool {
-    let has_port = |service: &Registered| service.port(port).is_some();
+    let has_port = |service: &Registered| service.port(port).is_some() && client.sees_at(service, port);
     match pattern {
-        HostPattern::Exact(name) => client.resolved.services.visible(name, client.namespace()).is_some_and(has_port),
-        HostPattern::Suffix(_) | HostPattern::Any => client
-            .resolved
-            .services
-            .iter()
-            .filter(|service| service.visibility.admits(client.namespace()) && has_port(service))
-            .any(|service| pattern.matches(&service.host)),
+        HostPattern::Exact(name) => client.service(name).is_some_and(has_port),
+        HostPattern::Suffix(_) | HostPattern::Any => {
+            client.services().filter(|service| has_port(service)).any(|service| pattern.matches(&service.host))
+        }
     }
 }

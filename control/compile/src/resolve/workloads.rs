@@ -18,25 +18,35 @@ use crate::{
         core::{EndpointSlice, PodObject, SliceEndpoint, TargetPort},
     },
     object::{self, Object, ObjectKey},
-    resolve::services::{Registered, RegisteredPort, Services},
+    resolve::services::{Registered, RegisteredPort, Registry, Services},
     settings::MeshSettings,
 };
+
+mod entries;
+
+use entries::{Entries, EntryEndpoint};
 
 /// A service port that leads to an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The service.
     pub(crate) host: Arc<str>,
+    /// Its namespace.
+    pub(crate) namespace: Arc<str>,
     /// Its port.
     pub(crate) port: u16,
     /// The port at the address.
     pub(crate) at: u16,
 }
 
+/// Namespace and host of a service.
+type HostKey = (Arc<str>, Arc<str>);
+
 /// Pods and endpoints, indexed.
 #[derive(Debug, Default)]
 pub(crate) struct Workloads {
-    endpoints: BTreeMap<(Arc<str>, u16), Arc<Endpoints>>,
+    /// By namespace and host, then port.
+    endpoints: BTreeMap<HostKey, BTreeMap<u16, Arc<Endpoints>>>,
     headless: BTreeMap<Arc<str>, Vec<(String, IpAddr)>>,
     targets: BTreeMap<IpAddr, Vec<Target>>,
     pod_at: BTreeMap<IpAddr, ObjectKey>,
@@ -65,13 +75,21 @@ impl Workloads {
         let slices = slices_by_service(inputs);
         let labelled = Labelled::new(inputs);
         let mut hosts: Vec<&Registered> = services.iter().collect();
-        hosts.sort_by_cached_key(|service| {
-            inputs
-                .services
-                .get(&service.key)
-                .map(|s| (s.head.created, Arc::clone(&s.head.key.name), Arc::clone(&s.head.key.namespace)))
+        hosts.sort_by(|a, b| {
+            let age = |service: &Registered| {
+                (service.created, Arc::clone(&service.key.name), Arc::clone(&service.key.namespace))
+            };
+            age(a).cmp(&age(b)).then_with(|| a.host.cmp(&b.host))
         });
+        let entries = Entries::new(inputs);
         for service in hosts {
+            if service.registry == Registry::Entries {
+                for port in &service.ports {
+                    let found = entries.of(service, port, &labelled, settings);
+                    workloads.add_entries(service, port, found);
+                }
+                continue;
+            }
             let slices = slices.get(&service.key).map(Vec::as_slice).unwrap_or_default();
             for port in &service.ports {
                 let candidates = if slices.is_empty() {
@@ -99,24 +117,52 @@ impl Workloads {
         let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
         let mut identities = BTreeSet::new();
         for candidate in candidates {
-            let targets = self.targets.entry(candidate.address.ip()).or_default();
-            let target = Target { host: Arc::clone(&service.host), port: port.number, at: candidate.address.port() };
-            if !targets.contains(&target) {
-                targets.push(target);
-            }
+            self.add_target(service, port, candidate.address);
             let Some(health) = candidate.health else { continue };
             if let Some(identity) = candidate.pod.and_then(|pod| identity_of(pod, settings)) {
                 identities.insert(identity);
             }
             endpoints.entry(candidate.address).or_insert_with(|| endpoint(candidate, health));
         }
-        let key = (Arc::clone(&service.host), port.number);
-        let resource = Endpoints {
-            key: endpoints_key(&service.host, port.number),
-            endpoints: endpoints.into_values().collect(),
-            identities,
+        self.set(service, port, endpoints.into_values().collect(), identities);
+    }
+
+    fn add_entries(&mut self, service: &Registered, port: &RegisteredPort, found: Vec<EntryEndpoint>) {
+        let mut endpoints: BTreeMap<Address, Endpoint> = BTreeMap::new();
+        let mut identities = BTreeSet::new();
+        for EntryEndpoint { endpoint, identity } in found {
+            if let Address::Socket(address) = endpoint.address {
+                self.add_target(service, port, address);
+            }
+            identities.extend(identity);
+            endpoints.entry(endpoint.address.clone()).or_insert(endpoint);
+        }
+        self.set(service, port, endpoints.into_values().collect(), identities);
+    }
+
+    fn add_target(&mut self, service: &Registered, port: &RegisteredPort, address: SocketAddr) {
+        let target = Target {
+            host: Arc::clone(&service.host),
+            namespace: Arc::clone(&service.key.namespace),
+            port: port.number,
+            at: address.port(),
         };
-        self.endpoints.insert(key, Arc::new(resource));
+        let targets = self.targets.entry(address.ip()).or_default();
+        if !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+
+    fn set(
+        &mut self,
+        service: &Registered,
+        port: &RegisteredPort,
+        endpoints: Arc<[Endpoint]>,
+        identities: BTreeSet<SpiffeId>,
+    ) {
+        let resource = Endpoints { key: endpoints_key(&service.host, port.number), endpoints, identities };
+        let key = (Arc::clone(&service.key.namespace), Arc::clone(&service.host));
+        self.endpoints.entry(key).or_default().insert(port.number, Arc::new(resource));
     }
 
     fn candidates_of<'a>(
@@ -150,8 +196,9 @@ impl Workloads {
     }
 
     /// The endpoints of a service port; `None` when there is no such port.
-    pub(crate) fn endpoints(&self, host: &str, port: u16) -> Option<&Arc<Endpoints>> {
-        self.endpoints.get(&(Arc::from(host), port))
+    pub(crate) fn endpoints(&self, service: &Registered, port: u16) -> Option<&Arc<Endpoints>> {
+        let key = (Arc::clone(&service.key.namespace), Arc::clone(&service.host));
+        self.endpoints.get(&key)?.get(&port)
     }
 
     /// Service ports that lead to an address, those of the oldest service first.

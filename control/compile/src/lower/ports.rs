@@ -1,0 +1,52 @@
+//! What a sidecar does with outbound connections to addresses that it does not know, by port.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use palisade_model::listener::Protocol;
+
+use crate::lower::client::Client;
+
+/// Ports by what is to be looked for there.
+#[derive(Debug, Default)]
+pub(super) struct Ports {
+    /// HTTP, by the authority.
+    pub(super) http: BTreeSet<u16>,
+    /// TLS, by the server name.
+    pub(super) tls: BTreeSet<u16>,
+    /// Other bytes: the host that takes them. Services without any address all stand at every address; of those of one port
+    /// only the oldest does (istio-semantics 7).
+    pub(super) any_address: BTreeMap<u16, Arc<str>>,
+}
+
+/// The ports of all services that a client sees.
+pub(super) fn of(client: Client<'_>) -> Ports {
+    let mut ports = Ports::default();
+    ports.http.extend(client.scope.into_iter().flat_map(|scope| scope.http_ports()));
+    let mut oldest: BTreeMap<u16, (i64, &str, &str, &Arc<str>)> = BTreeMap::new();
+    for service in client.services() {
+        for port in service.ports.iter().filter(|port| client.sees_at(service, port.number)) {
+            if port.may_be_http() {
+                ports.http.insert(port.number);
+            }
+            if !service.is_unaddressed {
+                continue;
+            }
+            match port.protocol {
+                Protocol::Tls => {
+                    ports.tls.insert(port.number);
+                }
+                Protocol::Tcp | Protocol::Auto => {
+                    let age = (service.created, &*service.key.name, &*service.key.namespace, &service.host);
+                    let held = oldest.entry(port.number).or_insert(age);
+                    *held = age.min(*held);
+                }
+                Protocol::Http | Protocol::Http2 => {}
+            }
+        }
+    }
+    ports.any_address = oldest.into_iter().map(|(port, (.., host))| (port, Arc::clone(host))).collect();
+    ports
+}
