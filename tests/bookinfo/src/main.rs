@@ -15,6 +15,7 @@ mod forward;
 mod productpage;
 mod ratings;
 mod reviews;
+mod unruly;
 
 /// Services of a small book shop, for demonstrations and tests of a mesh.
 #[derive(Debug, Parser)]
@@ -44,6 +45,16 @@ enum Service {
     Echo(Listen),
     /// Returns every byte it reads on a TCP connection.
     TcpEcho(Listen),
+    /// Answers, stalls, refuses, breaks off and closes, as the seed decides.
+    Unruly {
+        #[command(flatten)]
+        listen: Listen,
+        /// What the answers say of who answered.
+        #[arg(long)]
+        service: String,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Does nothing until it is ended: a place to call from.
     Client,
     /// Sends requests and prints what came back, as JSON lines.
@@ -89,6 +100,14 @@ async fn run(service: Service) -> anyhow::Result<ExitCode> {
             let listener = listen.bind().await?;
             tokio::select! {
                 result = echo::serve_bytes(listener) => result?,
+                () = ended() => {}
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Service::Unruly { listen, service, seed } => {
+            let listener = listen.bind().await?;
+            tokio::select! {
+                result = unruly::serve(listener, service, seed) => result?,
                 () = ended() => {}
             }
             Ok(ExitCode::SUCCESS)
