@@ -29,6 +29,9 @@ pub const CLUSTER_TRAFFIC: &str = "cluster.traffic";
 /// Endpoints chosen by a hash of the request.
 pub const CONSISTENT_HASH: &str = "cluster.consistent-hash";
 
+/// The filter of all names and addresses.
+pub const MEMBERSHIP: &str = "membership";
+
 /// Every feature that this version knows: what its proxies say in their hello.
 pub const ALL: &[&str] = &[
     MIRRORS,
@@ -39,6 +42,7 @@ pub const ALL: &[&str] = &[
     CONSISTENT_HASH,
     REQUEST_AUTHENTICATION,
     EXTERNAL_AUTHORIZATION,
+    MEMBERSHIP,
 ];
 
 /// [`ALL`] as a set.
@@ -54,6 +58,7 @@ impl Resource {
             Self::Cluster(cluster) => of_cluster(cluster),
             Self::Authentication(_) => vec![REQUEST_AUTHENTICATION],
             Self::ExternalAuthorization(_) => vec![EXTERNAL_AUTHORIZATION],
+            Self::Membership(_) => vec![MEMBERSHIP],
             Self::Settings(_)
             | Self::Listener(_)
             | Self::Inbound(_)

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+mod canonical;
+
 /// SHA-256 over a canonical encoding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentHash([u8; 32]);
@@ -17,15 +19,24 @@ pub struct InvalidContentHash;
 /// A value could not be encoded canonically. None of the model's types can cause this.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not canonically encodable: {0}")]
-pub struct HashError(#[from] postcard::Error);
+pub struct HashError(String);
+
+impl serde::ser::Error for HashError {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self(message.to_string())
+    }
+}
 
 impl ContentHash {
-    /// The hash of a value's canonical encoding (postcard: field order of the type, sorted maps).
+    /// The hash of a value's canonical encoding: fields by name, unset ones (`None`, `false`, zero, empty) not at all.
+    ///
+    /// A field that is added to a type of the model changes no hash until it is set, as long as unset means what was before:
+    /// so neighbouring versions agree on what they hold. An enumeration is never unset; one that is added later is optional.
     ///
     /// # Errors
     /// When the value's `Serialize` fails; the model's own types never do.
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, HashError> {
-        Ok(Self::of_bytes(&postcard::to_stdvec(value)?))
+        Ok(Self::of_bytes(&canonical::encode(value)?))
     }
 
     /// The hash of bytes.

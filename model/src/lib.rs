@@ -12,6 +12,7 @@ pub mod hash;
 pub mod host;
 pub mod identity;
 pub mod listener;
+pub mod membership;
 pub mod origin;
 pub mod policy;
 pub mod reason;

@@ -15,6 +15,7 @@ use crate::{
     external_authorization::ExternalAuthorization,
     hash::{ContentHash, HashError},
     listener::{InboundPort, Listener},
+    membership::{self, Membership},
     origin::Origin,
     policy::{Policy, PolicySet},
     route::{RouteRule, VirtualHost},
@@ -57,6 +58,8 @@ pub enum Resource {
     Authentication(Authentication),
     /// The providers that one target's requests are put before.
     ExternalAuthorization(ExternalAuthorization),
+    /// Which names and addresses the mesh has at all.
+    Membership(Membership),
 }
 
 /// The kinds of [`Resource`], in the order in which snapshots list them.
@@ -93,6 +96,8 @@ pub enum ResourceKind {
     Authentication,
     /// [`Resource::ExternalAuthorization`].
     ExternalAuthorization,
+    /// [`Resource::Membership`].
+    Membership,
 }
 
 /// A resource's identity: kind and name.
@@ -180,6 +185,7 @@ impl Resource {
             Self::Secret(_) => ResourceKind::Secret,
             Self::Authentication(_) => ResourceKind::Authentication,
             Self::ExternalAuthorization(_) => ResourceKind::ExternalAuthorization,
+            Self::Membership(_) => ResourceKind::Membership,
         }
     }
 
@@ -204,6 +210,7 @@ impl Resource {
             Self::Secret(secret) => Arc::clone(&secret.key),
             Self::Authentication(authentication) => Arc::clone(&authentication.key),
             Self::ExternalAuthorization(authorization) => Arc::clone(&authorization.key),
+            Self::Membership(_) => membership::KEY.into(),
         };
         ResourceKey { kind: self.kind(), name }
     }
@@ -242,6 +249,7 @@ impl ResourceKind {
             Self::Secret => "secret",
             Self::Authentication => "authentication",
             Self::ExternalAuthorization => "external_authorization",
+            Self::Membership => "membership",
         }
     }
 }

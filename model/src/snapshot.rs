@@ -104,8 +104,16 @@ impl Snapshot {
 /// # Errors
 /// Never for keys and hashes of the model.
 pub fn version_of(entries: &Entries) -> Result<ContentHash, HashError> {
-    let pairs: Vec<(&ResourceKey, ContentHash)> = entries.iter().map(|(key, entry)| (key, entry.hash())).collect();
-    ContentHash::of(&pairs)
+    // The length before each name keeps one key from ending like another one begins.
+    let mut bytes = Vec::with_capacity(entries.len() * 96);
+    for (ResourceKey { kind, name }, entry) in entries {
+        bytes.extend_from_slice(kind.as_str().as_bytes());
+        bytes.push(0);
+        bytes.extend_from_slice(&u64::try_from(name.len()).unwrap_or(u64::MAX).to_le_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(entry.hash().as_bytes());
+    }
+    Ok(ContentHash::of_bytes(&bytes))
 }
 
 fn check_closed(entries: &Entries) -> Result<(), InvalidSnapshot> {
@@ -139,7 +147,6 @@ fn check_closed(entries: &Entries) -> Result<(), InvalidSnapshot> {
 pub fn references(resource: &Resource) -> Vec<ResourceKey> {
     let key = ResourceKey::new;
     match resource {
-        Resource::Settings(_) | Resource::Endpoints(_) | Resource::Policy(_) | Resource::Secret(_) => Vec::new(),
         Resource::Authentication(authentication) => vec![key(ResourceKind::PolicySet, Arc::clone(&authentication.key))],
         Resource::ExternalAuthorization(authorization) => {
             let target = key(ResourceKind::PolicySet, Arc::clone(&authorization.key));
@@ -150,6 +157,11 @@ pub fn references(resource: &Resource) -> Vec<ResourceKey> {
             });
             std::iter::once(target).chain(of_checks).collect()
         }
+        Resource::Settings(_)
+        | Resource::Endpoints(_)
+        | Resource::Policy(_)
+        | Resource::Secret(_)
+        | Resource::Membership(_) => Vec::new(),
         Resource::Listener(listener) => {
             let mut to = vec![key(ResourceKind::PolicySet, Arc::clone(&listener.policies))];
             for chain in listener.chains.iter() {

@@ -144,7 +144,7 @@ impl RuntimeIndex {
             Resource::Secret(secret) => Some((Arc::clone(&secret.key), Arc::new(secret.clone()))),
             _ => None,
         });
-        let services = ServiceTable::build(&snapshot, previous.map(|p| &p.services));
+        let services = ServiceTable::build(&snapshot, &settings, previous.map(|p| &p.services));
         let policies = PolicyTable::build(&snapshot, previous.map(|p| &p.policies));
         Ok(Self {
             snapshot,

@@ -28,13 +28,13 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use palisade_model::{
     hash::HashError,
+    membership,
     resource::{Entries, Resource},
     service::{Lookup, Query},
     settings::ProxyKind,
 };
 
 use crate::{
-    hosts,
     lower::{
         assembly::Assembly,
         client::{Client, Proxy},
@@ -57,6 +57,7 @@ pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query
             }
             inbound::add(&mut assembly, &policies)?;
             let ports = ports::of(client);
+            assembly.add_entry(resolved.membership.clone()?);
             http_ports = virtual_hosts::add_unregistered(&mut assembly)?;
             http_ports.extend(ports.http);
             tls_ports = ports.tls;
@@ -107,20 +108,14 @@ fn by_name<'a>(client: Client<'a>, name: &str) -> Option<&'a Registered> {
     let services = &client.resolved.services;
     let domain = &client.resolved.settings.cluster_domain;
     let namespace = client.namespace();
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    let candidates = [
-        name.clone(),
-        hosts::full_name(&name, namespace, domain),
-        format!("{name}.svc.{domain}"),
-        format!("{name}.{domain}"),
-    ];
+    let candidates = membership::spellings(name, namespace, domain);
     for candidate in &candidates {
         let target = services.alias_target(candidate).unwrap_or_else(|| Arc::from(candidate.as_str()));
         if let Some(service) = client.service(&target) {
             return Some(service);
         }
     }
-    if let Some(service) = client.wildcard_service(&name) {
+    if let Some(service) = candidates.first().and_then(|name| client.wildcard_service(name)) {
         return Some(service);
     }
     // `POD.SERVICE.NAMESPACE.svc.DOMAIN`, and anything else below a headless service.

@@ -6,6 +6,7 @@ pub(crate) mod delegates;
 pub(crate) mod destination_rules;
 pub(crate) mod gateway_api;
 pub(crate) mod gateways;
+mod membership;
 pub(crate) mod peers;
 pub(crate) mod protocol;
 pub(crate) mod secrets;
@@ -16,6 +17,8 @@ pub(crate) mod virtual_services;
 pub(crate) mod workloads;
 
 use std::sync::Arc;
+
+use palisade_model::{hash::HashError, resource::Entry};
 
 use crate::{
     inputs::Inputs,
@@ -41,6 +44,8 @@ pub(crate) struct Resolved {
     pub(crate) workloads: Workloads,
     /// Sidecars.
     pub(crate) sidecars: Sidecars,
+    /// Which names and addresses there are at all.
+    pub(crate) membership: Result<Arc<Entry>, HashError>,
     /// DestinationRules.
     pub(crate) destinations: DestinationPolicies,
     /// VirtualServices.
@@ -63,6 +68,7 @@ impl Resolved {
         let services = Services::new(&inputs, &settings);
         let workloads = Workloads::new(&inputs, &services, &settings);
         let sidecars = Sidecars::new(&inputs, Arc::clone(&root));
+        let membership = membership::entry(&services, &workloads);
         let destinations =
             DestinationPolicies::new(Arc::clone(&root), conversions::destination_policies(&inputs, &settings, reports));
         let virtual_services = VirtualServices::new(inputs.virtual_services.values(), &settings);
@@ -76,6 +82,7 @@ impl Resolved {
             services,
             workloads,
             sidecars,
+            membership,
             destinations,
             virtual_services,
             peers,

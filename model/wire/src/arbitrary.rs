@@ -12,6 +12,7 @@ use palisade_model::{
         Chain, ChainHandler, ClientValidation, InboundPort, Listener, MtlsMode, Protocol, ServerTls, ServerTlsMode,
         TlsVersion,
     },
+    membership::{Member, Membership},
     origin::Origin,
     policy::{DenyAll, Effect, Policy, PolicyId, PolicyMode, PolicySet},
     resource::{Entries, Entry, Feature, Meta, Resource, ResourceKey, ResourceKind},
@@ -278,6 +279,16 @@ fn secret() -> impl Strategy<Value = Secret> {
         .prop_map(|(key, certificate, private_key, ca)| Secret { key, certificate, private_key, ca })
 }
 
+fn membership() -> impl Strategy<Value = Membership> {
+    (vec(name(), 0..8), vec(ip(), 0..4), vec(pattern(), 0..3), vec(network(), 0..3)).prop_map(
+        |(hosts, addresses, patterns, networks)| {
+            let hosts = hosts.iter().map(|host| Member::Host(host));
+            let others = addresses.into_iter().map(Member::Address).chain(patterns.into_iter().map(Member::Pattern));
+            Membership::of(hosts.chain(others).chain(networks.into_iter().map(Member::Network)))
+        },
+    )
+}
+
 // Strategies are nested values; boxes keep them off the stack.
 
 /// Any resource. What it refers to need not exist.
@@ -297,7 +308,8 @@ pub fn resource() -> BoxedStrategy<Resource> {
         policy().prop_map(Resource::Policy).boxed(),
         secret().prop_map(Resource::Secret).boxed(),
         authentication().prop_map(Resource::Authentication).boxed(),
-        external_authorization().prop_map(Resource::ExternalAuthorization).boxed()
+        external_authorization().prop_map(Resource::ExternalAuthorization).boxed(),
+        membership().prop_map(Resource::Membership).boxed()
     ]
     .boxed()
 }

@@ -11,6 +11,7 @@ mod entry;
 mod external_authorization;
 mod field;
 mod listener;
+mod membership;
 mod origin;
 mod policy;
 mod resource;

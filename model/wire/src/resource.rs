@@ -23,6 +23,7 @@ wire_enum!(ResourceKind => v1::ResourceKind {
     Secret,
     Authentication,
     ExternalAuthorization,
+    Membership,
 });
 wire_struct!(ResourceKey => v1::ResourceKey { kind: plain, name: plain });
 wire_struct!(Meta => v1::Meta { origins: list, requires: set });
@@ -77,5 +78,6 @@ wire_resource!(
     Policy,
     Secret,
     Authentication,
-    ExternalAuthorization
+    ExternalAuthorization,
+    Membership
 );

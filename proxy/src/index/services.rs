@@ -4,8 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use ahash::AHashMap;
 use palisade_model::{
-    resource::{Resource, ResourceKind},
+    membership,
+    resource::{Entry, Resource, ResourceKind},
     service::{DnsName, Query, Service, ServicePort},
+    settings::ProxySettings,
     snapshot::Snapshot,
 };
 
@@ -20,6 +22,17 @@ pub enum Known<T> {
     Unknown,
 }
 
+impl<T> Known<T> {
+    /// The same about something made from it.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Known<U> {
+        match self {
+            Self::Present(value) => Known::Present(make(value)),
+            Self::Absent => Known::Absent,
+            Self::Unknown => Known::Unknown,
+        }
+    }
+}
+
 /// The services that a proxy knows.
 #[derive(Debug, Default)]
 pub struct ServiceTable {
@@ -27,11 +40,25 @@ pub struct ServiceTable {
     by_address: AHashMap<IpAddr, Vec<Arc<Service>>>,
     lookups: AHashMap<Query, Arc<[Arc<str>]>>,
     names: AHashMap<Arc<str>, DnsName>,
+    filter: Option<Filter>,
+}
+
+/// What says by itself that a name or address does not exist in the mesh.
+#[derive(Debug)]
+struct Filter {
+    entry: Arc<Entry>,
+    namespace: Arc<str>,
+    domain: Arc<str>,
 }
 
 impl ServiceTable {
-    pub(super) fn build(snapshot: &Snapshot, previous: Option<&Self>) -> Self {
-        let mut table = Self::default();
+    pub(super) fn build(snapshot: &Snapshot, settings: &ProxySettings, previous: Option<&Self>) -> Self {
+        let filter = snapshot.get(ResourceKind::Membership, membership::KEY).map(|entry| Filter {
+            entry: Arc::clone(entry),
+            namespace: Arc::clone(&settings.workload.namespace),
+            domain: Arc::clone(&settings.cluster_domain),
+        });
+        let mut table = Self { filter, ..Self::default() };
         for entry in snapshot.of_kind(ResourceKind::Service) {
             let Resource::Service(service) = entry.resource() else { continue };
             let held = previous.and_then(|p| p.by_host.get(&service.host)).filter(|held| ***held == *service);
@@ -72,7 +99,7 @@ impl ServiceTable {
                 Some(service) => Known::Present(service),
                 None => Known::Absent,
             },
-            None => Known::Unknown,
+            None => self.unasked(&Query::Host(host.into())),
         }
     }
 
@@ -81,7 +108,7 @@ impl ServiceTable {
         match self.by_address.get(&address) {
             Some(services) => Known::Present(services),
             None if self.lookups.contains_key(&Query::Address(address)) => Known::Absent,
-            None => Known::Unknown,
+            None => self.unasked(&Query::Address(address)),
         }
     }
 
@@ -99,8 +126,18 @@ impl ServiceTable {
         match self.lookups.get(&Query::Host(name.into())) {
             // A service that DNS does not list under this name is no answer to this question.
             Some(_) => Known::Absent,
-            None => Known::Unknown,
+            None => self.unasked(&Query::Host(name.into())),
         }
+    }
+
+    /// What nobody asked about: known not to exist where the mesh has no such thing at all, else not yet known.
+    fn unasked<T>(&self, query: &Query) -> Known<T> {
+        let is_absent =
+            self.filter.as_ref().is_some_and(|Filter { entry, namespace, domain }| match entry.resource() {
+                Resource::Membership(membership) => !membership.may_have(query, namespace, domain),
+                _ => false,
+            });
+        if is_absent { Known::Absent } else { Known::Unknown }
     }
 
     /// All services, in no order.

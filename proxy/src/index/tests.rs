@@ -3,8 +3,10 @@
 use palisade_model::{
     cluster::Discovery,
     host::HostPattern,
+    membership::{Member, Membership},
     policy::PolicySet,
     route::{Fault, HeaderMutations, PathMatch, RouteAction, RouteEntry, RouteMatch, RouteRule, VirtualHost},
+    service::{Lookup, Query},
 };
 
 use super::*;
@@ -102,4 +104,34 @@ fn a_malformed_expression_names_its_rule() {
 fn an_unknown_policy_set_denies() {
     let index = RuntimeIndex::build(snapshot(base(&[], "/a")), None).unwrap();
     assert!(!Arc::ptr_eq(index.policies().engine("nowhere"), index.policies().engine("workload/foo/a")));
+}
+
+#[test]
+fn known_absent_and_not_yet_known_are_never_mixed_up() {
+    let filter = Membership::of([
+        Member::Host("known.foo.svc.cluster.local"),
+        Member::Host("asked.foo.svc.cluster.local"),
+        Member::Host("unasked.foo.svc.cluster.local"),
+        Member::Address("10.96.0.9".parse().unwrap()),
+    ]);
+    let mut resources = base(&[], "/a");
+    let lookup = Lookup { query: Query::Host("asked.foo.svc.cluster.local".into()), services: [].into() };
+    resources.push(Resource::Lookup(lookup));
+    let without = RuntimeIndex::build(snapshot(resources.clone()), None).unwrap();
+    resources.push(Resource::Membership(filter));
+    let with = RuntimeIndex::build(snapshot(resources), None).unwrap();
+    for (host, expected) in [
+        ("asked.foo.svc.cluster.local", Known::Absent),
+        ("unasked.foo.svc.cluster.local", Known::Unknown),
+        ("www.example.com", Known::Absent),
+    ] {
+        assert_eq!(with.services().by_host(host).map(drop), expected, "{host}");
+        assert_eq!(with.services().dns(host).map(drop), expected, "{host}");
+    }
+    let address = |index: &RuntimeIndex, ip: &str| index.services().by_address(ip.parse().unwrap()).map(drop);
+    assert_eq!(address(&with, "10.96.0.9"), Known::Unknown);
+    assert_eq!(address(&with, "192.0.2.1"), Known::Absent);
+    // Without the filter nothing is known not to exist before somebody asked.
+    assert_eq!(without.services().by_host("www.example.com").map(drop), Known::Unknown);
+    assert_eq!(address(&without, "192.0.2.1"), Known::Unknown);
 }

@@ -57,6 +57,11 @@ impl<'a> Assembly<'a> {
         Ok(())
     }
 
+    /// Adds an entry that many proxies share.
+    pub(crate) fn add_entry(&mut self, entry: Arc<Entry>) {
+        self.entries.insert(entry.key().clone(), entry);
+    }
+
     /// Whether a resource is there already.
     pub(crate) fn has(&self, kind: ResourceKind, name: &str) -> bool {
         self.entries.contains_key(&ResourceKey::new(kind, name))

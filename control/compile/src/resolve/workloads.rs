@@ -206,6 +206,11 @@ impl Workloads {
         self.targets.get(&ip).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// All addresses that service ports lead to.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = (IpAddr, &[Target])> {
+        self.targets.iter().map(|(address, targets)| (*address, targets.as_slice()))
+    }
+
     /// DNS names of a headless service's pods (`HOSTNAME.HOST`), and its ready addresses under the empty name.
     pub(crate) fn pod_names(&self, host: &str) -> &[(String, IpAddr)] {
         self.headless.get(host).map(Vec::as_slice).unwrap_or_default()

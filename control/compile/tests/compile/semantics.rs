@@ -7,9 +7,12 @@ use palisade_model::{
     listener::{MtlsMode, Protocol},
     resource::{Resource, ResourceKind},
     route::RouteAction,
+    service::Query,
 };
 
-use crate::support::{HTTP, client, cluster, istio, names, of, pod, resource, routes, rules_at, service, snapshot};
+use crate::support::{
+    HTTP, client, cluster, compile_text, istio, names, of, pod, resource, routes, rules_at, service, snapshot,
+};
 
 #[test]
 fn a_sidecar_holds_its_own_namespace_and_what_it_asked_about() {
@@ -267,6 +270,40 @@ fn an_external_name_is_an_alias_of_its_target() {
         Some(Resource::Lookup(lookup)) => assert_eq!(&*lookup.services[0], "s.a.svc.cluster.local"),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn the_filter_of_the_mesh_has_whatever_a_query_is_answered_with() {
+    let alias = "apiVersion: v1\nkind: Service\nmetadata: {name: alias, namespace: b}\n\
+        spec: {type: ExternalName, externalName: s.a.svc.cluster.local}\n---\n";
+    let headless = service("db", "b", HTTP).replace("spec: {", "spec: {clusterIP: None, ");
+    let hidden = service("hidden", "c", HTTP)
+        .replace("namespace: c}", "namespace: c, annotations: {networking.istio.io/exportTo: .}}");
+    let text = pod("client", "a", "") + &pod("db", "b", "") + &service("s", "a", HTTP) + alias + &headless + &hidden;
+    let compiled = compile_text(&text);
+    let nothing = snapshot(&compiled, &client(), &[]);
+    let Some(Resource::Membership(filter)) = resource(&nothing, ResourceKind::Membership, "mesh") else { panic!() };
+    let has = |query: &Query| filter.may_have(query, "a", "cluster.local");
+    let addresses: Vec<Query> = ["s.a", "db.b"]
+        .iter()
+        .flat_map(|host| {
+            snapshot(&compiled, &client(), &[host]).of_kind(ResourceKind::Service).cloned().collect::<Vec<_>>()
+        })
+        .flat_map(|entry| match entry.resource() {
+            Resource::Service(service) => service.names.iter().flat_map(|name| name.addresses.to_vec()).collect(),
+            _ => Vec::new(),
+        })
+        .map(Query::Address)
+        .collect();
+    assert!(addresses.len() >= 2);
+    let hosts = ["s", "s.a", "s.a.svc.cluster.local", "alias.b", "db.b", "x.db.b", "hidden.c"];
+    for query in hosts.map(|host| Query::Host(host.into())).iter().chain(&addresses) {
+        assert!(has(query), "{query}");
+    }
+    for absent in ["s.b", "nowhere", "example.com", "x.s.a"] {
+        assert!(!has(&Query::Host(absent.into())), "{absent}");
+    }
+    assert!(!has(&Query::Address("192.0.2.1".parse().unwrap())));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use palisade_model::{
     hash::ContentHash,
+    membership,
     origin::Origin,
     resource::{Entry, Feature, Resource, ResourceKey, ResourceKind},
     service::Query,
@@ -373,11 +374,23 @@ impl Client {
     }
 }
 
-/// What a snapshot says about a query. One look-up.
+/// Whether the mesh has no such thing at all.
+fn is_outside(snapshot: &Snapshot, query: &Query) -> bool {
+    let filter = snapshot.get(ResourceKind::Membership, membership::KEY).map(|entry| entry.resource());
+    match (filter, snapshot.settings()) {
+        (Some(Resource::Membership(filter)), Ok(settings)) => {
+            !filter.may_have(query, &settings.workload.namespace, &settings.cluster_domain)
+        }
+        (Some(_) | None, _) => false,
+    }
+}
+
+/// What a snapshot says about a query. One look-up, and where it is not among the answers one in the mesh's filter.
 pub fn knowledge(snapshot: &Snapshot, query: &Query) -> Knowledge {
     match snapshot.get(ResourceKind::Lookup, &query.to_string()).map(|entry| entry.resource()) {
         Some(Resource::Lookup(lookup)) if lookup.services.is_empty() => Knowledge::Absent,
         Some(Resource::Lookup(_)) => Knowledge::Known,
+        Some(_) | None if is_outside(snapshot, query) => Knowledge::Absent,
         Some(_) | None => Knowledge::Unknown,
     }
 }
