@@ -90,6 +90,7 @@ impl Run {
             dialer: Dialer::Pipe(Pipe::new(control.connect.clone())),
             token: TokenSource::Fixed(control.token(pod)?),
             lifetime: None,
+            state: None,
         };
         let told = CancellationToken::new();
         let (drain, first) = (Arc::clone(&process.runtime().drain), told.clone());

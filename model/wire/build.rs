@@ -2,8 +2,12 @@
 
 use std::path::Path;
 
-const FILES: [&str; 3] =
-    ["palisade/v1/delta.proto", "palisade/v1/transaction.proto", "istio/v1/auth/certificate.proto"];
+const FILES: [&str; 4] = [
+    "palisade/v1/delta.proto",
+    "palisade/v1/transaction.proto",
+    "palisade/v1/saved.proto",
+    "istio/v1/auth/certificate.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -12,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .bytes(".palisade.v1")
         .btree_map(".palisade.v1")
-        .skip_debug(["palisade.v1.Secret", "palisade.v1.Entry", "palisade.v1.Chunk"])
+        .skip_debug(["palisade.v1.Secret", "palisade.v1.Entry", "palisade.v1.Chunk", "palisade.v1.SavedIdentity"])
         .emit_rerun_if_changed(false)
         .compile_fds(files)?;
     Ok(())

@@ -8,6 +8,7 @@ pub mod client;
 pub mod dial;
 pub mod identity;
 mod pipe;
+pub mod saved;
 mod subscriptions;
 
 #[cfg(test)]
@@ -17,4 +18,5 @@ pub use client::{Applier, ApplyRejection, ConfigClient, ConfigState, Explainer};
 pub use dial::{Credentials, DialError, Dialer, TlsDialer, TokenSource};
 pub use identity::{IdentityClient, IssuedIdentity};
 pub use pipe::Pipe;
+pub use saved::{StateFolder, StateFolderError};
 pub use subscriptions::{Resolution, Subscriptions};

@@ -18,15 +18,16 @@ use tokio_util::sync::CancellationToken;
 mod identity;
 pub mod log;
 mod options;
+mod saved;
 
 pub use options::ProxyOptions;
 
-use self::identity::IdentityKeeper;
+use self::{identity::IdentityKeeper, saved::Keeping};
 use crate::{
     admin,
     config::{
-        Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Explainer, IdentityClient, Resolution,
-        Subscriptions, TlsDialer, TokenSource,
+        Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Explainer, IdentityClient, Resolution, StateFolder,
+        StateFolderError, Subscriptions, TlsDialer, TokenSource,
     },
     http::MeshApp,
     runtime::{
@@ -49,6 +50,8 @@ const UPKEEP: Duration = Duration::from_secs(5);
 /// How long listeners may take to follow a snapshot before it counts as applied all the same: an address that cannot be
 /// bound is no reason to keep old policies.
 const RECONCILE: Duration = Duration::from_secs(2);
+/// How long the last write of what is kept across restarts may take.
+const LAST_WRITE: Duration = Duration::from_secs(2);
 /// Snapshots waiting for their listeners: one at a time is applied.
 const RECONCILE_QUEUE: usize = 1;
 
@@ -61,6 +64,8 @@ pub struct ControlAccess {
     pub token: TokenSource,
     /// Lifetime to ask for certificates.
     pub lifetime: Option<Duration>,
+    /// Where things are kept across restarts; `None` = nowhere.
+    pub state: Option<StateFolder>,
 }
 
 /// What is particular about one process.
@@ -114,6 +119,9 @@ pub enum ProcessError {
     /// An option.
     #[error("{0}")]
     Option(String),
+    /// The folder for what is kept.
+    #[error(transparent)]
+    State(#[from] StateFolderError),
 }
 
 /// A proxy that is set up and not yet serving; its runtime may be handed to others (a sidecar's DNS).
@@ -128,7 +136,7 @@ impl ProxyOptions {
     /// How the control plane is reached.
     ///
     /// # Errors
-    /// When the name of the control plane is none.
+    /// When the name of the control plane is none, or the state folder is not this user's alone.
     pub fn access(&self) -> Result<ControlAccess, ProcessError> {
         let name = self.control_server_name();
         let server_name = ServerName::try_from(name.clone())
@@ -143,6 +151,7 @@ impl ProxyOptions {
             dialer: Dialer::tls(dialer),
             token: TokenSource::File(self.token_file.clone()),
             lifetime: self.cert_ttl.map(Duration::from_secs),
+            state: self.state_dir.as_deref().map(StateFolder::open).transpose()?,
         })
     }
 
@@ -215,21 +224,30 @@ impl Process {
             reconcile: (kind == ProxyKind::Gateway).then_some(reconcile),
         };
         let profile = Profile {
-            namespace: pod.0,
-            name: pod.1,
+            namespace: Arc::clone(&pod.0),
+            name: Arc::clone(&pod.1),
             build: env!("CARGO_PKG_VERSION").into(),
             features: feature::all(),
             short_id: ShortId::of(&runtime.settings().proxy).to_string().into(),
         };
-        let ControlAccess { dialer, token, lifetime } = access;
+        let ControlAccess { dialer, token, lifetime, state } = access;
         let (client, subscriptions) =
             ConfigClient::new(profile, dialer.clone(), token.clone(), Arc::new(applier), BTreeSet::new());
-        let client = client.with_explainer(Arc::new(RecentDecisions(Arc::clone(&runtime))));
+        let mut client = client.with_explainer(Arc::new(RecentDecisions(Arc::clone(&runtime))));
+        let mut keeping = None;
+        let state = state.map(|folder| Keeping { folder, pod });
+        if let Some(state) = &state {
+            let saved = state.restored(features(), &keeper, &dialer).await;
+            let (newest, changes) = watch::channel(None);
+            client = client.with_saved(saved, newest);
+            keeping = Some(tokio::spawn(state.folder.clone().keep(changes, stop.clone())));
+        }
         runtime.set_lookups(Arc::new(SubscriptionLookups(subscriptions.clone())));
         tasks.spawn(keep_identity(
             IdentityClient { dialer, token, lifetime },
             keeper,
             Arc::clone(&runtime),
+            state,
             stop.clone(),
         ));
         tasks.spawn(client.run(stop.clone()));
@@ -264,6 +282,11 @@ impl Process {
         sets.push(edge);
         let outcome = drain_all(&runtime, sets, drain).await;
         stop.cancel();
+        if let Some(keeping) = keeping
+            && tokio::time::timeout(LAST_WRITE, keeping).await.is_err()
+        {
+            tracing::warn!("what is kept across restarts is not written in time");
+        }
         pages_stop.send_replace(true);
         tasks.shutdown().await;
         writer.close();
@@ -325,11 +348,15 @@ async fn keep_identity(
     client: IdentityClient,
     keeper: Arc<IdentityKeeper>,
     runtime: Arc<Runtime>,
+    state: Option<Keeping>,
     stop: CancellationToken,
 ) {
     let install = |issued: Arc<crate::config::IssuedIdentity>| {
         let expiry = issued.not_after().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        keeper.install(issued)?;
+        keeper.install(Arc::clone(&issued))?;
+        if let Some(keeping) = &state {
+            keeping.keep_identity(&issued);
+        }
         runtime.metrics.certificates_issued.inc();
         runtime.metrics.certificate_expiry.set(expiry.as_secs_f64());
         Ok::<(), String>(())

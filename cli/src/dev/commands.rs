@@ -32,6 +32,8 @@ pub(super) struct ProxyStart<'a> {
     pub(super) addresses: &'a [IpAddr],
     pub(super) control_ca: &'a Path,
     pub(super) token: &'a Path,
+    /// Where it keeps things across its restarts.
+    pub(super) state: &'a Path,
     /// Mark of its sockets, where it has no user of its own.
     pub(super) socket_mark: Option<u32>,
 }
@@ -92,12 +94,13 @@ impl Programs {
     }
 
     fn proxy(&self, program: &str, start: &ProxyStart<'_>) -> Vec<String> {
-        let ProxyStart { pod, addresses, control_ca, token, socket_mark } = start;
+        let ProxyStart { pod, addresses, control_ca, token, state, socket_mark } = start;
         let mut command = vec![
             self.program(program),
             format!("--control={CONTROL_HOST}:{CONTROL_PORT}"),
             format!("--control-ca={}", control_ca.display()),
             format!("--token-file={}", token.display()),
+            format!("--state-dir={}", state.display()),
             format!("--pod-ip={}", addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
             format!("--namespace={}", pod.namespace),
             format!("--name={}", pod.name),

@@ -107,6 +107,20 @@ impl Directory {
         Ok(path)
     }
 
+    /// A folder that only `owner` has access to; `None`: this user. What is in it stays.
+    pub(super) fn private_folder(&self, relative: &str, owner: Option<u32>) -> anyhow::Result<PathBuf> {
+        let path = self.path.join(relative);
+        let describe = || format!("cannot create `{}`", path.display());
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error).with_context(describe),
+            Ok(()) | Err(_) => {}
+        }
+        if let Some(owner) = owner {
+            chown(&path, Some(Uid::from_raw(owner)), None).with_context(describe)?;
+        }
+        Ok(path)
+    }
+
     pub(super) fn write(&self, relative: &str, content: &[u8]) -> anyhow::Result<PathBuf> {
         let path = self.path.join(relative);
         write_whole(&path, content)?;

@@ -16,6 +16,7 @@ mod origin;
 mod policy;
 mod resource;
 mod route;
+pub mod saved;
 mod scalar;
 mod secret;
 mod service;

@@ -39,6 +39,12 @@ impl fmt::Debug for v1::Entry {
     }
 }
 
+impl fmt::Debug for v1::SavedIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SavedIdentity").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for v1::Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Chunk")

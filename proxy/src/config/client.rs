@@ -15,6 +15,7 @@ use palisade_wire::{
         client::{Action, Apply, Knowledge, Profile},
     },
     proto::v1::{ControlMessage, ProxyMessage, configuration_client::ConfigurationClient},
+    saved::Saved,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -102,6 +103,11 @@ pub struct ConfigClient {
     applying: Option<JoinHandle<Result<(), ApplyRejection>>>,
     /// When queries that turned out to name nothing were asked last.
     absent: BTreeMap<Query, Instant>,
+    /// From before a restart: put in force before anything else.
+    restored: Option<Saved>,
+    /// Takes what is to be kept across restarts.
+    keeper: Option<watch::Sender<Option<Arc<Saved>>>>,
+    pod: (Arc<str>, Arc<str>),
 }
 
 struct Stream {
@@ -122,6 +128,7 @@ impl ConfigClient {
     ) -> (Self, Subscriptions) {
         let (sender, commands) = mpsc::channel(COMMANDS);
         let (state, watcher) = watch::channel(ConfigState::default());
+        let pod = (Arc::clone(&profile.namespace), Arc::clone(&profile.name));
         let mut machine = Client::new(profile);
         // Not connected: nothing is to be sent.
         drop(machine.subscribe(subscriptions));
@@ -135,6 +142,9 @@ impl ConfigClient {
             state,
             applying: None,
             absent: BTreeMap::new(),
+            restored: None,
+            keeper: None,
+            pod,
         };
         (client, Subscriptions::new(sender, watcher))
     }
@@ -145,9 +155,42 @@ impl ConfigClient {
         Self { explainer: Some(explainer), ..self }
     }
 
+    /// Begins with what was kept before a restart, and hands what is to be kept to `keeper`, the newest only.
+    #[must_use]
+    pub fn with_saved(mut self, saved: Saved, keeper: watch::Sender<Option<Arc<Saved>>>) -> Self {
+        // Not connected: nothing is to be sent.
+        drop(self.machine.subscribe(saved.subscriptions.iter().cloned()));
+        Self { restored: Some(saved), keeper: Some(keeper), ..self }
+    }
+
+    /// Puts in force what was in force before a restart. What cannot be built any more is forgotten.
+    async fn restore(&mut self) {
+        let Some((offer, snapshot)) = self.restored.take().and_then(|saved| saved.held) else { return };
+        let changed = snapshot.entries().keys().cloned().collect();
+        match self.applier.apply(Arc::clone(&snapshot), changed).await {
+            Ok(()) => {
+                let version = offer.version();
+                tracing::info!(%version, "the configuration from before the restart is in force");
+                self.machine.restore(offer, Arc::clone(&snapshot));
+                self.state.send_modify(|state| (state.snapshot, state.offer) = (Some(snapshot), Some(version)));
+            }
+            Err(error) => tracing::warn!(%error, "the configuration from before the restart cannot be used"),
+        }
+    }
+
+    /// Offers what is to be kept to whoever keeps it.
+    fn keep(&self) {
+        let Some(keeper) = &self.keeper else { return };
+        let held = self.machine.offer().cloned().zip(self.machine.snapshot().cloned());
+        let (namespace, name) = self.pod.clone();
+        let subscriptions = self.machine.subscriptions().clone();
+        keeper.send_replace(Some(Arc::new(Saved { namespace, name, subscriptions, held })));
+    }
+
     /// Until `stop`: connects, applies, comes back after failures with backoff. What is applied stays.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        self.restore().await;
         loop {
             let opened = tokio::select! {
                 biased;
@@ -193,7 +236,7 @@ impl ConfigClient {
                 () = &mut due => return true,
                 result = finished(&mut self.applying) => drop(self.decided(result)),
                 command = self.commands.recv() => match command {
-                    Some(Command::Subscribe(query)) => drop(self.machine.subscribe([query])),
+                    Some(command) => drop(self.subscribe(command)),
                     None => return false,
                 },
             }
@@ -291,7 +334,12 @@ impl ConfigClient {
         while let Ok(more) = self.commands.try_recv() {
             queries.push(more);
         }
-        self.machine.subscribe(queries.into_iter().map(|Command::Subscribe(query)| query))
+        let before = self.machine.subscriptions().len();
+        let actions = self.machine.subscribe(queries.into_iter().map(|Command::Subscribe(query)| query));
+        if self.machine.subscriptions().len() > before {
+            self.keep();
+        }
+        actions
     }
 
     /// What was applied is in force, or refused.
@@ -305,6 +353,7 @@ impl ConfigClient {
                     tracing::info!(%version, "snapshot applied");
                 }
                 self.state.send_modify(|state| (state.snapshot, state.offer) = (snapshot, offer));
+                self.keep();
                 actions
             }
             Err(ApplyRejection { key, message }) => {
@@ -327,7 +376,12 @@ impl ConfigClient {
             .filter(|(_, since)| now.duration_since(**since) > ABSENT_KEPT)
             .map(|(query, _)| query.clone())
             .collect();
-        self.machine.unsubscribe(old)
+        if old.is_empty() {
+            return Vec::new();
+        }
+        let actions = self.machine.unsubscribe(old);
+        self.keep();
+        actions
     }
 }
 

@@ -69,6 +69,21 @@ pub enum IdentityRequestError {
 }
 
 impl IssuedIdentity {
+    /// A certificate from its parts, all PEM: the chain without the root, the key, every trusted root.
+    ///
+    /// # Errors
+    /// When the chain does not begin with a certificate.
+    pub fn new(chain: String, key: String, bundle: String) -> Result<Self, IdentityRequestError> {
+        let der = CertificateDer::from_pem_slice(chain.as_bytes())
+            .map_err(|error| IdentityRequestError::Answer(error.to_string()))?;
+        let (_, leaf) =
+            X509Certificate::from_der(&der).map_err(|error| IdentityRequestError::Answer(error.to_string()))?;
+        let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let (not_before, not_after) =
+            (time(leaf.validity().not_before.timestamp()), time(leaf.validity().not_after.timestamp()));
+        Ok(Self { chain, key, bundle, not_before, not_after })
+    }
+
     /// PEM, leaf first, without the root.
     pub fn chain_pem(&self) -> &str {
         &self.chain
@@ -122,14 +137,7 @@ impl IdentityClient {
         let mut chain = answer.cert_chain;
         let bundle = chain.pop().unwrap_or_default();
         let chain = chain.concat();
-        let der = CertificateDer::from_pem_slice(chain.as_bytes())
-            .map_err(|error| IdentityRequestError::Answer(error.to_string()))?;
-        let (_, leaf) =
-            X509Certificate::from_der(&der).map_err(|error| IdentityRequestError::Answer(error.to_string()))?;
-        let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        let (not_before, not_after) =
-            (time(leaf.validity().not_before.timestamp()), time(leaf.validity().not_after.timestamp()));
-        Ok(IssuedIdentity { chain, key: key.serialize_pem(), bundle, not_before, not_after })
+        IssuedIdentity::new(chain, key.serialize_pem(), bundle)
     }
 
     /// Obtains a certificate, hands it to `install`, and renews it at half of what remains, until `stop`.

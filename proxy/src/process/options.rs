@@ -44,6 +44,11 @@ pub struct ProxyOptions {
     /// Readiness.
     #[arg(long, env = "PALISADE_HEALTH", value_name = "ADDRESS", default_value = "0.0.0.0:15021")]
     pub health: SocketAddr,
+    /// Folder for what is kept across restarts, so that the proxy goes on while the control plane is away: configuration,
+    /// subscriptions, certificate and keys. It must be this user's alone (mode 0700; it is made if its parent is there)
+    /// [default: nothing is kept].
+    #[arg(long, env = "PALISADE_STATE_DIR", value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
     /// Seconds that a drain may take before what is left is closed.
     #[arg(long, env = "PALISADE_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 5)]
     pub drain_seconds: u64,

@@ -189,6 +189,7 @@ impl Specs {
         Ok(Identity {
             addresses: addresses.to_vec(),
             token: directory.write_secret(&file, token.as_bytes(), self.proxy_user)?,
+            state: directory.private_folder(&format!("pods/{id}/state"), self.proxy_user)?,
             control_ca: directory.path().join(ROOT_CERTIFICATE),
         })
     }
@@ -251,12 +252,14 @@ const ROOT_CERTIFICATE: &str = "root-cert.pem";
 struct Identity {
     addresses: Vec<IpAddr>,
     token: PathBuf,
+    state: PathBuf,
     control_ca: PathBuf,
 }
 
 impl Identity {
     fn borrow<'a>(&'a self, pod: &'a PodId, socket_mark: Option<u32>) -> ProxyStart<'a> {
-        ProxyStart { pod, addresses: &self.addresses, control_ca: &self.control_ca, token: &self.token, socket_mark }
+        let Self { addresses, token, state, control_ca } = self;
+        ProxyStart { pod, addresses, control_ca, token, state, socket_mark }
     }
 }
 

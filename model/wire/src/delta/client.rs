@@ -140,6 +140,13 @@ impl Client {
         }
     }
 
+    /// What was held before a restart, and is swapped in again. Before the first stream only.
+    pub fn restore(&mut self, offer: Offer, snapshot: Arc<Snapshot>) {
+        if self.held.is_none() && self.stream == Stream::Absent {
+            self.held = Some(Held { offer, snapshot });
+        }
+    }
+
     /// The snapshot that is swapped in.
     pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
         self.held.as_ref().map(|held| &held.snapshot)
