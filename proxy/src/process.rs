@@ -237,7 +237,7 @@ impl Process {
         let mut keeping = None;
         let state = state.map(|folder| Keeping { folder, pod });
         if let Some(state) = &state {
-            let saved = state.restored(features(), &keeper, &dialer).await;
+            let saved = state.restored(feature::all(), &keeper, &dialer).await;
             let (newest, changes) = watch::channel(None);
             client = client.with_saved(saved, newest);
             keeping = Some(tokio::spawn(state.folder.clone().keep(changes, stop.clone())));
