@@ -20,6 +20,7 @@ mod case;
 mod facts;
 mod judge;
 mod route;
+mod testimony;
 mod world;
 
 pub(crate) use case::Case;

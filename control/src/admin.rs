@@ -16,10 +16,10 @@ use axum::{
 };
 use palisade_model::origin::Origin;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::{fleet::ProxyRecord, serve::Shared};
+use crate::{fleet::ProxyRecord, jwks::KeyStatus, serve::Shared};
 
 /// How long proxies may take to explain a decision.
 const EXPLAIN: Duration = Duration::from_secs(2);
@@ -28,12 +28,18 @@ const EXPLAIN: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    keys: watch::Receiver<Arc<[KeyStatus]>>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     let pages = Router::new()
         .route("/proxies", get(proxies))
         .route("/reports", get(reports))
         .route("/enforced", get(enforced))
         .route("/why/{decision}", get(why))
+        .route("/keys", get(move || async move { Json(json!(&**keys.borrow())) }))
         .layer(from_fn(loopback_only));
     let app = Router::new().route("/metrics", get(metrics)).route("/healthz/ready", get(ready)).merge(pages);
     let service = app.with_state(shared).into_make_service_with_connect_info::<SocketAddr>();

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod ca;
 pub mod fleet;
+pub mod jwks;
 pub mod mesh;
 pub mod metrics;
 mod run;

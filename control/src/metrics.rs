@@ -29,6 +29,28 @@ pub struct Metrics {
     pub certificates: Family<CertificateLabels, Counter>,
     /// Connections and calls that were refused, by reason.
     pub refused: Family<RefusedLabels, Counter>,
+    key_fetches: Family<KeyFetchLabels, Counter>,
+    keys_fetched: Family<KeyLabels, Gauge>,
+}
+
+/// Labels of fetches of token keys.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyFetchLabels {
+    source: String,
+    result: FetchResult,
+}
+
+/// What became of a fetch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum FetchResult {
+    Fetched,
+    Failed,
+}
+
+/// Label of token keys: a source that documents name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabels {
+    source: String,
 }
 
 /// Label of answers.
@@ -93,13 +115,27 @@ impl Metrics {
         let (proxies, answers, ack_seconds, compile_seconds) =
             (Gauge::default(), Family::default(), latency(), latency());
         let (certificates, refused) = (Family::default(), Family::default());
+        let (key_fetches, keys_fetched) = (Family::default(), Family::default());
         registry.register("proxies", "Connected proxies", proxies.clone());
         registry.register("offers", "Offers of configuration by answer", answers.clone());
         registry.register("ack_seconds", "From sending an offer to its ack", ack_seconds.clone());
         registry.register("compile_seconds", "Compile runs", compile_seconds.clone());
         registry.register("certificates", "Certificate requests by result", certificates.clone());
         registry.register("refused", "Refused connections and calls", refused.clone());
-        Self { registry: Arc::new(registry), proxies, answers, ack_seconds, compile_seconds, certificates, refused }
+        registry.register("key_fetches", "Fetches of token keys by source and result", key_fetches.clone());
+        let help = "When the keys of a source were last fetched, Unix seconds; 0 = there are none";
+        registry.register("keys_fetched_timestamp_seconds", help, keys_fetched.clone());
+        Self {
+            registry: Arc::new(registry),
+            proxies,
+            answers,
+            ack_seconds,
+            compile_seconds,
+            certificates,
+            refused,
+            key_fetches,
+            keys_fetched,
+        }
     }
 
     /// The exposition text.
@@ -110,6 +146,21 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+
+    /// Counts a fetch of token keys.
+    pub(crate) fn count_fetch(&self, source: &str, is_good: bool) {
+        let result = if is_good { FetchResult::Fetched } else { FetchResult::Failed };
+        self.key_fetches.get_or_create(&KeyFetchLabels { source: source.to_owned(), result }).inc();
+    }
+
+    /// Notes when the keys of all sources were fetched; sources that no document names any more are forgotten.
+    pub(crate) fn note_keys(&self, sources: impl Iterator<Item = (String, Option<jiff::Timestamp>)>) {
+        self.keys_fetched.clear();
+        for (source, fetched) in sources {
+            let gauge = self.keys_fetched.get_or_create(&KeyLabels { source });
+            gauge.set(fetched.map_or(0, jiff::Timestamp::as_second));
+        }
     }
 
     /// Counts a refusal.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     ca::CertificateAuthority,
+    jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
     serve::{ServingIdentity, Shared, serve},
     settings::Settings,
@@ -68,11 +69,14 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         token_key,
         cert_ttl,
         server_name,
+        jwks_ca,
         log: _,
     } = settings;
     let options = source_options(root_namespace, &set)?;
     let metrics = Metrics::new();
-    let (live, following, mesh) = source::start(files, &namespace, options, metrics.clone())?;
+    let (keeper, feed) = KeyKeeper::new(Fetcher::new(&jwks_ca), Some(&ca_dir), metrics.clone());
+    let keys = keeper.status();
+    let (live, following, mesh) = source::start_with_keys(files, &namespace, options, metrics.clone(), Some(feed))?;
     let trust_domain = mesh.borrow().as_ref().map(|mesh| mesh.trust_domain().clone()).context("nothing is compiled")?;
     let authority = Arc::new(CertificateAuthority::load_or_create(&ca_dir, &trust_domain, SystemTime::now())?);
     let tokens = TokenKey::load_or_create(&token_key)?;
@@ -85,14 +89,15 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let shared = Shared::new(mesh, Arc::clone(&authority), tokens, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
     let follow = tokio::spawn(live.follow(following, stop.clone()));
+    let keep_keys = tokio::spawn(keeper.run(stop.clone()));
     let renewing = Arc::clone(&identity);
     let renew_stop = stop.clone();
     let renew = tokio::spawn(async move { renewing.renew(authority, renew_stop).await });
-    let pages = tokio::spawn(admin::serve(admin_listener, Arc::clone(&shared), stop.clone()));
+    let pages = tokio::spawn(admin::serve(admin_listener, Arc::clone(&shared), keys, stop.clone()));
     let served = serve(Arc::clone(&shared), listener, &identity).await;
     // However serving ended, the rest goes with it.
     stop.cancel();
-    for task in [follow, renew] {
+    for task in [follow, renew, keep_keys] {
         task.await.context("a task of the control plane failed")?;
     }
     pages.abort();

@@ -38,6 +38,9 @@ pub struct Settings {
     /// Further DNS names of this control plane's certificate; repeatable.
     #[arg(long, env = "PALISADE_SERVER_NAME", value_delimiter = ',', value_name = "NAME")]
     pub server_name: Vec<String>,
+    /// CA certificates (PEM) that servers of token keys (`jwksUri`, issuer discovery) are verified with.
+    #[arg(long, env = "PALISADE_JWKS_CA", default_value = "/etc/ssl/certs/ca-certificates.crt", value_name = "FILE")]
+    pub jwks_ca: PathBuf,
     /// Log filter, as `tracing` reads it.
     #[arg(long, env = "PALISADE_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,

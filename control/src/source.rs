@@ -4,5 +4,5 @@ pub mod files;
 mod live;
 mod watch;
 
-pub use live::{Following, LiveError, LiveFiles, start};
+pub use live::{Following, LiveError, LiveFiles, start, start_with_keys};
 pub use watch::WatchError;

@@ -1,7 +1,7 @@
 //! The control plane inside another process: the same source, server and protocol, over pipes instead of TLS.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,11 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ca::{CaError, CertificateAuthority},
+    jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
     serve::{Shared, serve_pipes},
     source::{self, LiveError},
     token::{BoundPod, MintError, TokenKey, TokenKeyError},
 };
+
+/// CA certificates that servers of token keys are verified with.
+const CA_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Connections that wait to be served.
 const BACKLOG: usize = 16;
@@ -68,18 +72,20 @@ pub fn standalone(
     files: Vec<PathBuf>,
     namespace: &str,
     options: SourceOptions,
-    ca_dir: &std::path::Path,
+    ca_dir: &Path,
     stop: CancellationToken,
 ) -> Result<Standalone, StandaloneError> {
     let metrics = Metrics::new();
-    let (live, following, mesh) = source::start(files, namespace, options, metrics.clone())?;
+    let (keeper, feed) = KeyKeeper::new(Fetcher::new(Path::new(CA_CERTIFICATES)), Some(ca_dir), metrics.clone());
+    let (live, following, mesh) = source::start_with_keys(files, namespace, options, metrics.clone(), Some(feed))?;
     let trust_domain = mesh.borrow().as_ref().map(|mesh| mesh.trust_domain().clone()).ok_or(StandaloneError::Empty)?;
     let authority = Arc::new(CertificateAuthority::load_or_create(ca_dir, &trust_domain, SystemTime::now())?);
     let shared =
         Shared::new(mesh, authority, TokenKey::generate()?, LIFETIME.min(MAX_CERTIFICATE), metrics, stop.clone());
     let (connect, pipes) = mpsc::channel(BACKLOG);
     let serving = Arc::clone(&shared);
-    shared.tasks.spawn(live.follow(following, stop));
+    shared.tasks.spawn(live.follow(following, stop.clone()));
+    shared.tasks.spawn(keeper.run(stop));
     // The server waits for the tasks of `shared`, so it is not one of them; it ends with `stop`.
     drop(tokio::spawn(async move {
         if let Err(error) = serve_pipes(serving, pipes).await {

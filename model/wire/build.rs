@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "palisade/v1/delta.proto",
     "palisade/v1/transaction.proto",
     "palisade/v1/saved.proto",
     "istio/v1/auth/certificate.proto",
+    "envoy/service/auth/v3/external_auth.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -78,7 +78,7 @@ impl ProxyHttp for MeshApp {
                 answer::send(session, answer, ctx.decision.as_deref()).await?;
                 Ok(true)
             }
-            Action::Close | Action::Ask(_) => {
+            Action::Close | Action::Ask(_) | Action::Check(_) => {
                 ctx.is_closed = true;
                 Error::e_explain(ErrorType::ConnectionClosed, "closed by configuration")
             }

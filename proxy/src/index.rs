@@ -15,6 +15,7 @@ use palisade_model::{
     snapshot::Snapshot,
 };
 
+mod access;
 mod clusters;
 mod hosts;
 mod live;
@@ -24,6 +25,7 @@ mod routes;
 mod rules;
 mod services;
 
+pub use access::{AccessTable, IndexedCheck};
 pub use clusters::{IndexedCluster, IndexedEndpoint};
 pub use hosts::{HostTable, IndexedHost};
 pub use live::{ClusterLive, EndpointLive, InFlight, LiveState};
@@ -48,6 +50,7 @@ pub struct RuntimeIndex {
     clusters: AHashMap<Arc<str>, Arc<IndexedCluster>>,
     services: ServiceTable,
     policies: PolicyTable,
+    access: AccessTable,
     secrets: AHashMap<Arc<str>, Arc<Secret>>,
     live: Arc<LiveState>,
 }
@@ -146,6 +149,7 @@ impl RuntimeIndex {
         });
         let services = ServiceTable::build(&snapshot, &settings, previous.map(|p| &p.services));
         let policies = PolicyTable::build(&snapshot, previous.map(|p| &p.policies));
+        let access = AccessTable::build(&snapshot, &policies, previous.map(|p| &p.access));
         Ok(Self {
             snapshot,
             settings,
@@ -159,6 +163,7 @@ impl RuntimeIndex {
             clusters,
             services,
             policies,
+            access,
             secrets,
             live,
         })
@@ -212,6 +217,11 @@ impl RuntimeIndex {
     /// Policy engines.
     pub fn policies(&self) -> &PolicyTable {
         &self.policies
+    }
+
+    /// Token rules and external checks.
+    pub fn access(&self) -> &AccessTable {
+        &self.access
     }
 
     /// A certificate.

@@ -11,13 +11,16 @@ pub mod balance;
 pub mod changes;
 pub mod connection;
 pub mod cors;
+pub mod external;
 pub mod facts;
+mod gate;
 pub mod normalize;
 pub mod redirect;
 pub mod route;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tokens;
 pub mod upstream;
 pub mod verdict;
 
@@ -36,6 +39,7 @@ use self::{
     changes::{CompiledChanges, HeaderChange},
     connection::{Admitted, Entry},
     cors::CrossOrigin,
+    external::{External, Testimony},
     facts::{Chance, Request},
     normalize::Target,
     redirect::Redirected,
@@ -56,6 +60,10 @@ struct Permitted<'a> {
     is_grpc: bool,
     authorization: Authorization,
     permit: Permit,
+    /// What providers and tokens changed, before any other change.
+    changes: &'a [HeaderChange],
+    /// The headers that routes see.
+    routed: &'a HeaderMap,
 }
 
 /// Decides an HTTP request on a connection that carries HTTP. `None` for `request`: its bytes are not HTTP.
@@ -63,6 +71,17 @@ pub fn decide_http(
     index: &RuntimeIndex,
     admitted: &Admitted,
     request: Option<&Request<'_>>,
+    chance: &mut Chance,
+) -> Verdict {
+    decide_http_with(index, admitted, request, &Testimony::default(), chance)
+}
+
+/// As [`decide_http`], for a request about which more is known than it says itself.
+pub fn decide_http_with(
+    index: &RuntimeIndex,
+    admitted: &Admitted,
+    request: Option<&Request<'_>>,
+    testimony: &Testimony,
     chance: &mut Chance,
 ) -> Verdict {
     let refuse = |is_grpc| {
@@ -82,17 +101,40 @@ pub fn decide_http(
         return refuse(is_grpc);
     }
     let remote_ip = address::remote_ip(settings, admitted.facts.source.ip().to_canonical(), request.headers);
+    let passed = gate::pass(admitted, request, &authority, &target, remote_ip, is_grpc, testimony, chance.now);
+    let gate::Passed { passing, jwt } = match passed {
+        Ok(passed) => passed,
+        Err(verdict) => return *verdict,
+    };
+    let target = Target { path: target.path, query: passing.query.as_deref().or(target.query) };
+    let seen = Request { headers: &passing.headers, jwt: jwt.as_deref(), ..*request };
+    let routed = if passing.reroutes { &*passing.headers } else { request.headers };
+    let (request, changes) = (&seen, passing.changes.as_slice());
     let (decision, authorization) = authorize::request(admitted, request, &authority, &target, remote_ip, chance.now);
     match decision {
         Decision::Deny(_) => {
             let reason = denial_reason(&admitted.entry);
             let action = Action::Respond(Answer::refusal(reason, is_grpc, None));
-            Verdict { authorization: Some(authorization), ..Verdict::early(reason, action) }
+            let verdict = Verdict::early(reason, action);
+            Verdict { authorization: Some(authorization), external: passing.external, ..verdict }
         }
         Decision::Allow(permit) => {
             let (authority, target) = (&authority, &target);
-            Permitted { index, admitted, request, authority, target, remote_ip, is_grpc, authorization, permit }
-                .decide(chance)
+            let permitted = Permitted {
+                index,
+                admitted,
+                request,
+                authority,
+                target,
+                remote_ip,
+                is_grpc,
+                authorization,
+                permit,
+                changes,
+                routed,
+            };
+            let verdict = permitted.decide(chance);
+            passing.external.onto(verdict)
         }
     }
 }
@@ -106,6 +148,20 @@ fn has_ambiguous_length(headers: &HeaderMap) -> bool {
 
 /// Decides a connection that carries opaque bytes.
 pub fn decide_tcp(index: &RuntimeIndex, admitted: &Admitted, chance: &mut Chance) -> Verdict {
+    decide_tcp_with(index, admitted, &Testimony::default(), chance)
+}
+
+/// As [`decide_tcp`], for a connection that providers have spoken about.
+pub fn decide_tcp_with(
+    index: &RuntimeIndex,
+    admitted: &Admitted,
+    testimony: &Testimony,
+    chance: &mut Chance,
+) -> Verdict {
+    let external = match external::connection(admitted, testimony) {
+        Ok(external) => external,
+        Err(verdict) => return *verdict,
+    };
     let (decision, authorization) = authorize::connection(admitted);
     let permit = match decision {
         Decision::Deny(_) => {
@@ -116,6 +172,7 @@ pub fn decide_tcp(index: &RuntimeIndex, admitted: &Admitted, chance: &mut Chance
     };
     let mut verdict = Verdict::early(Reason::Ok, Action::Close);
     verdict.authorization = Some(authorization);
+    verdict.external = external;
     let name = match route::find_l4(index, admitted, chance) {
         FoundL4::Route(route, at) => {
             let backend = route.backends.get(at).map(|backend| Arc::clone(&backend.cluster));
@@ -190,7 +247,7 @@ impl Permitted<'_> {
             scheme: self.request.scheme,
             method: self.request.method,
             authority: self.authority.text,
-            headers: self.request.headers,
+            headers: self.routed,
             jwt: self.request.jwt,
         };
         match route::find(self.index, self.admitted, self.authority, &facts) {
@@ -235,7 +292,7 @@ impl Permitted<'_> {
                 match &mut verdict.action {
                     Action::Forward(plan) => plan.response.extend(changes),
                     Action::Respond(answer) => answer.headers.extend(lines_of(&changes)),
-                    Action::Close | Action::Ask(_) => {}
+                    Action::Close | Action::Ask(_) | Action::Check(_) => {}
                 }
                 verdict
             }
@@ -324,6 +381,7 @@ impl Permitted<'_> {
             route,
             cluster: Some(Arc::clone(name)),
             fault,
+            external: External::default(),
             action: Action::Forward(Box::new(plan)),
         }
     }
@@ -336,7 +394,8 @@ impl Permitted<'_> {
         backend: Option<usize>,
         chance: &mut Chance,
     ) -> UpstreamHead {
-        let mut changes = hop_changes(self.index, self.admitted, self.request, self.remote_ip, chance);
+        let mut changes = self.changes.to_vec();
+        changes.extend(hop_changes(self.index, self.admitted, self.request, self.remote_ip, chance));
         let mut authority = self.authority.text;
         let mut path = std::borrow::Cow::Borrowed(self.target.path.as_bytes());
         if let (Some(entry), Some(forward)) = (entry, forward) {
@@ -391,6 +450,7 @@ impl Permitted<'_> {
             route,
             cluster: None,
             fault: Injected::default(),
+            external: External::default(),
             action: Action::Respond(answer),
         }
     }

@@ -13,12 +13,13 @@ use tokio::sync::watch;
 
 pub mod connection;
 pub mod edge;
+pub mod providers;
 pub mod recent;
 pub mod server;
 pub mod source;
 pub mod transports;
 
-use self::{edge::EdgePorts, recent::RecentDenials, transports::Transports};
+use self::{edge::EdgePorts, providers::Providers, recent::RecentDenials, transports::Transports};
 use crate::{
     http::stream::StreamSubject,
     index::{BuildError, RuntimeIndex},
@@ -80,6 +81,8 @@ pub struct Runtime {
     pub log: AccessLog,
     /// Upstream transports.
     pub transports: Transports,
+    /// Connections to external authorizers.
+    pub providers: Providers,
     /// Ids of denials.
     pub decisions: DecisionIds,
     /// Recent denials.
@@ -126,6 +129,7 @@ impl Runtime {
             metrics,
             log,
             transports,
+            providers: Providers::default(),
             decisions,
             recent: RecentDenials::default(),
         })

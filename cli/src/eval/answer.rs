@@ -37,11 +37,18 @@ pub(super) struct RequestAnswer {
 pub(super) struct AuthzAnswer {
     pub(super) decision: &'static str,
     pub(super) policies: Vec<PolicyAnswer>,
-    pub(super) custom: Vec<Value>,
+    pub(super) custom: Vec<CustomAnswer>,
     pub(super) shadow: Vec<Value>,
     #[serde(rename = "shadowAll")]
     pub(super) shadow_all: Option<&'static str>,
     pub(super) nearest: Vec<NearAnswer>,
+}
+
+/// What one provider said.
+#[derive(Debug, Serialize)]
+pub(super) struct CustomAnswer {
+    pub(super) provider: String,
+    pub(super) decision: &'static str,
 }
 
 #[derive(Debug, Serialize)]

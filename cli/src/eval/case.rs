@@ -24,9 +24,8 @@ pub(crate) struct Case {
     pub(super) destination: DestinationCase,
     pub(super) tls: Option<TlsCase>,
     pub(super) http: Option<HttpCase>,
-    /// What each CUSTOM provider answers. None is asked yet: what needs one is denied.
+    /// What each CUSTOM provider answers; one that is asked and not here is unavailable.
     #[serde(default)]
-    #[expect(dead_code, reason = "read and checked from the start; providers are not asked yet")]
     pub(super) providers: BTreeMap<String, ProviderCase>,
     /// RFC 3339; default: now.
     pub(super) time: Option<jiff::Timestamp>,
@@ -135,12 +134,13 @@ pub(super) enum Version {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "read and checked from the start; providers are not asked yet")]
 pub(super) struct ProviderCase {
-    status: Option<u16>,
+    /// Default: 200.
+    pub(super) status: Option<u16>,
     #[serde(default)]
-    headers: Vec<(Text, Text)>,
-    error: Option<String>,
+    pub(super) headers: Vec<(Text, Text)>,
+    /// It gives no answer.
+    pub(super) error: Option<String>,
 }
 
 /// A string, or `{"b64": "…"}` for bytes that are not UTF-8.

@@ -8,7 +8,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use palisade_model::settings::{ProxyKind, ProxySettings};
-use palisade_policy::{CertificateNames, JwtFacts};
+use palisade_policy::CertificateNames;
 use palisade_proxy::request::facts::{Chance, ClientCertificate, ClientTls, Connection, Direction, HttpVersion, Trust};
 
 use super::{
@@ -39,7 +39,6 @@ pub(super) struct OwnedRequest {
     pub(super) target: Vec<u8>,
     pub(super) version: HttpVersion,
     pub(super) headers: HeaderMap,
-    pub(super) jwt: Option<JwtFacts>,
 }
 
 /// The connection of a case.
@@ -136,7 +135,7 @@ fn certificate(client: &ClientCase) -> Result<ClientCertificate, String> {
 
 /// The request of a case; `None` where its bytes are not HTTP: a method or header that no message can carry.
 pub(super) fn request(http: &HttpCase, has_tls: bool) -> Option<OwnedRequest> {
-    let HttpCase { method, scheme, authority, path, version, headers: written, claims } = http;
+    let HttpCase { method, scheme, authority, path, version, headers: written, claims: _ } = http;
     let method = match method {
         None => "GET".to_owned(),
         Some(text) => String::from_utf8(text.0.clone()).ok().filter(|method| is_token(method))?,
@@ -172,7 +171,6 @@ pub(super) fn request(http: &HttpCase, has_tls: bool) -> Option<OwnedRequest> {
             Some(Version::Http2) => HttpVersion::Http2,
         },
         headers,
-        jwt: claims.as_ref().map(|claims| JwtFacts::from_claims(claims, &[])),
     })
 }
 

@@ -9,7 +9,8 @@ use palisade_proxy::{
     request::{
         changes,
         connection::{Admitted, Carries, Seen, admit},
-        decide_http, decide_tcp,
+        decide_http_with, decide_tcp_with,
+        external::{External, Testimony},
         facts::{Chance, Connection, Request},
         status,
         verdict::{Action, Authorization, Verdict},
@@ -17,10 +18,13 @@ use palisade_proxy::{
 };
 
 use super::{
-    answer::{Answer, AuthzAnswer, Bytes, ConnectionAnswer, FailedAnswer, NearAnswer, PolicyAnswer, RequestAnswer},
+    answer::{
+        Answer, AuthzAnswer, Bytes, ConnectionAnswer, CustomAnswer, FailedAnswer, NearAnswer, PolicyAnswer,
+        RequestAnswer,
+    },
     case::Case,
     facts::{self, OwnedRequest},
-    route,
+    route, testimony,
     world::World,
 };
 
@@ -35,9 +39,19 @@ pub(crate) fn judge(world: &mut World, case: &Case) -> Result<Answer, String> {
     let mut index = world.index(&case.proxy)?;
     let connection = facts::connection(case, index.settings(), world)?;
     let request = case.http.as_ref().map(|http| facts::request(http, connection.tls.is_some()));
-    for _ in 0..QUESTIONS {
+    let mut testimony = testimony::of(case);
+    let mut asked = 0;
+    while asked < QUESTIONS {
         let mut chance = facts::chance(case)?;
-        let outcome = decide(&index, connection.clone(), request.as_ref(), &mut chance);
+        let outcome = decide(&index, connection.clone(), request.as_ref(), &testimony, &mut chance);
+        if let Outcome::Decided(_, verdict) = &outcome
+            && let Action::Check(question) = &verdict.action
+        {
+            // Each provider is asked once.
+            testimony::answer(case, question, &mut testimony)?;
+            continue;
+        }
+        asked += 1;
         if let Outcome::Decided(_, verdict) = &outcome
             && let Action::Ask(query) = &verdict.action
             && let Some(wiser) = world.ask(&case.proxy, query.clone())?
@@ -59,6 +73,7 @@ fn decide(
     index: &Arc<RuntimeIndex>,
     connection: Connection,
     request: Option<&Option<OwnedRequest>>,
+    testimony: &Testimony,
     chance: &mut Chance,
 ) -> Outcome {
     let seen = if request.is_some() { Seen::Http } else { Seen::Other };
@@ -67,18 +82,18 @@ fn decide(
         Err(refused) => return Outcome::Refused(refused.reason),
     };
     let verdict = match admitted.carries {
-        Carries::Bytes => decide_tcp(index, &admitted, chance),
+        Carries::Bytes => decide_tcp_with(index, &admitted, testimony, chance),
         Carries::Http => {
             let request = request.and_then(Option::as_ref).map(borrow);
-            decide_http(index, &admitted, request.as_ref(), chance)
+            decide_http_with(index, &admitted, request.as_ref(), testimony, chance)
         }
     };
     Outcome::Decided(Box::new(admitted), Box::new(verdict))
 }
 
 fn borrow(request: &OwnedRequest) -> Request<'_> {
-    let OwnedRequest { method, scheme, authority, target, version, headers, jwt } = request;
-    Request { method, scheme, authority, target, version: *version, headers, jwt: jwt.as_ref() }
+    let OwnedRequest { method, scheme, authority, target, version, headers } = request;
+    Request { method, scheme, authority, target, version: *version, headers, jwt: None }
 }
 
 fn answer(case: &Case, index: &RuntimeIndex, outcome: Outcome, request: Option<&OwnedRequest>) -> Answer {
@@ -109,7 +124,7 @@ fn answer(case: &Case, index: &RuntimeIndex, outcome: Outcome, request: Option<&
         Action::Ask(_) if admitted.carries == Carries::Http => {
             ("respond", (status::refusal(verdict.reason).map(|refusal| refusal.http), None))
         }
-        Action::Close | Action::Ask(_) => ("reset", (None, None)),
+        Action::Close | Action::Ask(_) | Action::Check(_) => ("reset", (None, None)),
     };
     Answer {
         id,
@@ -119,7 +134,7 @@ fn answer(case: &Case, index: &RuntimeIndex, outcome: Outcome, request: Option<&
         reason: verdict.reason.as_str(),
         connection,
         request: forwarded(&verdict, &admitted, request),
-        authz: verdict.authorization.as_ref().map(authz),
+        authz: verdict.authorization.as_ref().map(|said| authz(said, &verdict.external)),
         route: route::answer(index, &admitted, &verdict, case.random.is_some()),
     }
 }
@@ -138,7 +153,7 @@ fn forwarded(verdict: &Verdict, admitted: &Admitted, request: Option<&OwnedReque
     })
 }
 
-fn authz(authorization: &Authorization) -> AuthzAnswer {
+fn authz(authorization: &Authorization, external: &External) -> AuthzAnswer {
     let Authorization { is_allowed, deciding, engine, captured } = authorization;
     let explanation = captured.as_ref().map(|captured| engine.explain(captured));
     let mut policies: Vec<PolicyAnswer> = deciding.iter().filter_map(policy).collect();
@@ -159,7 +174,14 @@ fn authz(authorization: &Authorization) -> AuthzAnswer {
     AuthzAnswer {
         decision: if *is_allowed { "allow" } else { "deny" },
         policies,
-        custom: Vec::new(),
+        custom: external
+            .said
+            .iter()
+            .map(|(provider, is_allowed)| CustomAnswer {
+                provider: provider.to_string(),
+                decision: if *is_allowed { "allow" } else { "deny" },
+            })
+            .collect(),
         shadow: Vec::new(),
         shadow_all: None,
         nearest,

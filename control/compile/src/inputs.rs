@@ -15,6 +15,7 @@ pub(crate) use gateway_pods::is_served_class;
 pub use sources::{SourceDocument, SourceOptions};
 
 use crate::{
+    keys::Keys,
     object::{Head, Object, ObjectKey},
     reports::Reports,
     settings::MeshSettings,
@@ -66,6 +67,8 @@ pub struct Inputs {
     pub peer_authentications: Objects<istio::PeerAuthentication>,
     /// Istio RequestAuthentications.
     pub request_authentications: Objects<istio::RequestAuthentication>,
+    /// Keys that were fetched for the documents' token rules; empty when made from documents alone.
+    pub keys: Keys,
     /// Security documents that were rejected: what they select fails closed.
     pub broken_policies: Vec<(Head, Broken)>,
     /// Findings so far.

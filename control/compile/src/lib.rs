@@ -6,6 +6,7 @@
 mod checks;
 mod hosts;
 pub mod inputs;
+mod keys;
 mod lower;
 mod mesh;
 mod object;
@@ -16,6 +17,7 @@ pub mod settings;
 mod time;
 
 pub use inputs::{GatewayKind, Inputs, SourceDocument, SourceOptions};
+pub use keys::{FetchedKeys, KeySource, Keys, key_sources, public_keys};
 pub use mesh::{Compiled, Mesh, ProxyRef, ScopeError, compile, scope};
 pub use object::{Head, Location, Object, ObjectKey};
 pub use plan::{GatewayPlan, Plan, PodPlan, plan};

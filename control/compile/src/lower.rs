@@ -1,5 +1,6 @@
 //! Lowering: from resolved documents to the resources of one proxy. One file per concern.
 
+mod access;
 pub(crate) mod assembly;
 mod authorization;
 mod claims;
@@ -48,6 +49,7 @@ pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query
     let client = Client::new(resolved, proxy);
     let mut assembly = Assembly::new(client);
     let policies = authorization::add(&mut assembly)?;
+    access::add(&mut assembly, &policies)?;
     let mut http_ports = BTreeSet::new();
     let mut tls_ports = BTreeSet::new();
     match proxy.kind {

@@ -116,6 +116,10 @@ codes! {
     PolicyRule = "PLS0401", Warning;
     /// A policy that is older than another one and makes it void.
     PolicyVoid = "PLS0402", Warning;
+    /// Keys of tokens that cannot be fetched or used: without keys every token of the rule is refused.
+    KeysUnavailable = "PLS0411", Warning;
+    /// An external authorizer that cannot be asked: what needs its word is denied.
+    UnknownProvider = "PLS0412", Warning;
     /// A mesh setting with a malformed value.
     MeshSetting = "PLS0501", Warning;
     /// A route or reference of the Gateway API that is not resolved.

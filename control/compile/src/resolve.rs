@@ -9,10 +9,12 @@ pub(crate) mod gateways;
 mod membership;
 pub(crate) mod peers;
 pub(crate) mod protocol;
+pub(crate) mod providers;
 pub(crate) mod secrets;
 mod service_entries;
 pub(crate) mod services;
 pub(crate) mod sidecars;
+pub(crate) mod tokens;
 pub(crate) mod virtual_services;
 pub(crate) mod workloads;
 
@@ -25,8 +27,8 @@ use crate::{
     reports::Reports,
     resolve::{
         authorization::Authorization, destination_rules::DestinationPolicies, gateway_api::GatewayApi, peers::Peers,
-        secrets::Secrets, services::Services, sidecars::Sidecars, virtual_services::VirtualServices,
-        workloads::Workloads,
+        providers::CustomPolicy, secrets::Secrets, services::Services, sidecars::Sidecars, tokens::TokenPolicies,
+        virtual_services::VirtualServices, workloads::Workloads,
     },
     settings::MeshSettings,
 };
@@ -54,6 +56,10 @@ pub(crate) struct Resolved {
     pub(crate) peers: Peers,
     /// Authorization.
     pub(crate) authorization: Authorization,
+    /// CUSTOM policies.
+    pub(crate) custom: Vec<CustomPolicy>,
+    /// RequestAuthentications.
+    pub(crate) tokens: TokenPolicies,
     /// Certificates.
     pub(crate) secrets: Secrets,
     /// Gateway API Gateways and routes.
@@ -74,6 +80,8 @@ impl Resolved {
         let virtual_services = VirtualServices::new(inputs.virtual_services.values(), &settings);
         let peers = Peers::new(Arc::clone(&root), conversions::peer_policies(&inputs));
         let authorization = Authorization::new(root, conversions::restrictions(&inputs, &settings, reports));
+        let custom = providers::custom_policies(&inputs, &settings, reports);
+        let tokens = TokenPolicies::new(&inputs, reports);
         let secrets = Secrets::new(&inputs);
         let gateway_api = GatewayApi::new(&inputs);
         Self {
@@ -87,6 +95,8 @@ impl Resolved {
             virtual_services,
             peers,
             authorization,
+            custom,
+            tokens,
             secrets,
             gateway_api,
         }

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use palisade_crds::istio::{ForwardClientCertDetails, HttpRetry, MeshConfig, MeshOutboundMode, NormalizationType};
+use palisade_crds::istio::{
+    ExtensionProvider, ForwardClientCertDetails, HttpRetry, MeshConfig, MeshOutboundMode, NormalizationType,
+};
 use palisade_model::{
     identity::TrustDomain,
     settings::{ForwardClientCert, OutboundPolicy, PathNormalization},
@@ -43,6 +45,10 @@ pub struct MeshSettings {
     pub gateway_proxy_protocol: bool,
     /// What gateways do with forwarded client certificates.
     pub gateway_forward_client_cert: ForwardClientCert,
+    /// Named services that decide about requests, and others.
+    pub extension_providers: Vec<ExtensionProvider>,
+    /// One workload may have several external authorizers.
+    pub multiple_custom_providers: bool,
 }
 
 /// Settings that are not in documents (`--set KEY=VALUE`); names as in the documentation, or Istio's environment names.
@@ -198,6 +204,8 @@ impl MeshSettings {
                 Some(ForwardClientCertDetails::AppendForward) => ForwardClientCert::AppendForward,
                 Some(ForwardClientCertDetails::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
             },
+            extension_providers: mesh.extension_providers.clone(),
+            multiple_custom_providers: control.multiple_custom_providers,
         };
         (settings, malformed)
     }
@@ -207,7 +215,7 @@ impl MeshSettings {
 pub(crate) fn not_served(mesh: &MeshConfig) -> Vec<&'static str> {
     let written = [
         (mesh.inbound_traffic_policy.is_some(), "inboundTrafficPolicy"),
-        (!mesh.extension_providers.is_empty(), "extensionProviders"),
+        (mesh.extension_providers.iter().any(|provider| !is_authorizer(provider)), "extensionProviders"),
         (mesh.locality_lb_setting.is_some(), "localityLbSetting"),
         (!mesh.discovery_selectors.is_empty(), "discoverySelectors"),
         (mesh.mesh_mtls.is_some(), "meshMTLS"),
@@ -219,6 +227,11 @@ pub(crate) fn not_served(mesh: &MeshConfig) -> Vec<&'static str> {
         (mesh.default_traffic_policy.is_some(), "defaultTrafficPolicy"),
     ];
     written.into_iter().filter(|(is_written, _)| *is_written).map(|(_, name)| name).collect()
+}
+
+/// External authorizers are served; where spans, logs and metrics go is not.
+fn is_authorizer(provider: &ExtensionProvider) -> bool {
+    provider.envoy_ext_authz_http.is_some() || provider.envoy_ext_authz_grpc.is_some() || provider.prometheus.is_some()
 }
 
 #[expect(clippy::expect_used, reason = "a constant that a test parses")]

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use palisade_compile::{Inputs, SourceOptions, compile};
+use palisade_compile::{Inputs, SourceOptions, compile, key_sources};
 use palisade_crds::{Document, Documents, document};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use super::{
     watch::{Changed, Changes, WatchError},
 };
 use crate::{
+    jwks::KeyFeed,
     mesh::CompiledMesh,
     metrics::Metrics,
     slices::{MeshWatch, Slices},
@@ -40,6 +41,8 @@ pub struct LiveFiles {
     /// Standard input, read once.
     input: Option<Documents>,
     missing: BTreeMap<PathBuf, Instant>,
+    /// Keys of tokens; `None` = none are fetched.
+    keys: Option<KeyFeed>,
 }
 
 struct FileState {
@@ -69,6 +72,20 @@ pub fn start(
     options: SourceOptions,
     metrics: Metrics,
 ) -> Result<(LiveFiles, Following, MeshWatch), LiveError> {
+    start_with_keys(paths, namespace, options, metrics, None)
+}
+
+/// As [`start`], compiling anew when fetched keys change.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_with_keys(
+    paths: Vec<PathBuf>,
+    namespace: &str,
+    options: SourceOptions,
+    metrics: Metrics,
+    keys: Option<KeyFeed>,
+) -> Result<(LiveFiles, Following, MeshWatch), LiveError> {
     // Watching begins before reading: no change falls between.
     let changes = Changes::of(&paths)?;
     let input = if paths.iter().any(|path| path.as_os_str() == "-") {
@@ -84,6 +101,7 @@ pub fn start(
         files: BTreeMap::new(),
         input,
         missing: BTreeMap::new(),
+        keys,
     };
     for file in live.list()? {
         live.read(&file).map_err(|source| ReadError { path: file.display().to_string(), source })?;
@@ -112,16 +130,31 @@ impl LiveFiles {
                     None => std::future::pending().await,
                 }
             };
+            let fetched = async {
+                match self.keys.as_mut() {
+                    // A keeper that is gone changes nothing any more.
+                    Some(feed) => match feed.keys.changed().await {
+                        Ok(()) => {}
+                        Err(_) => std::future::pending().await,
+                    },
+                    None => std::future::pending().await,
+                }
+            };
+            let mut has_keys = false;
             let changed = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 changed = changes.next() => changed,
+                () = fetched => {
+                    has_keys = true;
+                    Changed::default()
+                }
                 () = grace => Changed { paths: self.missing.keys().cloned().collect(), is_anything: false },
                 _ = sweep.tick() => Changed { paths: BTreeSet::new(), is_anything: true },
             };
             // Reading and compiling take their time: off the async threads.
             let work = tokio::task::spawn_blocking(move || {
-                let is_new = self.take(&changed);
+                let is_new = self.take(&changed) || has_keys;
                 let mesh = is_new.then(|| self.compile());
                 (self, mesh)
             });
@@ -211,7 +244,19 @@ impl LiveFiles {
             all.documents.extend(documents.documents.iter().cloned());
             all.unreadable.extend(documents.unreadable.iter().cloned());
         }
-        let inputs = Arc::new(Inputs::from_texts(all, &self.namespace, &self.options));
+        let mut inputs = Inputs::from_texts(all, &self.namespace, &self.options);
+        if let Some(feed) = &self.keys {
+            let sources = key_sources(&inputs);
+            feed.wanted.send_if_modified(|wanted| {
+                let is_new = *wanted != sources;
+                if is_new {
+                    *wanted = sources;
+                }
+                is_new
+            });
+            inputs.keys = (**feed.keys.borrow()).clone();
+        }
+        let inputs = Arc::new(inputs);
         let mesh = CompiledMesh::new(compile(&inputs));
         let elapsed = started.elapsed();
         self.metrics.compile_seconds.observe(elapsed.as_secs_f64());

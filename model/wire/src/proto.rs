@@ -25,6 +25,17 @@ pub mod istio_auth {
     tonic::include_proto!("istio.v1.auth");
 }
 
+/// Package `envoy.service.auth.v3`.
+#[expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    unused_qualifications,
+    reason = "generated"
+)]
+pub mod ext_authz {
+    tonic::include_proto!("envoy.service.auth.v3");
+}
+
 // Whatever may carry a private key says only how large it is.
 
 impl fmt::Debug for v1::Secret {

@@ -12,6 +12,7 @@ use crate::{
     request::{
         self,
         changes::HeaderChange,
+        external::Testimony,
         facts::{Chance, HttpVersion},
         upstream::{is_grpc, is_upgrade},
         verdict::{Action, Answer, Route, Verdict},
@@ -19,6 +20,7 @@ use crate::{
     runtime::{
         Runtime,
         connection::{ConnectionContext, Standing},
+        providers::Providers,
         recent::Denied,
     },
     telemetry::TraceContext,
@@ -39,6 +41,8 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
     ctx.connection = Some(Arc::clone(&connection));
     ctx.record.direction = connection.facts().direction;
     let mut asked = 0;
+    let now = SystemTime::now();
+    let mut testimony = Testimony { tokens_at: Some(now), ..Testimony::default() };
     loop {
         let Some(index) = runtime.index() else {
             return Error::e_explain(ErrorType::InternalError, "no configuration");
@@ -59,9 +63,15 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
             let facts = head.as_ref().map(|head| head.facts());
             ctx.is_grpc = facts.as_ref().is_some_and(is_grpc);
             ctx.is_upgrade = facts.as_ref().is_some_and(is_upgrade);
-            let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
-            request::decide_http(&index, &standing.admitted, facts.as_ref(), &mut chance)
+            let mut chance = Chance::random(now, fastrand::Rng::new());
+            request::decide_http_with(&index, &standing.admitted, facts.as_ref(), &testimony, &mut chance)
         };
+        if let Action::Check(question) = &verdict.action {
+            // Each provider is asked once: the next round has its answer.
+            let answer = runtime.providers.ask(runtime, &index, &standing.admitted, question).await;
+            testimony.answers.push((Arc::clone(&question.check.check.provider), answer));
+            continue;
+        }
         if let Action::Ask(query) = &verdict.action {
             asked += 1;
             if asked <= MAX_ASKS && runtime.ask(query.clone()).await.is_ok() {
@@ -70,7 +80,10 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
             verdict.action = Action::Respond(Answer::refusal(Reason::ConfigUnavailable, ctx.is_grpc, None));
         }
         note(runtime, session, ctx, &standing, &verdict);
-        register(ctx, &connection, head.as_ref());
+        for question in std::mem::take(&mut verdict.external.beside) {
+            Providers::ask_beside(runtime, &standing, question);
+        }
+        register(ctx, &connection, head.as_ref(), testimony);
         ctx.standing = Some(standing);
         ctx.head = head;
         ctx.verdict = Some(verdict);
@@ -83,9 +96,10 @@ fn register(
     ctx: &mut RequestCtx,
     connection: &Arc<ConnectionContext>,
     head: Option<&Arc<super::stream::OwnedRequest>>,
+    testimony: Testimony,
 ) {
     if let (Some(registration), Some(head)) = (connection.registration(), head) {
-        let subject = StreamSubject { connection: Arc::clone(connection), head: (**head).clone() };
+        let subject = StreamSubject { connection: Arc::clone(connection), head: (**head).clone(), testimony };
         ctx.registration = Some(registration.stream(Some(Arc::new(subject))));
     }
 }

@@ -10,6 +10,7 @@ use crate::{
     index::RuntimeIndex,
     request::{
         self,
+        external::Testimony,
         facts::{Chance, HttpVersion, Request},
         verdict::Action,
     },
@@ -23,6 +24,8 @@ pub struct StreamSubject {
     pub connection: Arc<ConnectionContext>,
     /// Its head as received.
     pub head: OwnedRequest,
+    /// What providers said of it, and when its tokens were judged: a stream outlives its token.
+    pub testimony: Testimony,
 }
 
 /// The head of a request, owned.
@@ -65,10 +68,12 @@ impl StreamSubject {
     pub fn still_permitted(&self, index: &Arc<RuntimeIndex>) -> Result<(), Reason> {
         let standing = self.connection.standing(index).map_err(|refused| refused.reason)?;
         let mut chance = Chance::fixed(std::time::SystemTime::now(), 0.0);
-        let verdict = request::decide_http(index, &standing.admitted, Some(&self.head.facts()), &mut chance);
+        let (admitted, facts) = (&standing.admitted, self.head.facts());
+        let verdict = request::decide_http_with(index, admitted, Some(&facts), &self.testimony, &mut chance);
         match (&verdict.authorization, &verdict.action) {
             (Some(authorization), _) if !authorization.is_allowed => Err(verdict.reason),
-            (None, Action::Respond(_) | Action::Close) => Err(verdict.reason),
+            // A provider that was not asked yet has not allowed it: the next request is put before it.
+            (None, Action::Respond(_) | Action::Close | Action::Check(_)) => Err(verdict.reason),
             (Some(_) | None, _) => Ok(()),
         }
     }

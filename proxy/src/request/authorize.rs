@@ -8,7 +8,7 @@ use palisade_policy::{Decision, HeaderLines, RequestFacts};
 use super::{authority::Authority, connection::Admitted, facts::Request, normalize::Target, verdict::Authorization};
 
 /// Header lines as the engine reads them: each on its own (CVE-2026-31838).
-struct Lines<'a>(&'a HeaderMap);
+pub(super) struct Lines<'a>(pub(super) &'a HeaderMap);
 
 impl HeaderLines for Lines<'_> {
     fn visit_lines(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) {

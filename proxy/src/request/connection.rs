@@ -11,7 +11,11 @@ use palisade_model::{
 };
 use palisade_policy::{ConnectionDecision, ConnectionFacts, Peer, PolicyEngine, TlsFacts};
 
-use super::facts::{ClientCertificate, ClientTls, Connection, Direction, Trust};
+use super::{
+    external::AdmittedCheck,
+    facts::{ClientCertificate, ClientTls, Connection, Direction, Trust},
+    tokens::TokenVerifier,
+};
 use crate::{
     index::{Known, RuntimeIndex},
     serve::{
@@ -87,6 +91,10 @@ pub struct Admitted {
     pub engine: Arc<PolicyEngine>,
     /// What holds for the whole connection.
     pub standing: ConnectionDecision,
+    /// The tokens that its requests may carry; `None` = tokens are nobody's business.
+    pub tokens: Option<Arc<TokenVerifier>>,
+    /// The external authorizers that its requests may be put before.
+    pub checks: Vec<AdmittedCheck>,
 }
 
 /// A connection that was not taken: it is closed.
@@ -116,8 +124,25 @@ pub fn admit(index: &RuntimeIndex, facts: Connection, seen: Seen) -> Result<Admi
         },
     };
     let engine = Arc::clone(engine);
-    let standing = engine.connect(&policy_facts(&facts, mode));
-    Ok(Admitted { facts, entry, mode, carries, engine, standing })
+    let known = policy_facts(&facts, mode);
+    let standing = engine.connect(&known);
+    let target = match &entry {
+        Entry::Inbound(port) => Some(&port.policies),
+        Entry::Gateway(listener, chain) => match listener.chains.get(*chain).map(|chain| &chain.handler) {
+            // As with every other policy, nothing stands before AUTO_PASSTHROUGH.
+            Some(ChainHandler::AutoPassthrough) => None,
+            _ => Some(&listener.policies),
+        },
+        Entry::Outbound(_) => None,
+    };
+    let access = index.access();
+    let tokens = target.and_then(|target| access.tokens(target)).map(Arc::clone);
+    let checks = target.map(|target| access.checks(target)).unwrap_or_default();
+    let checks = checks
+        .iter()
+        .map(|check| AdmittedCheck { check: Arc::clone(check), standing: check.engine.connect(&known) })
+        .collect();
+    Ok(Admitted { facts, entry, mode, carries, engine, standing, tokens, checks })
 }
 
 /// What the engine is told. A certificate counts only where the handshake was ours.

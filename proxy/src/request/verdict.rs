@@ -11,7 +11,11 @@ use palisade_model::{
 };
 use palisade_policy::{CapturedRequest, Decision, Permit, PolicyEngine, PolicyRef};
 
-use super::{changes::HeaderChange, status};
+use super::{
+    changes::HeaderChange,
+    external::{External, Question},
+    status,
+};
 use crate::index::{IndexedCluster, IndexedEntry};
 
 /// The verdict on one request or connection.
@@ -27,6 +31,8 @@ pub struct Verdict {
     pub cluster: Option<Arc<str>>,
     /// Faults that the draw let happen.
     pub fault: Injected,
+    /// What external authorizers did.
+    pub external: External,
     /// What is done.
     pub action: Action,
 }
@@ -42,6 +48,8 @@ pub enum Action {
     Close,
     /// The control plane must be asked first; without it, `config-unavailable`.
     Ask(Query),
+    /// A provider must be asked first; without its word, `ext-authz-unavailable`.
+    Check(Box<Question>),
 }
 
 /// What authorization said.
@@ -128,14 +136,22 @@ pub struct Answer {
 impl Verdict {
     /// A verdict before any route was looked for.
     pub(super) fn early(reason: Reason, action: Action) -> Self {
-        Self { reason, authorization: None, route: Route::None, cluster: None, fault: Injected::default(), action }
+        Self {
+            reason,
+            authorization: None,
+            route: Route::None,
+            cluster: None,
+            fault: Injected::default(),
+            external: External::default(),
+            action,
+        }
     }
 
     /// The status that goes downstream, where the proxy knows it.
     pub fn status(&self) -> Option<(u16, Option<u32>)> {
         match &self.action {
             Action::Respond(answer) => Some((answer.status, answer.grpc_status)),
-            Action::Forward(_) | Action::Close | Action::Ask(_) => None,
+            Action::Forward(_) | Action::Close | Action::Ask(_) | Action::Check(_) => None,
         }
     }
 }

@@ -34,18 +34,27 @@ struct Key {
     source: Option<IpAddr>,
 }
 
+/// What TLS to an endpoint depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum TlsKey {
+pub enum TlsKey {
+    /// Plaintext.
     Off,
+    /// Mesh mutual TLS.
     Mesh {
+        /// Of the workload's identity.
         generation: u64,
+        /// Server name.
         sni: Arc<str>,
+        /// Accepted names.
         sans: Arc<[Arc<str>]>,
     },
     /// The settings' canonical hash covers names and keys of secrets; the second hash their contents.
     Originate {
+        /// Of the settings.
         settings: [u8; 32],
+        /// Of the secrets.
         secrets: [u8; 32],
+        /// Name that is verified.
         host: Arc<str>,
     },
 }
@@ -130,6 +139,37 @@ impl Transports {
             next
         });
         Ok(made)
+    }
+
+    /// TLS for a call of the proxy's own; `None` = plaintext. The key tells apart what may not share connections.
+    ///
+    /// # Errors
+    /// As [`Transports::find`].
+    pub fn for_call(
+        &self,
+        index: &RuntimeIndex,
+        tls: &PlannedTls,
+        host: &str,
+        is_http2: bool,
+    ) -> Result<(TlsKey, Option<DialTls>), UnusableTransport> {
+        let key = self.key(index, tls, host)?;
+        let dial = match tls {
+            PlannedTls::Off => None,
+            PlannedTls::Mesh { sni, sans } => {
+                let identity = self.identities.current().ok_or(UnusableTransport::NoIdentity)?;
+                let offer = if is_http2 { AlpnOffer::Http2 } else { AlpnOffer::Http1 };
+                let config = identity.client_config(&allowed_peers(sans), offer);
+                Some(DialTls { config, server_name: server_name(sni)? })
+            }
+            PlannedTls::Originate(originate) => {
+                let alpn: &[u8] = if is_http2 { b"h2" } else { b"http/1.1" };
+                let made = self.originate(index, originate, &[alpn])?;
+                let server_name = made.server_name(host).map_err(|e| UnusableTransport::Tls(e.to_string()))?;
+                Some(DialTls { config: Arc::clone(made.config()), server_name })
+            }
+            PlannedTls::Refuse(message) => return Err(UnusableTransport::Refused(Arc::clone(message))),
+        };
+        Ok((key, dial))
     }
 
     /// TLS for an opaque connection; `None` = plaintext.

@@ -96,6 +96,7 @@ impl Inputs {
             authorization_policies: Objects::new(),
             peer_authentications: Objects::new(),
             request_authentications: Objects::new(),
+            keys: BTreeMap::new(),
             broken_policies: Vec::new(),
             reports,
         };

@@ -10,7 +10,7 @@ use palisade_model::{
     hash::HashError,
     host::HostPattern,
     origin::Origin,
-    resource::{Entries, Entry, Meta, Resource, ResourceKey, ResourceKind},
+    resource::{Entries, Entry, Feature, Meta, Resource, ResourceKey, ResourceKind},
 };
 
 use crate::lower::{
@@ -60,6 +60,18 @@ impl<'a> Assembly<'a> {
     /// Adds an entry that many proxies share.
     pub(crate) fn add_entry(&mut self, entry: Arc<Entry>) {
         self.entries.insert(entry.key().clone(), entry);
+    }
+
+    /// Adds to what a proxy must understand to be sent the policy set of a target.
+    pub(crate) fn require(&mut self, target: &Arc<str>, features: BTreeSet<Feature>) -> Result<(), HashError> {
+        let key = ResourceKey::new(ResourceKind::PolicySet, Arc::clone(target));
+        if let Some(entry) = self.entries.get(&key) {
+            let mut meta = entry.meta().clone();
+            meta.requires.extend(features);
+            let entry = Entry::new(entry.resource().clone(), meta)?;
+            self.entries.insert(key, Arc::new(entry));
+        }
+        Ok(())
     }
 
     /// Whether a resource is there already.

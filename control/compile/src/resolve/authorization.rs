@@ -61,18 +61,22 @@ impl Authorization {
         self.restrictions.iter().filter(|restriction| self.applies(restriction, proxy))
     }
 
-    fn applies(&self, restriction: &Restriction, proxy: &Proxy) -> bool {
-        let is_own = restriction.namespace == proxy.namespace;
-        match &restriction.target {
-            Target::Workloads(labels) => {
-                (is_own || restriction.namespace == self.root) && object::selects(labels, &proxy.labels)
-            }
+    /// Whether a document applies to a proxy.
+    pub(crate) fn applies(&self, restriction: &Restriction, proxy: &Proxy) -> bool {
+        self.takes(&restriction.namespace, &restriction.target, proxy)
+    }
+
+    /// Whether a document of `namespace` with this target applies to a proxy.
+    pub(crate) fn takes(&self, namespace: &Arc<str>, target: &Target, proxy: &Proxy) -> bool {
+        let is_own = *namespace == proxy.namespace;
+        match target {
+            Target::Workloads(labels) => (is_own || *namespace == self.root) && object::selects(labels, &proxy.labels),
             Target::Objects(targets) => proxy.gateway.as_ref().is_some_and(|gateway| {
                 targets.iter().any(|target| {
                     target.group == GATEWAY_GROUP
                         && target.kind == "Gateway"
                         && *target.name == *gateway.name
-                        && restriction.namespace == gateway.namespace
+                        && *namespace == gateway.namespace
                 })
             }),
         }
@@ -127,11 +131,8 @@ impl Restriction {
             Action::Allow => RuleAction::Allow,
             Action::Deny => RuleAction::Deny,
             Action::Audit => RuleAction::Audit,
-            Action::Custom => {
-                let message = "action CUSTOM is not served yet: everything that the policy applies to is denied";
-                reports.add(Report::warning(head, Code::NotServed, "spec.action", message));
-                return Some(Self::denying(head, target, message));
-            }
+            // Its own kind of check, before all others.
+            Action::Custom => return None,
         };
         let mut restriction = Self {
             origin: head.origin(),
@@ -143,6 +144,37 @@ impl Restriction {
         };
         for (index, entry) in spec.rules() {
             restriction.add_rule(head, action, index, entry, domains, reports);
+        }
+        Some(restriction)
+    }
+
+    /// The rules of a CUSTOM policy as forbids: what they match needs its provider's word. `None` = a dry run that cannot be read.
+    pub(crate) fn of_custom(
+        document: &Object<AuthorizationPolicy>,
+        domains: &TrustDomains,
+        reports: &mut Reports,
+    ) -> Option<Self> {
+        let (head, spec) = (&document.head, &document.spec);
+        let targets: Vec<PolicyTargetReference> = spec.targets().cloned().collect();
+        let labels = spec.selector.as_ref().map(|selector| selector.match_labels.clone());
+        let target = match (labels, targets.is_empty()) {
+            (Some(labels), false) => {
+                let message = "selector together with targetRefs";
+                return (!is_dry_run(head)).then(|| Self::denying(head, Target::Workloads(labels), message));
+            }
+            (labels, true) => Target::Workloads(labels.unwrap_or_default()),
+            (None, false) => Target::Objects(targets),
+        };
+        let mut restriction = Self {
+            origin: head.origin(),
+            namespace: Arc::clone(&head.key.namespace),
+            target,
+            policies: Vec::new(),
+            deny_all: None,
+            is_allow: false,
+        };
+        for (index, entry) in spec.rules() {
+            restriction.add_rule(head, RuleAction::Deny, index, entry, domains, reports);
         }
         Some(restriction)
     }
@@ -192,7 +224,7 @@ impl Restriction {
 }
 
 /// Go's `ParseBool`; what it cannot read is enforced.
-fn is_dry_run(head: &Head) -> bool {
+pub(crate) fn is_dry_run(head: &Head) -> bool {
     let written = head.annotations.get("istio.io/dry-run").map(String::as_str);
     matches!(written, Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
 }

@@ -6,8 +6,7 @@ use palisade_crds::{
     BrokenTarget,
     istio::{
         self, Action, ClientTlsMode as WrittenTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule,
-        H2UpgradePolicy, HttpSettings, LoadBalancerSettings, PortTrafficPolicy, RequestAuthentication, SimpleLb,
-        TcpSettings,
+        H2UpgradePolicy, HttpSettings, LoadBalancerSettings, PortTrafficPolicy, SimpleLb, TcpSettings,
     },
 };
 use palisade_model::cluster::{LoadBalancer, TcpKeepalive};
@@ -16,7 +15,7 @@ use palisade_policy::TrustDomains;
 use crate::{
     hosts::{self, Visibility},
     inputs::Inputs,
-    object::{self, Head, Object},
+    object::{self, Head},
     reports::{Code, Report, Reports},
     resolve::{
         authorization::{Restriction, Target},
@@ -252,14 +251,14 @@ pub(super) fn peer_policies(inputs: &Inputs) -> Vec<PeerPolicy> {
 pub(super) fn restrictions(inputs: &Inputs, settings: &MeshSettings, reports: &mut Reports) -> Vec<Restriction> {
     let aliases = settings.trust_domain_aliases.iter().map(ToString::to_string);
     let domains = TrustDomains::new(settings.trust_domain.as_str(), aliases);
-    let policies =
-        inputs.authorization_policies.values().filter_map(|document| Restriction::new(document, &domains, reports));
+    // CUSTOM policies stand before all others, apart from them.
+    let documents = inputs.authorization_policies.values().filter(|document| document.spec.action != Action::Custom);
+    let policies = documents.filter_map(|document| Restriction::new(document, &domains, reports));
     let mut restrictions: Vec<Restriction> = policies.collect();
-    restrictions
-        .extend(inputs.request_authentications.values().map(|document| request_authentication(document, reports)));
     for (head, broken) in &inputs.broken_policies {
-        // PeerAuthentication has its own way to fail closed; an AUDIT policy never changes an answer.
-        if &*head.kind == "PeerAuthentication" || broken.action == Some(Action::Audit) {
+        // The authentications have their own ways to fail closed; an AUDIT policy never changes an answer.
+        let is_authentication = matches!(&*head.kind, "PeerAuthentication" | "RequestAuthentication");
+        if is_authentication || broken.action == Some(Action::Audit) {
             continue;
         }
         let (selector, targets) = match &broken.target {
@@ -276,18 +275,4 @@ pub(super) fn restrictions(inputs: &Inputs, settings: &MeshSettings, reports: &m
         }
     }
     restrictions
-}
-
-/// Tokens are not read yet: what asks for them to be checked is denied.
-fn request_authentication(document: &Object<RequestAuthentication>, reports: &mut Reports) -> Restriction {
-    let spec = &document.spec;
-    let targets: Vec<_> = spec.target_ref.iter().chain(&spec.target_refs).cloned().collect();
-    let target = if targets.is_empty() {
-        Target::Workloads(spec.selector.as_ref().map(|selector| selector.match_labels.clone()).unwrap_or_default())
-    } else {
-        Target::Objects(targets)
-    };
-    let message = "RequestAuthentication is not served yet: everything that it applies to is denied";
-    reports.add(Report::warning(&document.head, Code::Refused, "spec", message));
-    Restriction::denying(&document.head, target, message)
 }

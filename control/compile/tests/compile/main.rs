@@ -1,6 +1,7 @@
 //! Documents in, snapshots and findings out.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod access;
 mod egress;
 mod gateways;
 mod golden;

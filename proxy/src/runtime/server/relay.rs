@@ -14,6 +14,7 @@ use crate::{
     request::{
         self, balance,
         connection::{Entry, Mode},
+        external::Testimony,
         facts::Chance,
         upstream::tls_towards,
         verdict::{Action, ForwardPlan, Route, Verdict},
@@ -21,6 +22,7 @@ use crate::{
     runtime::{
         Runtime,
         connection::{ConnectionContext, Standing},
+        providers::Providers,
         recent::Denied,
     },
     serve::{
@@ -71,8 +73,14 @@ pub(super) async fn serve(
     let mut record = Record::new(Timestamp::now(), Arc::clone(&runtime.settings().proxy), facts.direction);
     let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
     let mut asked = 0;
-    let verdict = loop {
-        let verdict = request::decide_tcp(&standing.index, &standing.admitted, &mut chance);
+    let mut testimony = Testimony::default();
+    let mut verdict = loop {
+        let verdict = request::decide_tcp_with(&standing.index, &standing.admitted, &testimony, &mut chance);
+        if let Action::Check(question) = &verdict.action {
+            let answer = runtime.providers.ask(runtime, &standing.index, &standing.admitted, question).await;
+            testimony.answers.push((Arc::clone(&question.check.check.provider), answer));
+            continue;
+        }
         let Action::Ask(query) = &verdict.action else { break verdict };
         asked += 1;
         if asked > MAX_ASKS || runtime.ask(query.clone()).await.is_err() {
@@ -84,6 +92,9 @@ pub(super) async fn serve(
             Err(refused) => break Verdict { reason: refused.reason, ..verdict },
         }
     };
+    for question in std::mem::take(&mut verdict.external.beside) {
+        Providers::ask_beside(runtime, &standing, question);
+    }
     note(runtime, &mut record, &standing, &verdict);
     let counts = RelayCounts::default();
     if let Action::Forward(plan) = &verdict.action {

@@ -1,0 +1,215 @@
+//! CUSTOM policies and the external authorizers that they name.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use palisade_crds::istio::{
+    Action, AuthorizationPolicy, ExtAuthzGrpc, ExtAuthzHttp, ExtAuthzRequestBody, ExtensionProvider,
+};
+use palisade_model::external_authorization::{CheckBody, CheckService, ExternalProvider, HttpCheck, NamePattern};
+use palisade_policy::TrustDomains;
+
+use crate::{
+    hosts,
+    inputs::Inputs,
+    lower::clusters::Destination,
+    object::{self, Object},
+    reports::{Code, Report, Reports},
+    resolve::authorization::Restriction,
+    settings::MeshSettings,
+    time,
+};
+
+/// A check may take this long if its provider says nothing (Istio).
+const TIMEOUT: Duration = Duration::from_secs(600);
+/// What a caller is told when the provider cannot be.
+const STATUS_ON_ERROR: u16 = 403;
+
+/// One CUSTOM policy.
+#[derive(Debug)]
+pub(crate) struct CustomPolicy {
+    /// Its rules as forbids: what they match needs the provider's word.
+    pub(crate) restriction: Restriction,
+    /// The provider that it names.
+    pub(crate) provider: Arc<str>,
+    /// The provider is asked, and nothing comes of it.
+    pub(crate) is_dry_run: bool,
+}
+
+/// A provider of the mesh configuration, as far as it can be known without a proxy.
+#[derive(Debug, Clone)]
+pub(crate) enum Provider {
+    /// It cannot be asked.
+    Unusable(String),
+    /// It can, if this destination is there.
+    Usable(Destination, ExternalProvider),
+}
+
+/// All CUSTOM policies, oldest first.
+pub(crate) fn custom_policies(inputs: &Inputs, settings: &MeshSettings, reports: &mut Reports) -> Vec<CustomPolicy> {
+    let aliases = settings.trust_domain_aliases.iter().map(ToString::to_string);
+    let domains = TrustDomains::new(settings.trust_domain.as_str(), aliases);
+    let mut policies = Vec::new();
+    for document in object::by_age(inputs.authorization_policies.values()) {
+        if document.spec.action == Action::Custom {
+            policies.extend(custom_policy(document, settings, &domains, reports));
+        }
+    }
+    policies
+}
+
+fn custom_policy(
+    document: &Object<AuthorizationPolicy>,
+    settings: &MeshSettings,
+    domains: &TrustDomains,
+    reports: &mut Reports,
+) -> Option<CustomPolicy> {
+    let restriction = Restriction::of_custom(document, domains, reports)?;
+    let name = document.spec.provider.as_ref().map(|provider| provider.name.as_str()).unwrap_or_default();
+    if let Provider::Unusable(message) = find(name, settings) {
+        let message = format!("{message}: what the policy matches is denied");
+        reports.add(Report::warning(&document.head, Code::UnknownProvider, "spec.provider.name", &message));
+    }
+    if let Provider::Usable(_, asks) = find(name, settings)
+        && asks.service().is_some_and(|service| service.body.is_some())
+    {
+        let message = "request bodies in checks are not served yet: what the policy matches is denied";
+        reports.add(Report::warning(&document.head, Code::Refused, "spec.provider.name", message));
+    }
+    Some(CustomPolicy {
+        restriction,
+        provider: name.into(),
+        is_dry_run: super::authorization::is_dry_run(&document.head),
+    })
+}
+
+/// A provider by name.
+pub(crate) fn find(name: &str, settings: &MeshSettings) -> Provider {
+    let Some(provider) = settings.extension_providers.iter().find(|provider| provider.name == name) else {
+        return Provider::Unusable(format!("there is no extension provider `{name}` in the mesh configuration"));
+    };
+    let ExtensionProvider { name: _, envoy_ext_authz_http, envoy_ext_authz_grpc, .. } = provider;
+    let usable = match (envoy_ext_authz_http, envoy_ext_authz_grpc) {
+        (Some(http), _) => of_http(http, settings),
+        (None, Some(grpc)) => of_grpc(grpc, settings),
+        (None, None) => Err("is no external authorizer".to_owned()),
+    };
+    match usable {
+        Ok((destination, asks)) => Provider::Usable(destination, asks),
+        Err(message) => Provider::Unusable(format!("extension provider `{name}` {message}")),
+    }
+}
+
+fn of_grpc(written: &ExtAuthzGrpc, settings: &MeshSettings) -> Result<(Destination, ExternalProvider), String> {
+    let ExtAuthzGrpc {
+        service,
+        port,
+        timeout,
+        fail_open,
+        clear_route_cache,
+        status_on_error,
+        include_request_body_in_check,
+    } = written;
+    let destination = destination(service, *port, settings)?;
+    let service = CheckService {
+        cluster: destination.cluster_name(),
+        host: Arc::clone(&destination.host),
+        timeout: timeout.and_then(time::positive).unwrap_or(TIMEOUT),
+        fails_open: *fail_open,
+        status_on_error: status(status_on_error)?,
+        body: body(include_request_body_in_check.as_ref()),
+        clears_route: *clear_route_cache,
+    };
+    Ok((destination, ExternalProvider::Grpc(service)))
+}
+
+fn of_http(written: &ExtAuthzHttp, settings: &MeshSettings) -> Result<(Destination, ExternalProvider), String> {
+    let ExtAuthzHttp {
+        service,
+        port,
+        timeout,
+        path_prefix,
+        fail_open,
+        clear_route_cache,
+        status_on_error,
+        include_headers_in_check,
+        include_request_headers_in_check,
+        include_additional_headers_in_check,
+        include_request_body_in_check,
+        headers_to_upstream_on_allow,
+        headers_to_downstream_on_deny,
+        headers_to_downstream_on_allow,
+    } = written;
+    let destination = destination(service, *port, settings)?;
+    if !path_prefix.is_empty() && !path_prefix.starts_with('/') {
+        return Err("has a `pathPrefix` that does not begin with `/`".to_owned());
+    }
+    let service = CheckService {
+        cluster: destination.cluster_name(),
+        host: Arc::clone(&destination.host),
+        timeout: timeout.and_then(time::positive).unwrap_or(TIMEOUT),
+        fails_open: *fail_open,
+        status_on_error: status(status_on_error)?,
+        body: body(include_request_body_in_check.as_ref()),
+        clears_route: *clear_route_cache,
+    };
+    let sent = match include_request_headers_in_check.is_empty() {
+        true => include_headers_in_check,
+        false => include_request_headers_in_check,
+    };
+    let added: BTreeMap<_, _> =
+        include_additional_headers_in_check.iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+    let check = HttpCheck {
+        service,
+        path_prefix: path_prefix.as_str().into(),
+        request_headers: patterns(sent),
+        added_headers: added.into_iter().map(|(name, value)| (name.into(), value.as_str().into())).collect(),
+        upstream_headers: patterns(headers_to_upstream_on_allow),
+        denied_headers: patterns(headers_to_downstream_on_deny),
+        allowed_headers: patterns(headers_to_downstream_on_allow),
+    };
+    Ok((destination, ExternalProvider::Http(check)))
+}
+
+/// `HOST` or `NAMESPACE/HOST`.
+fn destination(service: &str, port: u32, settings: &MeshSettings) -> Result<Destination, String> {
+    let (namespace, host) = match service.split_once('/') {
+        Some((namespace, host)) => (namespace, host),
+        None => (&*settings.root_namespace, service),
+    };
+    let port = u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| format!("has no port: {port}"))?;
+    if host.is_empty() {
+        return Err("names no service".to_owned());
+    }
+    let host = hosts::full_name(&host.to_ascii_lowercase(), namespace, &settings.cluster_domain);
+    Ok(Destination { host: host.as_str().into(), port, subset: "".into() })
+}
+
+fn status(text: &str) -> Result<u16, String> {
+    match text {
+        "" => Ok(STATUS_ON_ERROR),
+        text => text
+            .parse()
+            .ok()
+            .filter(|status| (200..600).contains(status))
+            .ok_or_else(|| format!("has a `statusOnError` that is no status: `{text}`")),
+    }
+}
+
+fn body(written: Option<&ExtAuthzRequestBody>) -> Option<CheckBody> {
+    let ExtAuthzRequestBody { max_request_bytes, allow_partial_message, pack_as_bytes } = written?;
+    Some(CheckBody { max_bytes: *max_request_bytes, allows_partial: *allow_partial_message, is_bytes: *pack_as_bytes })
+}
+
+fn patterns(written: &[String]) -> Arc<[NamePattern]> {
+    written
+        .iter()
+        .map(|text| {
+            let text = text.to_ascii_lowercase();
+            match (text.strip_suffix('*'), text.strip_prefix('*')) {
+                (Some(prefix), _) => NamePattern::Prefix(prefix.into()),
+                (None, Some(suffix)) => NamePattern::Suffix(suffix.into()),
+                (None, None) => NamePattern::Exact(text.as_str().into()),
+            }
+        })
+        .collect()
+}

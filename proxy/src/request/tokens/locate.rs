@@ -1,0 +1,128 @@
+//! Where tokens stand in a request, and how they are taken out of it.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use palisade_model::authentication::TokenLocation;
+use percent_encoding::percent_decode;
+
+use super::{Authenticated, TokenRequest};
+use crate::request::changes::HeaderChange;
+
+/// What one place holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Located<'a> {
+    Nothing,
+    /// Which of several is meant cannot be known: an application might read another than we do.
+    Several,
+    Token(Cow<'a, str>),
+}
+
+/// Looks at one place.
+pub(super) fn find<'a>(location: &TokenLocation, request: &TokenRequest<'a>) -> Located<'a> {
+    match location {
+        TokenLocation::Header { name, prefix } => in_header(request.headers, name, prefix),
+        TokenLocation::Query(name) => one(parameters(request.query.unwrap_or_default()).filter_map(|(key, value)| {
+            let is_it = decoded(key) == name.as_bytes();
+            // What is no text is no token either, but it is there.
+            is_it.then(|| Cow::Owned(String::from_utf8_lossy(&decoded(value)).into_owned()))
+        })),
+        TokenLocation::Cookie(name) => one(cookies(request.headers).filter_map(|(key, value)| {
+            (key == name.as_bytes()).then(|| Cow::Owned(String::from_utf8_lossy(unquoted(value)).into_owned()))
+        })),
+    }
+}
+
+fn one<'a>(mut found: impl Iterator<Item = Cow<'a, str>>) -> Located<'a> {
+    match (found.next(), found.next()) {
+        (None, _) => Located::Nothing,
+        (Some(token), None) => Located::Token(token),
+        (Some(_), Some(_)) => Located::Several,
+    }
+}
+
+fn in_header<'a>(headers: &'a HeaderMap, name: &str, prefix: &str) -> Located<'a> {
+    let mut found = headers.get_all(name).iter().filter_map(|line| {
+        let text = String::from_utf8_lossy(line.as_bytes());
+        if prefix.is_empty() {
+            return Some(text);
+        }
+        // As Envoy: the prefix may stand anywhere, and what follows is the first run of a token's characters.
+        let after = text.find(prefix)? + prefix.len();
+        let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let rest = text.get(after..).unwrap_or_default();
+        let Some(start) = rest.find(is_token) else { return Some(text) };
+        let rest = rest.get(start..).unwrap_or_default();
+        let end = rest.find(|c| !is_token(c)).unwrap_or(rest.len());
+        Some(Cow::Owned(rest.get(..end).unwrap_or_default().to_owned()))
+    });
+    let first = found.next();
+    match (first, found.next()) {
+        (None, _) => Located::Nothing,
+        (Some(token), None) => Located::Token(token),
+        (Some(_), Some(_)) => Located::Several,
+    }
+}
+
+fn parameters(query: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let mut parts = pair.splitn(2, |byte| *byte == b'=');
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+    })
+}
+
+fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
+    percent_decode(text).into()
+}
+
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).map(|pair| {
+        let mut parts = pair.splitn(2, |byte| *byte == b'=');
+        let name = parts.next().unwrap_or_default().trim_ascii();
+        (name, parts.next().unwrap_or_default().trim_ascii())
+    })
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
+    value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
+}
+
+/// How a verified token is taken out.
+#[derive(Debug)]
+pub(super) struct Removal(TokenLocation);
+
+impl Removal {
+    pub(super) fn of(location: &TokenLocation) -> Self {
+        Self(location.clone())
+    }
+
+    /// Takes the token out of what goes on.
+    pub(super) fn apply(&self, request: &TokenRequest<'_>, authenticated: &mut Authenticated) {
+        match &self.0 {
+            TokenLocation::Header { name, prefix: _ } => {
+                if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+                    authenticated.changes.push(HeaderChange::Remove(name));
+                }
+            }
+            TokenLocation::Query(name) => {
+                let query = request.query.unwrap_or_default();
+                let kept = query.split(|byte| *byte == b'&').filter(|pair| {
+                    let key = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+                    decoded(key) != name.as_bytes()
+                });
+                authenticated.query = Some(kept.collect::<Vec<_>>().join(&b'&'));
+            }
+            TokenLocation::Cookie(name) => {
+                let kept: Vec<Vec<u8>> = cookies(request.headers)
+                    .filter(|(key, value)| *key != name.as_bytes() && !(key.is_empty() && value.is_empty()))
+                    .map(|(key, value)| [key, value].join(&b'='))
+                    .collect();
+                let line = (!kept.is_empty()).then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])));
+                authenticated.changes.push(match line {
+                    Some(Ok(line)) => HeaderChange::Set(header::COOKIE, line),
+                    Some(Err(_)) | None => HeaderChange::Remove(header::COOKIE),
+                });
+            }
+        }
+    }
+}

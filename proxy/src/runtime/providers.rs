@@ -1,0 +1,193 @@
+//! Asking external authorizers: a service of the registry, over the same transports as any upstream.
+
+mod connect;
+mod grpc;
+mod http;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use ahash::AHashMap;
+use palisade_model::{
+    endpoint::Address,
+    external_authorization::{CheckService, ExternalProvider},
+};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use self::connect::{Client, Endpoint};
+use super::{
+    Runtime,
+    connection::Standing,
+    transports::{TlsKey, UnusableTransport},
+};
+use crate::{
+    index::RuntimeIndex,
+    request::{
+        connection::Admitted,
+        external::{CheckAnswer, Question},
+        upstream::tls_towards,
+    },
+};
+
+/// Endpoints of providers with connections kept; more than this many means that endpoints come and go.
+const MAX_CLIENTS: usize = 256;
+/// Dry-run questions in flight: further ones are dropped, since nothing depends on them.
+const MAX_BESIDE: usize = 128;
+/// How long a name may take to resolve.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Connections to providers.
+pub struct Providers {
+    clients: Mutex<AHashMap<ClientKey, Client>>,
+    beside: Arc<Semaphore>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ClientKey {
+    address: SocketAddr,
+    is_http2: bool,
+    tls: TlsKey,
+}
+
+/// Why a provider has no word.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("cluster `{0}` is not known")]
+    NoCluster(Arc<str>),
+    #[error("cluster `{0}` has no usable endpoint")]
+    NoEndpoint(Arc<str>),
+    #[error("the endpoint's name does not resolve")]
+    Unresolved,
+    #[error(transparent)]
+    Transport(#[from] UnusableTransport),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("{0}")]
+    Call(String),
+}
+
+/// What a check says of the connection.
+pub(super) struct Context<'a> {
+    pub(super) admitted: &'a Admitted,
+    /// The proxy's own identity.
+    pub(super) identity: String,
+}
+
+impl Default for Providers {
+    fn default() -> Self {
+        Self { clients: Mutex::default(), beside: Arc::new(Semaphore::new(MAX_BESIDE)) }
+    }
+}
+
+impl Providers {
+    /// Puts one question. Never fails: whatever goes wrong is [`CheckAnswer::Unavailable`].
+    pub async fn ask(
+        &self,
+        runtime: &Runtime,
+        index: &RuntimeIndex,
+        admitted: &Admitted,
+        question: &Question,
+    ) -> CheckAnswer {
+        let check = &question.check.check;
+        let Some(service) = check.asks.service() else {
+            return CheckAnswer::Unavailable("there is no such provider".into());
+        };
+        if service.body.is_some() {
+            // A check without the body that its document asks for would allow what nobody looked at.
+            return CheckAnswer::Unavailable("checks with request bodies are not served yet".into());
+        }
+        let limit = service.timeout;
+        let call = self.call(runtime, index, admitted, question, service);
+        let answered = match tokio::time::timeout(limit, call).await {
+            Ok(answered) => answered,
+            Err(_) => Err(AskError::Timeout(limit)),
+        };
+        answered.unwrap_or_else(|error| {
+            tracing::debug!(provider = %check.provider, %error, "external authorizer");
+            CheckAnswer::Unavailable(error.to_string().into())
+        })
+    }
+
+    /// Puts a dry-run question beside the request, and drops it when too many are in flight.
+    pub fn ask_beside(runtime: &Arc<Runtime>, standing: &Arc<Standing>, question: Question) {
+        let Ok(permit) = Arc::clone(&runtime.providers.beside).try_acquire_owned() else { return };
+        let (runtime, standing) = (Arc::clone(runtime), Arc::clone(standing));
+        // Ends by itself within the provider's timeout; the semaphore bounds how many there are.
+        tokio::spawn(async move {
+            let answer = runtime.providers.ask(&runtime, &standing.index, &standing.admitted, &question).await;
+            let is_allowed = matches!(answer, CheckAnswer::Allowed(_));
+            tracing::debug!(provider = %question.check.check.provider, is_allowed, "dry run of an external authorizer");
+            drop(permit);
+        });
+    }
+
+    async fn call(
+        &self,
+        runtime: &Runtime,
+        index: &RuntimeIndex,
+        admitted: &Admitted,
+        question: &Question,
+        service: &CheckService,
+    ) -> Result<CheckAnswer, AskError> {
+        let asks = &question.check.check.asks;
+        let is_http2 = matches!(asks, ExternalProvider::Grpc(_));
+        let client = self.client(runtime, index, service, is_http2).await?;
+        let context = Context { admitted, identity: index.settings().identity.to_string() };
+        match asks {
+            ExternalProvider::Missing { message } => Ok(CheckAnswer::Unavailable(Arc::clone(message))),
+            ExternalProvider::Grpc(service) => grpc::check(client, service, &context, question).await,
+            ExternalProvider::Http(check) => match &question.head {
+                Some(head) => http::check(client, check, head).await,
+                None => Ok(CheckAnswer::Unavailable("an HTTP provider cannot judge opaque bytes".into())),
+            },
+        }
+    }
+
+    /// The client of one of the service's endpoints.
+    async fn client(
+        &self,
+        runtime: &Runtime,
+        index: &RuntimeIndex,
+        service: &CheckService,
+        is_http2: bool,
+    ) -> Result<Client, AskError> {
+        let name = || Arc::clone(&service.cluster);
+        let cluster = index.cluster(&service.cluster).ok_or_else(|| AskError::NoCluster(name()))?;
+        let count = cluster.usable().len();
+        let chosen = fastrand::usize(..count.max(1));
+        let endpoint = cluster.usable().nth(chosen).map(|(endpoint, _)| endpoint.clone());
+        let endpoint = endpoint.ok_or_else(|| AskError::NoEndpoint(name()))?;
+        let tls = tls_towards(cluster, Some(&endpoint));
+        let (tls, dial) = runtime.transports.for_call(index, &tls, &service.host, is_http2)?;
+        let address = resolve(&endpoint.endpoint.address).await.ok_or(AskError::Unresolved)?;
+        let key = ClientKey { address, is_http2, tls };
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
+        }
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear();
+        }
+        let target = Endpoint { address, timeout: cluster.cluster().connect_timeout, tls: dial };
+        let client = connect::client(target, is_http2);
+        clients.insert(key, client.clone());
+        Ok(client)
+    }
+}
+
+async fn resolve(address: &Address) -> Option<SocketAddr> {
+    match address {
+        Address::Socket(address) => Some(*address),
+        Address::Name(name, port) | Address::LogicalName(name, port) => {
+            let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((&**name, *port))).await;
+            found.ok()?.ok()?.next()
+        }
+        Address::Unix(_) => None,
+    }
+}
+
+impl std::fmt::Debug for Providers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Providers").field("clients", &self.clients.lock().len()).finish_non_exhaustive()
+    }
+}
