@@ -134,7 +134,12 @@ fn answer(case: &Case, index: &RuntimeIndex, outcome: Outcome, request: Option<&
         reason: verdict.reason.as_str(),
         connection,
         request: forwarded(&verdict, &admitted, request),
-        authz: verdict.authorization.as_ref().map(|said| authz(said, &verdict.external)),
+        // A refused token ends the request before any policy is asked.
+        authz: verdict
+            .authorization
+            .as_ref()
+            .filter(|_| !matches!(verdict.reason, Reason::JwtInvalid | Reason::JwtAudience))
+            .map(|said| authz(said, &verdict.external)),
         route: route::answer(index, &admitted, &verdict, case.random.is_some()),
     }
 }

@@ -90,7 +90,7 @@ pub static KNOWN_KINDS: &[KnownKind] = &[
     known(NETWORKING, "ProxyConfig", &["v1beta1"], Support::Named),
     known(SECURITY, "AuthorizationPolicy", &["v1", "v1beta1"], Support::Served),
     known(SECURITY, "PeerAuthentication", &["v1", "v1beta1"], Support::Served),
-    known(SECURITY, "RequestAuthentication", &["v1", "v1beta1"], Support::Checked),
+    known(SECURITY, "RequestAuthentication", &["v1", "v1beta1"], Support::Served),
     known("telemetry.istio.io", "Telemetry", &["v1", "v1alpha1"], Support::Checked),
     known("extensions.istio.io", "WasmPlugin", &["v1alpha1"], Support::Named),
     known("extensions.istio.io", "TrafficExtension", &["v1alpha1"], Support::Named),

@@ -1,19 +1,21 @@
 //! What a request passes before authorization: external authorizers, then its tokens (istio-semantics 1.1).
 
-use std::{borrow::Cow, net::IpAddr, time::SystemTime};
+use std::{borrow::Cow, net::IpAddr, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use palisade_policy::JwtFacts;
+use palisade_model::policy::{DenyAll, PolicyId};
+use palisade_policy::{JwtFacts, PolicyEngine, RequestFacts};
 
 use super::{
     authority::Authority,
+    authorize::Lines,
     connection::Admitted,
     external::{HttpCheck, Passing, Testimony},
     facts::Request,
     normalize::Target,
     tokens::{Authenticated, TokenRequest, TokenStatus},
-    verdict::{Action, Answer, Verdict},
+    verdict::{Action, Answer, Authorization, Verdict},
 };
 
 /// What came through: the request as authorization, routes and upstream see it.
@@ -59,7 +61,22 @@ pub(super) fn pass<'a>(
             judged.map_err(|status| {
                 let answer = refusal(status, request.scheme, authority.text, &target.path, is_grpc);
                 let external = std::mem::take(&mut passing.external);
-                Box::new(Verdict { external, ..Verdict::early(status.reason(), Action::Respond(answer)) })
+                let facts = RequestFacts {
+                    method: request.method,
+                    scheme: request.scheme,
+                    authority: authority.text.as_bytes(),
+                    path: target.path.as_bytes(),
+                    headers: &Lines(&passing.headers),
+                    remote_ip,
+                    jwt: None,
+                    now,
+                };
+                let authorization = Some(refused(admitted, &facts, status));
+                Box::new(Verdict {
+                    authorization,
+                    external,
+                    ..Verdict::early(status.reason(), Action::Respond(answer))
+                })
             })?
         }
         (None, None) => Authenticated::default(),
@@ -70,6 +87,14 @@ pub(super) fn pass<'a>(
     passing.change(changes);
     passing.query = query.or(passing.query);
     Ok(Passed { passing, jwt: facts.map(Cow::Owned).or(request.jwt.map(Cow::Borrowed)) })
+}
+
+/// What a refused token is explained from: no policy was asked, the token's status denies everything.
+fn refused(admitted: &Admitted, facts: &RequestFacts<'_>, status: TokenStatus) -> Authorization {
+    let reason = DenyAll { id: PolicyId("mesh/tokens".into()), source: None, message: status.message().into() };
+    let engine = Arc::new(PolicyEngine::deny_all(&reason));
+    let captured = engine.capture_http(&admitted.standing, facts);
+    Authorization { is_allowed: false, deciding: None, engine, captured: Some(Box::new(captured)) }
 }
 
 /// The answer to a refused token (RFC 6750).

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use palisade_model::reason::Reason;
 use palisade_policy::{Explanation, FailedClause, NearMiss, Peer, PolicyRef};
 use serde_json::{Value, json};
 
@@ -107,6 +108,9 @@ fn story(denied: &Denied) -> Value {
         })
     });
     let text = match (&message, policies.first(), nearest.first()) {
+        (Some(message), _, _) if matches!(reason, Reason::JwtInvalid | Reason::JwtAudience) => {
+            format!("The token is refused: {message}.")
+        }
         (Some(message), _, _) => format!("The whole target is denied: {message}."),
         (None, Some(policy), _) => format!("Denied by {}.", policy.id),
         (None, None, Some(miss)) => format!("No policy allows it; {} came nearest.", miss.policy.id),

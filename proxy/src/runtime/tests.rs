@@ -31,6 +31,7 @@ use crate::{
     transport::{ProxySettings, build_proxy},
 };
 
+mod providers;
 mod traffic;
 
 const VIP: &str = "10.96.0.7:9080";

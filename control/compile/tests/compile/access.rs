@@ -76,7 +76,7 @@ fn documents_merge_sorted_by_issuer_whatever_their_scope() {
     let rule = |issuer: &str| format!("{{jwtRules: [{{issuer: {issuer}, jwks: '{KEYS}'}}]}}");
     let text = pod("s", "a", "")
         + &istio("RequestAuthentication", "z", "a", &rule("b"))
-        + &istio("RequestAuthentication", "y", "istio-system", &rule("c"))
+        + &istio("RequestAuthentication", "mesh", "istio-system", &rule("c"))
         + &istio(
             "RequestAuthentication",
             "x",

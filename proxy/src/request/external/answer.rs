@@ -77,9 +77,9 @@ pub fn of_http(check: &HttpCheck, status: u16, headers: &HeaderMap, body: Bytes)
     }
     match status {
         200 => allowed(check, headers),
+        201..=499 => CheckAnswer::Denied(Refusal { status, headers: denied_lines(check, headers), body }),
         // As Envoy: a provider in trouble has decided nothing.
-        500..=599 => CheckAnswer::Unavailable(format!("the provider answered {status}").into()),
-        _ => CheckAnswer::Denied(Refusal { status, headers: denied_lines(check, headers), body }),
+        _ => CheckAnswer::Unavailable(format!("the provider answered {status}").into()),
     }
 }
 
