@@ -12,6 +12,7 @@ use pingora_core::{
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
+mod checked_body;
 mod context;
 mod head;
 mod intake;

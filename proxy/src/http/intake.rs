@@ -7,12 +7,12 @@ use palisade_model::reason::Reason;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
-use super::{context::RequestCtx, head, stream::StreamSubject};
+use super::{checked_body::Gathered, context::RequestCtx, head, stream::StreamSubject};
 use crate::{
     request::{
         self,
         changes::HeaderChange,
-        external::Testimony,
+        external::{CheckAnswer, ShownBody, Testimony},
         facts::{Chance, HttpVersion},
         upstream::{is_grpc, is_upgrade},
         verdict::{Action, Answer, Route, Verdict},
@@ -42,6 +42,7 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
     ctx.record.direction = connection.facts().direction;
     let mut asked = 0;
     let now = SystemTime::now();
+    let mut gathered = Gathered::default();
     let mut testimony = Testimony { tokens_at: Some(now), ..Testimony::default() };
     loop {
         let Some(index) = runtime.index() else {
@@ -66,9 +67,20 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
             let mut chance = Chance::random(now, fastrand::Rng::new());
             request::decide_http_with(&index, &standing.admitted, facts.as_ref(), &testimony, &mut chance)
         };
-        if let Action::Check(question) = &verdict.action {
+        if let Action::Check(question) = &mut verdict.action {
             // Each provider is asked once: the next round has its answer.
-            let answer = runtime.providers.ask(runtime, &index, &standing.admitted, question).await;
+            let limits = question.check.check.asks.service().and_then(|service| service.body);
+            let shown = match limits.filter(|_| !ctx.is_upgrade) {
+                Some(limits) => gathered.show(session, limits).await?,
+                None => Some(ShownBody { bytes: bytes::Bytes::new(), is_partial: false }),
+            };
+            let answer = match shown {
+                Some(body) => {
+                    question.body = limits.map(|_| body);
+                    runtime.providers.ask(runtime, &index, &standing.admitted, question).await
+                }
+                None => CheckAnswer::BodyTooLarge,
+            };
             testimony.answers.push((Arc::clone(&question.check.check.provider), answer));
             continue;
         }

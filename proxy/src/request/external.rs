@@ -89,6 +89,17 @@ pub struct Question {
     pub check: Arc<IndexedCheck>,
     /// The request as it stands when the provider is asked; `None` for opaque bytes.
     pub head: Option<QuestionHead>,
+    /// The body, where the check shows it. Whoever asks fills it in.
+    pub body: Option<ShownBody>,
+}
+
+/// A body, or its beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShownBody {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// There is more.
+    pub is_partial: bool,
 }
 
 /// A request as a provider is told about it.
@@ -290,7 +301,7 @@ impl HttpCheck<'_> {
             version: self.request.version,
             headers: passing.headers.clone().into_owned(),
         };
-        Question { check: Arc::clone(&admitted.check), head: Some(head) }
+        Question { check: Arc::clone(&admitted.check), head: Some(head), body: None }
     }
 }
 
@@ -309,7 +320,7 @@ pub(super) fn connection(admitted: &Admitted, testimony: &Testimony) -> Result<E
         let engine = &admitted.check.engine;
         let decision = engine.decide_tcp(&admitted.standing);
         let Some(asked) = Asked::of(&decision) else { continue };
-        let question = || Question { check: Arc::clone(&admitted.check), head: None };
+        let question = || Question { check: Arc::clone(&admitted.check), head: None, body: None };
         if check.is_dry_run {
             external.beside.push(question());
             continue;

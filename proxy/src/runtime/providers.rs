@@ -92,10 +92,6 @@ impl Providers {
         let Some(service) = check.asks.service() else {
             return CheckAnswer::Unavailable("there is no such provider".into());
         };
-        if service.body.is_some() {
-            // A check without the body that its document asks for would allow what nobody looked at.
-            return CheckAnswer::Unavailable("checks with request bodies are not served yet".into());
-        }
         let limit = service.timeout;
         let call = self.call(runtime, index, admitted, question, service);
         let answered = match tokio::time::timeout(limit, call).await {
@@ -137,7 +133,7 @@ impl Providers {
             ExternalProvider::Missing { message } => Ok(CheckAnswer::Unavailable(Arc::clone(message))),
             ExternalProvider::Grpc(service) => grpc::check(client, service, &context, question).await,
             ExternalProvider::Http(check) => match &question.head {
-                Some(head) => http::check(client, check, head).await,
+                Some(head) => http::check(client, check, head, question.body.as_ref()).await,
                 None => Ok(CheckAnswer::Unavailable("an HTTP provider cannot judge opaque bytes".into())),
             },
         }

@@ -69,12 +69,6 @@ fn custom_policy(
         let message = format!("{message}: what the policy matches is denied");
         reports.add(Report::warning(&document.head, Code::UnknownProvider, "spec.provider.name", &message));
     }
-    if let Provider::Usable(_, asks) = find(name, settings)
-        && asks.service().is_some_and(|service| service.body.is_some())
-    {
-        let message = "request bodies in checks are not served yet: what the policy matches is denied";
-        reports.add(Report::warning(&document.head, Code::Refused, "spec.provider.name", message));
-    }
     Some(CustomPolicy {
         restriction,
         provider: name.into(),

@@ -22,14 +22,16 @@ pub(super) enum Located<'a> {
 pub(super) fn find<'a>(location: &TokenLocation, request: &TokenRequest<'a>) -> Located<'a> {
     match location {
         TokenLocation::Header { name, prefix } => in_header(request.headers, name, prefix),
-        TokenLocation::Query(name) => one(parameters(request.query.unwrap_or_default()).filter_map(|(key, value)| {
-            let is_it = decoded(key) == name.as_bytes();
+        TokenLocation::Query(name) => {
+            let found =
+                parameters(request.query.unwrap_or_default()).filter(|(key, _)| decoded(key) == name.as_bytes());
             // What is no text is no token either, but it is there.
-            is_it.then(|| Cow::Owned(String::from_utf8_lossy(&decoded(value)).into_owned()))
-        })),
-        TokenLocation::Cookie(name) => one(cookies(request.headers).filter_map(|(key, value)| {
-            (key == name.as_bytes()).then(|| Cow::Owned(String::from_utf8_lossy(unquoted(value)).into_owned()))
-        })),
+            one(found.map(|(_, value)| Cow::Owned(String::from_utf8_lossy(&decoded(value)).into_owned())))
+        }
+        TokenLocation::Cookie(name) => {
+            let found = cookies(request.headers).filter(|(key, _)| *key == name.as_bytes());
+            one(found.map(|(_, value)| Cow::Owned(String::from_utf8_lossy(unquoted(value)).into_owned())))
+        }
     }
 }
 

@@ -10,11 +10,15 @@ use http::{HeaderName, HeaderValue};
 use palisade_model::external_authorization::CheckService;
 use palisade_wire::proto::ext_authz as v3;
 
-use super::{AskError, Context, connect::Client, http::with_cause};
+use super::{
+    AskError, Context,
+    connect::Client,
+    http::{PARTIAL_BODY, with_cause},
+};
 use crate::request::{
     changes::HeaderChange,
     external::{
-        Allowance, CheckAnswer, Question, QuestionHead, Refusal,
+        Allowance, CheckAnswer, Question, QuestionHead, Refusal, ShownBody,
         answer::{self, Wish},
     },
     facts::HttpVersion,
@@ -39,7 +43,7 @@ pub(super) async fn check(
         .map_err(|error| AskError::Call(error.to_string()))?;
     let mut calls = v3::authorization_client::AuthorizationClient::with_origin(client, origin)
         .max_decoding_message_size(MAX_ANSWER_BYTES);
-    let request = v3::CheckRequest { attributes: Some(attributes(context, question)) };
+    let request = v3::CheckRequest { attributes: Some(attributes(context, service, question)) };
     let response = calls.check(request).await.map_err(|status| {
         let cause = std::error::Error::source(&status).map(with_cause).unwrap_or_default();
         AskError::Call(format!("gRPC status {}: {} {cause}", i32::from(status.code()), status.message()))
@@ -47,7 +51,7 @@ pub(super) async fn check(
     Ok(answer_of(response.into_inner()))
 }
 
-fn attributes(context: &Context<'_>, question: &Question) -> v3::AttributeContext {
+fn attributes(context: &Context<'_>, service: &CheckService, question: &Question) -> v3::AttributeContext {
     let facts = &context.admitted.facts;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let time = v3::Timestamp {
@@ -58,7 +62,10 @@ fn attributes(context: &Context<'_>, question: &Question) -> v3::AttributeContex
     v3::AttributeContext {
         source: Some(peer(facts.source, context.admitted.peer_uri().unwrap_or_default().to_owned())),
         destination: Some(peer(facts.destination, if is_mesh { context.identity.clone() } else { String::new() })),
-        request: Some(v3::Request { time: Some(time), http: question.head.as_ref().map(http_request) }),
+        request: Some(v3::Request {
+            time: Some(time),
+            http: question.head.as_ref().map(|head| http_request(head, service, question.body.as_ref())),
+        }),
         context_extensions: HashMap::default(),
         tls_session: facts
             .tls
@@ -81,7 +88,7 @@ fn peer(address: SocketAddr, principal: String) -> v3::Peer {
     }
 }
 
-fn http_request(head: &QuestionHead) -> v3::HttpRequest {
+fn http_request(head: &QuestionHead, service: &CheckService, shown: Option<&ShownBody>) -> v3::HttpRequest {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut headers: HashMap<String, String> = HashMap::new();
     for (name, value) in &head.headers {
@@ -94,6 +101,12 @@ fn http_request(head: &QuestionHead) -> v3::HttpRequest {
             })
             .or_insert(value);
     }
+    if let Some(shown) = shown {
+        headers.insert(PARTIAL_BODY.as_str().to_owned(), shown.is_partial.to_string());
+    }
+    let is_bytes = service.body.is_some_and(|body| body.is_bytes);
+    let bytes = shown.map(|shown| &*shown.bytes).unwrap_or_default();
+    let (body, raw_body) = if is_bytes { (String::new(), bytes.to_vec()) } else { (text(bytes), Vec::new()) };
     let path = text(&head.target);
     headers.insert(":authority".to_owned(), head.authority.clone());
     headers.insert(":method".to_owned(), head.method.clone());
@@ -114,8 +127,8 @@ fn http_request(head: &QuestionHead) -> v3::HttpRequest {
             HttpVersion::Http2 => "HTTP/2",
         }
         .to_owned(),
-        body: String::new(),
-        raw_body: Vec::new(),
+        body,
+        raw_body,
     }
 }
 

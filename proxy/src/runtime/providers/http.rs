@@ -2,16 +2,23 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use palisade_model::external_authorization::HttpCheck;
 
 use super::{AskError, connect::Client};
-use crate::request::external::{CheckAnswer, QuestionHead, answer};
+use crate::request::external::{CheckAnswer, QuestionHead, ShownBody, answer};
 
+/// Tells a provider whether the body goes on (Envoy).
+pub(super) const PARTIAL_BODY: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
 /// Body of a refusal that is passed on.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
-pub(super) async fn check(client: Client, check: &HttpCheck, head: &QuestionHead) -> Result<CheckAnswer, AskError> {
+pub(super) async fn check(
+    client: Client,
+    check: &HttpCheck,
+    head: &QuestionHead,
+    body: Option<&ShownBody>,
+) -> Result<CheckAnswer, AskError> {
     let failed = |error: &dyn std::fmt::Display| AskError::Call(error.to_string());
     let path = [check.path_prefix.as_bytes(), &head.target].concat();
     let uri = http::Uri::builder()
@@ -20,10 +27,17 @@ pub(super) async fn check(client: Client, check: &HttpCheck, head: &QuestionHead
         .path_and_query(path.as_slice())
         .build()
         .map_err(|error| failed(&error))?;
-    let mut request = Request::new(tonic::body::Body::empty());
+    let shown = body.map(|body| body.bytes.clone()).unwrap_or_default();
+    let length = shown.len();
+    let mut request = Request::new(tonic::body::Body::new(Full::new(shown)));
     *request.method_mut() = Method::from_bytes(head.method.as_bytes()).map_err(|error| failed(&error))?;
     *request.uri_mut() = uri;
     *request.headers_mut() = headers_for(check, head).map_err(|error| failed(&error))?;
+    request.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    if let Some(body) = body {
+        let partial = HeaderValue::from_static(if body.is_partial { "true" } else { "false" });
+        request.headers_mut().insert(PARTIAL_BODY, partial);
+    }
     let response = client.request(request).await.map_err(|error| failed(&with_cause(&error)))?;
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| AskError::Call(error.to_string()))?;
@@ -44,7 +58,6 @@ fn headers_for(check: &HttpCheck, head: &QuestionHead) -> Result<HeaderMap, http
         headers.insert(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value)?);
     }
     headers.insert(header::HOST, HeaderValue::from_str(&head.authority)?);
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
     Ok(headers)
 }
 
