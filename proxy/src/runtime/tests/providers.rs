@@ -426,8 +426,8 @@ async fn bodies_are_shown_as_far_as_they_may_be_and_arrive_whole() {
 }
 
 /// Istio's own sample server, built by `deploy/scripts/prerequisites`; `None` where it is not there.
-fn sample_server() -> Option<std::path::PathBuf> {
-    let cache = std::env::var_os("PALISADE_CACHE").map(std::path::PathBuf::from);
+fn sample_server() -> Option<PathBuf> {
+    let cache = std::env::var_os("PALISADE_CACHE").map(PathBuf::from);
     let cache = cache.or_else(|| Some(std::path::Path::new(&std::env::var_os("HOME")?).join(".cache/palisade")))?;
     Some(cache.join("tools/bin/extauthz")).filter(|path| path.exists())
 }
