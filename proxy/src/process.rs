@@ -29,23 +29,23 @@ use crate::{
         Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Explainer, IdentityClient, Resolution, StateFolder,
         StateFolderError, Subscriptions, TlsDialer, TokenSource,
     },
-    http::MeshApp,
     runtime::{
         LookupUnavailable, Lookups, Runtime, RuntimeSettings,
         server::{Role, Server},
         source::{LogFilter, RuntimeSource, explain_decision},
+        workers::Workers,
     },
     serve::{Bind, DrainOutcome, DrainPlan, ListenerSet, drain::terminated},
     telemetry::{AccessLog, Metrics},
     tls::IdentityStore,
-    transport::{EmbedError, ProxySettings, build_proxy},
+    transport::{EmbedError, ProxySettings},
 };
 
 /// Tries that Pingora makes at most; each one is granted by a route's policy.
 const MAX_ATTEMPTS: usize = 64;
 /// Idle HTTP/1 connections to upstreams, over all endpoints.
 const IDLE_POOL: usize = 1024;
-/// How often idle upstream connections are looked after, and gauges set.
+/// How often gauges are set.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long listeners may take to follow a snapshot before it counts as applied all the same: an address that cannot be
 /// bound is no reason to keep old policies.
@@ -160,6 +160,7 @@ impl ProxyOptions {
         let mut runtime = RuntimeSettings::new(format!("{}/{}", self.namespace, self.name));
         runtime.system_roots.clone_from(&self.system_roots);
         runtime.socket_mark = self.socket_mark;
+        runtime.workers = self.workers;
         ProcessSettings {
             kind,
             pod: (self.namespace.as_str().into(), self.name.as_str().into()),
@@ -211,10 +212,9 @@ impl Process {
         let pages_stop = watch::Sender::new(false);
         serve_pages(&runtime, filter, pages, &pages_stop, &mut tasks).await?;
 
-        let app = MeshApp::new(Arc::clone(&runtime));
         let limits = ProxySettings { max_attempts: MAX_ATTEMPTS, idle_pool_size: IDLE_POOL };
-        let proxy = build_proxy(app, runtime.transports.connector().clone(), &limits).await?;
-        let server = |role| Server::new(Arc::clone(&runtime), Arc::clone(&proxy), role);
+        let workers = Arc::new(Workers::start(&runtime, &limits).await?);
+        let server = |role| Server::on_workers(Arc::clone(&runtime), Arc::clone(&workers), role);
 
         let keeper = Arc::new(IdentityKeeper::new(Arc::clone(&runtime.identities)));
         let (reconcile, mut reconciling) = mpsc::channel(RECONCILE_QUEUE);
@@ -371,7 +371,6 @@ async fn upkeep(runtime: Arc<Runtime>, subscriptions: Subscriptions, stop: Cance
             biased;
             () = stop.cancelled() => return,
             _ = tick.tick() => {
-                runtime.transports.connector().reap();
                 let is_connected = subscriptions.state().borrow().is_connected;
                 runtime.metrics.control_connected.set(i64::from(is_connected));
             }
@@ -441,8 +440,9 @@ where
     F: FnOnce(Arc<Runtime>, CancellationToken) -> S,
     S: Future<Output = Result<(), ProcessError>> + Send + 'static,
 {
-    let workers = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = workers.block_on(async {
+    // Connections have workers of their own; here is what goes on beside them.
+    let beside_workers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let outcome = beside_workers.block_on(async {
         let runtime = Arc::clone(process.runtime());
         let stop = CancellationToken::new();
         let drain = Arc::clone(&runtime.drain);
@@ -473,6 +473,6 @@ where
         signals.abort();
         outcome
     });
-    workers.shutdown_timeout(Duration::from_secs(1));
+    beside_workers.shutdown_timeout(Duration::from_secs(1));
     outcome
 }

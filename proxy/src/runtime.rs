@@ -2,7 +2,7 @@
 //!
 //! Nothing here is configuration of its own: behaviour comes from the snapshot, limits from [`RuntimeSettings`].
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::BoxFuture;
@@ -18,6 +18,7 @@ pub mod recent;
 pub mod server;
 pub mod source;
 pub mod transports;
+pub mod workers;
 
 use self::{edge::EdgePorts, providers::Providers, recent::RecentDenials, transports::Transports};
 use crate::{
@@ -58,6 +59,8 @@ pub struct RuntimeSettings {
     pub socket_mark: Option<u32>,
     /// How long a request waits for a lookup in all.
     pub lookup_timeout: Duration,
+    /// Threads that serve connections; `None`: one per core.
+    pub workers: Option<NonZeroUsize>,
 }
 
 /// What a running proxy shares.
@@ -100,6 +103,7 @@ impl RuntimeSettings {
             system_roots: "/etc/ssl/certs/ca-certificates.crt".into(),
             socket_mark: None,
             lookup_timeout: Duration::from_secs(5),
+            workers: None,
         }
     }
 }

@@ -1,3 +1,14 @@
 //! Benchmarks with real processes. Each prints a table; `docs/benchmarks.md` keeps them with date and method.
 
+pub mod edge;
+mod http1;
+pub mod latency;
+pub mod load;
+pub mod measure;
+pub mod memory;
+pub mod process;
 pub mod propagation;
+pub mod sidecars;
+pub mod stand;
+pub mod table;
+pub mod upstream;

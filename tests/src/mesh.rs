@@ -68,6 +68,8 @@ pub struct Gateway {
     pub admin: Option<String>,
     /// Metrics URL.
     pub metrics: Option<String>,
+    /// Process id.
+    pub pid: Option<u32>,
 }
 
 /// A pod of the ready file.

@@ -111,7 +111,7 @@ fn register(
     testimony: Testimony,
 ) {
     if let (Some(registration), Some(head)) = (connection.registration(), head) {
-        let subject = StreamSubject { connection: Arc::clone(connection), head: (**head).clone(), testimony };
+        let subject = StreamSubject { connection: Arc::clone(connection), head: Arc::clone(head), testimony };
         ctx.registration = Some(registration.stream(Some(Arc::new(subject))));
     }
 }

@@ -23,7 +23,7 @@ pub struct StreamSubject {
     /// Its connection.
     pub connection: Arc<ConnectionContext>,
     /// Its head as received.
-    pub head: OwnedRequest,
+    pub head: Arc<OwnedRequest>,
     /// What providers said of it, and when its tokens were judged: a stream outlives its token.
     pub testimony: Testimony,
 }

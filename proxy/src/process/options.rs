@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     path::PathBuf,
 };
 
@@ -55,6 +56,9 @@ pub struct ProxyOptions {
     /// Lifetime in seconds to ask for the workload's certificate [default: what the control plane gives].
     #[arg(long, env = "PALISADE_CERT_TTL", value_name = "SECONDS")]
     pub cert_ttl: Option<u64>,
+    /// Threads that serve connections [default: one per core that this process may use].
+    #[arg(long, env = "PALISADE_WORKERS", value_name = "COUNT")]
+    pub workers: Option<NonZeroUsize>,
     /// Mark of the proxy's own sockets, where redirection rules know its traffic by a mark; needs CAP_NET_ADMIN.
     #[arg(long, env = "PALISADE_SOCKET_MARK", value_name = "NUMBER")]
     pub socket_mark: Option<u32>,

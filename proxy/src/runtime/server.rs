@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use palisade_model::reason::Reason;
 use tokio::net::TcpStream;
 
-use super::{Runtime, connection::ConnectionContext};
+use super::{Runtime, connection::ConnectionContext, workers::Workers};
 use crate::{
     http::MeshApp,
     index::{Known, RuntimeIndex},
@@ -44,9 +44,17 @@ pub type FindDestination = Arc<dyn Fn(&TcpStream) -> Option<SocketAddr> + Send +
 /// Serves the connections of one kind of listener.
 pub struct Server {
     runtime: Arc<Runtime>,
-    proxy: Arc<Proxy<MeshApp>>,
+    place: Place,
     role: Role,
     destination: FindDestination,
+}
+
+/// Where connections are served.
+enum Place {
+    /// On the runtime that accepts them.
+    Here(Arc<Proxy<MeshApp>>),
+    /// On a worker.
+    Workers(Arc<Workers>),
 }
 
 impl Server {
@@ -62,34 +70,72 @@ impl Server {
         role: Role,
         destination: FindDestination,
     ) -> Arc<Self> {
-        Arc::new(Self { runtime, proxy, role, destination })
+        Arc::new(Self { runtime, place: Place::Here(proxy), role, destination })
+    }
+
+    /// A server whose connections are dealt to workers.
+    pub fn on_workers(runtime: Arc<Runtime>, workers: Arc<Workers>, role: Role) -> Arc<Self> {
+        Arc::new(Self { runtime, place: Place::Workers(workers), role, destination: Arc::new(original_destination) })
     }
 }
 
 impl ServeConnection for Server {
     fn serve(&self, connection: Accepted) -> BoxFuture<'static, ()> {
-        let (runtime, proxy, role) = (Arc::clone(&self.runtime), Arc::clone(&self.proxy), self.role);
         let original = (self.destination)(&connection.stream);
-        Box::pin(async move {
-            runtime.metrics.open_connections.inc();
-            let began = Instant::now();
-            let (peer, local) = (connection.peer, connection.local);
-            let direction = role.direction();
-            if let Err(end) = serve(&runtime, &proxy, role, connection, original).await {
-                let mut record = Record::new(Timestamp::now(), Arc::clone(&runtime.settings().proxy), direction);
-                record.source_address = Some(peer);
-                record.destination_address = Some(end.destination.unwrap_or(local));
-                record.destination = record.destination_address.map(|address| address.to_string().into());
-                record.connection = "refused";
-                record.reason = end.reason;
-                record.details = end.details.map(Into::into);
-                record.set_duration(began.elapsed());
-                runtime.log.write(&record);
-                runtime.metrics.count_connection(direction, end.reason);
+        let (runtime, role) = (Arc::clone(&self.runtime), self.role);
+        let workers = match &self.place {
+            Place::Here(proxy) => {
+                return Box::pin(serve_accepted(runtime, Arc::clone(proxy), role, connection, original));
             }
-            runtime.metrics.open_connections.dec();
-        })
+            Place::Workers(workers) => workers,
+        };
+        let Some(seat) = workers.seat() else { return Box::pin(std::future::ready(())) };
+        let Accepted { stream, peer, local, listener, slot } = connection;
+        // The socket moves from this runtime's reactor to the worker's.
+        let stream = match stream.into_std() {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::debug!(%error, "the client has gone already");
+                return Box::pin(std::future::ready(()));
+            }
+        };
+        let proxy = Arc::clone(&seat.proxy);
+        Box::pin(seat.run(async move {
+            match TcpStream::from_std(stream) {
+                Ok(stream) => {
+                    let accepted = Accepted { stream, peer, local, listener, slot };
+                    serve_accepted(runtime, proxy, role, accepted, original).await;
+                }
+                Err(error) => tracing::error!(%error, "a connection cannot be watched"),
+            }
+        }))
     }
+}
+
+async fn serve_accepted(
+    runtime: Arc<Runtime>,
+    proxy: Arc<Proxy<MeshApp>>,
+    role: Role,
+    connection: Accepted,
+    original: Option<SocketAddr>,
+) {
+    runtime.metrics.open_connections.inc();
+    let began = Instant::now();
+    let (peer, local) = (connection.peer, connection.local);
+    let direction = role.direction();
+    if let Err(end) = serve(&runtime, &proxy, role, connection, original).await {
+        let mut record = Record::new(Timestamp::now(), Arc::clone(&runtime.settings().proxy), direction);
+        record.source_address = Some(peer);
+        record.destination_address = Some(end.destination.unwrap_or(local));
+        record.destination = record.destination_address.map(|address| address.to_string().into());
+        record.connection = "refused";
+        record.reason = end.reason;
+        record.details = end.details.map(Into::into);
+        record.set_duration(began.elapsed());
+        runtime.log.write(&record);
+        runtime.metrics.count_connection(direction, end.reason);
+    }
+    runtime.metrics.open_connections.dec();
 }
 
 impl Role {

@@ -1,41 +1,60 @@
-//! The access log: one JSON object a line on a writer thread that requests never wait for.
+//! The access log: one JSON object a line, gathered in memory and written by a thread that requests never wait for.
 
 use std::{
+    cell::RefCell,
     io::{self, Write},
-    sync::{
-        Arc,
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
-    },
+    sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
+use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
 
 use super::record::Record;
 
-/// Lines that may wait for the writer. At about 600 bytes a line this bounds the memory of a stalled reader to 5 MiB.
-const QUEUE: usize = 8192;
+/// Bytes that may wait for the writer; at about 600 bytes a line, 8,000 lines. Bounds the memory of a stalled reader.
+const QUEUE: usize = 5 * 1024 * 1024;
+
+/// How long the writer gathers lines after the first: one wake-up and one write for all of them.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// Room that the writer keeps between batches.
+const KEPT: usize = 256 * 1024;
 
 /// Handle for writing records. Cheap to clone.
 ///
 /// When the reader of the log stalls, lines are dropped and counted; traffic does not wait for a log.
 #[derive(Debug, Clone)]
 pub struct AccessLog {
-    lines: SyncSender<Message>,
+    queue: Arc<Queue>,
     dropped: Counter,
 }
 
 /// Keeps the writer thread; [`AccessLogWriter::close`] writes what is queued and ends it.
 #[derive(Debug)]
 pub struct AccessLogWriter {
-    lines: SyncSender<Message>,
+    queue: Arc<Queue>,
     thread: JoinHandle<()>,
 }
 
-#[derive(Debug)]
-enum Message {
-    Line(Vec<u8>),
-    Close,
+#[derive(Debug, Default)]
+struct Queue {
+    lines: Mutex<Lines>,
+    /// Tells the writer of the first line, or of the end.
+    filled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    text: Vec<u8>,
+    /// No further lines are taken: closed, or the output failed.
+    is_closed: bool,
+}
+
+thread_local! {
+    /// Where this thread writes a line before it is queued, so that the lock is held for a copy only.
+    static LINE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(1024));
 }
 
 impl AccessLog {
@@ -44,24 +63,25 @@ impl AccessLog {
     /// # Errors
     /// When the thread cannot be started.
     pub fn start(output: impl Write + Send + 'static, dropped: Counter) -> io::Result<(Self, AccessLogWriter)> {
-        let (lines, queue) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&queue, output))?;
-        Ok((Self { lines: lines.clone(), dropped }, AccessLogWriter { lines, thread }))
+        let queue = Arc::<Queue>::default();
+        let theirs = Arc::clone(&queue);
+        let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || theirs.write_all(output))?;
+        Ok((Self { queue: Arc::clone(&queue), dropped }, AccessLogWriter { queue, thread }))
     }
 
-    /// Queues one record. Never blocks.
+    /// Queues one record. Never waits for the output.
     pub fn write(&self, record: &Record) {
-        // INVARIANT: a record holds no map with non-text keys, so it always serialises.
-        let Ok(mut line) = serde_json::to_vec(record) else {
-            self.dropped.inc();
-            return;
-        };
-        line.push(b'\n');
-        match self.lines.try_send(Message::Line(line)) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.dropped.inc();
+        let is_queued = LINE.with_borrow_mut(|line| {
+            line.clear();
+            // INVARIANT: a record holds no map with non-text keys, so it always serialises.
+            if serde_json::to_writer(&mut *line, record).is_err() {
+                return false;
             }
+            line.push(b'\n');
+            self.queue.push(line)
+        });
+        if !is_queued {
+            self.dropped.inc();
         }
     }
 }
@@ -69,30 +89,55 @@ impl AccessLog {
 impl AccessLogWriter {
     /// Writes what is queued, then ends the thread.
     pub fn close(self) {
-        // The thread is gone only when its output failed; there is nothing left to flush then.
-        if self.lines.send(Message::Close).is_ok() && self.thread.join().is_err() {
+        let Self { queue, thread } = self;
+        queue.lines.lock().is_closed = true;
+        queue.filled.notify_one();
+        if thread.join().is_err() {
             tracing::error!("the access log writer panicked");
         }
     }
 }
 
-fn write_all(queue: &Receiver<Message>, output: impl Write) {
-    let mut output = io::BufWriter::with_capacity(64 * 1024, output);
-    // Flush when the queue runs empty: full buffers under load, no delay without.
-    while let Ok(first) = queue.recv() {
-        let mut message = Some(first);
-        while let Some(next) = message {
-            let Message::Line(line) = next else {
-                report(output.flush());
-                return;
-            };
-            if !report(output.write_all(&line)) {
+impl Queue {
+    /// Adds a line; `false` where it does not fit.
+    fn push(&self, line: &[u8]) -> bool {
+        let mut lines = self.lines.lock();
+        if lines.is_closed || lines.text.len() + line.len() > QUEUE {
+            return false;
+        }
+        let is_first = lines.text.is_empty();
+        lines.text.extend_from_slice(line);
+        drop(lines);
+        if is_first {
+            self.filled.notify_one();
+        }
+        true
+    }
+
+    fn write_all(&self, mut output: impl Write) {
+        // Two buffers change places, so that neither is allocated anew.
+        let mut batch = Vec::new();
+        loop {
+            let mut lines = self.lines.lock();
+            while lines.text.is_empty() {
+                if lines.is_closed {
+                    return;
+                }
+                self.filled.wait(&mut lines);
+            }
+            if !lines.is_closed {
+                // Only the end is announced now: lines are not the first any more.
+                self.filled.wait_for(&mut lines, GATHER);
+            }
+            std::mem::swap(&mut lines.text, &mut batch);
+            drop(lines);
+            if !report(output.write_all(&batch).and_then(|()| output.flush())) {
+                let mut lines = self.lines.lock();
+                *lines = Lines { text: Vec::new(), is_closed: true };
                 return;
             }
-            message = queue.try_recv().ok();
-        }
-        if !report(output.flush()) {
-            return;
+            batch.clear();
+            batch.shrink_to(KEPT);
         }
     }
 }
@@ -106,7 +151,7 @@ fn report(result: io::Result<()>) -> bool {
 
 /// Shared bytes as an output, for tests and the in-process mesh.
 #[derive(Debug, Clone, Default)]
-pub struct Capture(Arc<parking_lot::Mutex<Vec<u8>>>);
+pub struct Capture(Arc<Mutex<Vec<u8>>>);
 
 impl Capture {
     /// What has been written so far, as text.
@@ -128,7 +173,7 @@ impl Write for Capture {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Receiver, channel};
 
     use jiff::Timestamp;
 
@@ -168,7 +213,8 @@ mod tests {
         let dropped = Counter::default();
         let (log, writer) = AccessLog::start(Stalled(gate), dropped.clone()).unwrap();
         // More than the queue and the writer's buffer hold together.
-        (0..2 * QUEUE).for_each(|_| log.write(&record()));
+        let line = serde_json::to_vec(&record()).unwrap().len();
+        (0..3 * QUEUE / line).for_each(|_| log.write(&record()));
         assert!(dropped.get() > 0);
         drop(release);
         writer.close();

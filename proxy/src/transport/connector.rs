@@ -148,6 +148,18 @@ impl MeshConnector {
         }
     }
 
+    /// A connector with connections of its own, over the same registered transports: for another worker.
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                registry: Arc::clone(&self.inner.registry),
+                next_fresh: AtomicU64::new(1),
+                pools: Pools::new(self.inner.pools.settings().clone()),
+            }),
+        }
+    }
+
     /// Registers a transport, or finds the registration of an equal one. O(registrations): for building an index, not per
     /// request.
     #[must_use]

@@ -69,6 +69,10 @@ impl Pools {
         Self { settings, slots: RwLock::default() }
     }
 
+    pub(super) fn settings(&self) -> &ConnectorSettings {
+        &self.settings
+    }
+
     pub(super) fn find(&self, key: &SlotKey) -> Option<Arc<Slot>> {
         self.slots.read().get(key).cloned()
     }
