@@ -2,7 +2,7 @@
 
 use super::{
     measure::{self, words},
-    stand::{Edge, Sidecars},
+    stand::{Edge, HOST, Sidecars},
     table::{Comparison, render},
 };
 
@@ -21,14 +21,14 @@ pub async fn run(runs: Option<usize>) -> anyhow::Result<String> {
     let targets = edge.peers.iter().take(2).map(|peer| (peer.name, edge.namespace, format!("127.0.0.1:{}", peer.http)));
     let targets: Vec<_> = targets.collect();
     let direct = (edge.namespace, "127.0.0.1:9080".to_owned());
-    let mut rows = measured("gateway", &targets, &direct, runs).await?;
+    let mut rows = measured("gateway", "bench.example.com", &targets, &direct, runs).await?;
     edge.stop().await?;
 
     let sidecars = Sidecars::start().await?;
     let targets = sidecars.peers.iter().map(|peer| (peer.name, peer.pids[0], format!("{}:9080", peer.address)));
     let targets: Vec<_> = targets.collect();
     let direct = (sidecars.outside, format!("{}:9080", sidecars.unproxied));
-    rows.extend(measured("two sidecars", &targets, &direct, runs).await?);
+    rows.extend(measured("two sidecars", &format!("{HOST}:9080"), &targets, &direct, runs).await?);
     sidecars.stop().await?;
     Ok(render(&rows))
 }
@@ -36,6 +36,7 @@ pub async fn run(runs: Option<usize>) -> anyhow::Result<String> {
 /// Runs against each target and directly, and gives what each adds in microseconds.
 async fn measured(
     what: &str,
+    authority: &str,
     targets: &[(&str, u32, String)],
     direct: &(u32, String),
     runs: usize,
@@ -43,7 +44,8 @@ async fn measured(
     // Half of what the slowest target does when it is asked for as much as it can.
     let mut rate = f64::INFINITY;
     for (_, namespace, target) in targets {
-        let load = words(&format!("--kind http1 --connections 32 --seconds 2 --target {target}"));
+        let load =
+            words(&format!("--kind http1 --connections 32 --seconds 2 --authority {authority} --target {target}"));
         let seen = measure::run(*namespace, &[], &load).await?.seen;
         rate = rate.min(seen.answers as f64 / seen.seconds / 2.0);
     }
@@ -52,7 +54,9 @@ async fn measured(
         |quantile: &&str| Comparison::new(format!("{what}, {rate:.0} requests/s, added {quantile}, µs"), &names, 0);
     let mut rows: Vec<Comparison> = QUANTILES.iter().map(row).collect();
     let ask = async |namespace: u32, target: &str| {
-        let load = format!("--kind open --connections 32 --seconds 2 --rate {rate:.0} --target {target}");
+        let load = format!(
+            "--kind open --connections 32 --seconds 2 --rate {rate:.0} --authority {authority} --target {target}"
+        );
         anyhow::Ok(measure::run(namespace, &[], &words(&load)).await?.seen.latencies_us)
     };
     for _ in 0..runs {

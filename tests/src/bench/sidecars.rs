@@ -2,7 +2,7 @@
 
 use super::{
     measure::{self, Run, words},
-    stand::Sidecars,
+    stand::{HOST, Sidecars},
     table::{Comparison, render},
 };
 
@@ -29,7 +29,7 @@ pub async fn sidecar(runs: Option<usize>) -> anyhow::Result<String> {
         for run in 0..=runs {
             let mut values = Vec::new();
             for peer in &sidecars.peers {
-                let load = words(&format!("{load} --target {}:{port}", peer.address));
+                let load = words(&format!("{load} --authority {HOST}:{port} --target {}:{port}", peer.address));
                 let done = measure::run(peer.pids[0], &peer.pids, &load).await?;
                 eprintln!(
                     "{what} {}: {} answers in {:.2} s, {:?}",

@@ -14,7 +14,7 @@ mod envoy;
 mod sidecars;
 
 pub use edge::{Edge, EdgePeer};
-pub use sidecars::Sidecars;
+pub use sidecars::{HOST, Sidecars};
 
 /// Threads of each peer: the cores of the machines that these benchmarks are meant for; our proxies take all cores too.
 const THREADS: &str = "2";

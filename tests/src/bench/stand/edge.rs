@@ -67,7 +67,7 @@ impl Edge {
             .replace("ROUTES", &indent(&routes(extra_routes), 2))
             .replace("CERTIFICATE", &base64("server.pem")?)
             .replace("KEY", &base64("server-key.pem")?)
-            .replace("POLICIES", &policies("istio-system", "{istio: bench}"));
+            .replace("POLICIES", &policies("istio-system", "{istio: bench}", "\"8080\", \"8443\""));
         let path = folder.path().join("gateway.yaml");
         fs::write(&path, documents)?;
         let images = folder.path().join("images.yaml");
@@ -192,17 +192,19 @@ fn envoy_routes() -> String {
 }
 
 /// Nine policies that deny what the load never is, and one that allows it.
-pub(super) fn policies(namespace: &str, labels: &str) -> String {
+///
+/// `ports`, if any, are those that carry HTTP; on the others nothing is denied, as far as bytes can be judged.
+pub(super) fn policies(namespace: &str, labels: &str, ports: &str) -> String {
     let rules = [
-        "to: [{operation: {paths: [/admin/*]}}]",
-        "to: [{operation: {methods: [DELETE], paths: [/svc1/*]}}]",
+        "to: [{operation: {paths: [/admin/*]PORTS}}]",
+        "to: [{operation: {methods: [DELETE], paths: [/svc1/*]PORTS}}]",
         "from: [{source: {ipBlocks: [203.0.113.0/24]}}]",
-        "when: [{key: \"request.headers[x-blocked]\", values: [\"yes\"]}]",
-        "to: [{operation: {paths: [/internal/*, \"*/debug\"]}}]",
-        "to: [{operation: {hosts: [evil.example.com]}}]",
-        "to: [{operation: {methods: [TRACE, CONNECT]}}]",
-        "when: [{key: \"request.headers[user-agent]\", values: [\"bad*\"]}]",
-        "from: [{source: {ipBlocks: [198.51.100.0/24]}}]\n    to: [{operation: {paths: [/svc3/private/*]}}]",
+        "to: [{operation: {paths: [/*]PORTS}}]\n    when: [{key: \"request.headers[x-blocked]\", values: [\"yes\"]}]",
+        "to: [{operation: {paths: [/internal/*, \"*/debug\"]PORTS}}]",
+        "to: [{operation: {hosts: [evil.example.com]PORTS}}]",
+        "to: [{operation: {methods: [TRACE, CONNECT]PORTS}}]",
+        "to: [{operation: {paths: [/*]PORTS}}]\n    when: [{key: \"request.headers[user-agent]\", values: [\"bad*\"]}]",
+        "from: [{source: {ipBlocks: [198.51.100.0/24]}}]\n    to: [{operation: {paths: [/svc3/private/*]PORTS}}]",
     ];
     let policy = |name: &str, action: &str, rule: &str| {
         format!(
@@ -220,8 +222,12 @@ spec:
     };
     let mut text: String =
         rules.iter().enumerate().map(|(number, rule)| policy(&format!("deny-{number}"), "DENY", rule)).collect();
-    text.push_str(&policy("allow", "ALLOW", "to: [{operation: {methods: [GET, POST]}}]"));
-    text
+    if !ports.is_empty() {
+        text.push_str(&policy("allow-bytes", "ALLOW", "to: [{operation: {notPorts: [PORTS_ONLY]}}]"));
+    }
+    text.push_str(&policy("allow", "ALLOW", "to: [{operation: {methods: [GET, POST]PORTS}}]"));
+    let only = if ports.is_empty() { String::new() } else { format!(", ports: [{ports}]") };
+    text.replace("PORTS_ONLY", ports).replace("PORTS", &only)
 }
 
 /// The same as Envoy's filters, in the way Istio writes them.

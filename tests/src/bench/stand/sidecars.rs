@@ -16,6 +16,8 @@ use crate::{
     wait::until,
 };
 
+/// The server, as its callers name it.
+pub const HOST: &str = "server.bench";
 /// How long the first answer may take.
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
@@ -58,7 +60,7 @@ impl Sidecars {
         open_folder(folder.path())?;
         certificates(folder.path())?;
         let path = folder.path().join("sidecars.yaml");
-        let documents = include_str!("sidecars.yaml").replace("POLICIES\n", &policies("bench", "{app: server}"));
+        let documents = include_str!("sidecars.yaml").replace("POLICIES\n", &policies("bench", "{app: server}", ""));
         fs::write(&path, documents)?;
         let images = folder.path().join("images.yaml");
         let bench = std::env::current_exe()?;
@@ -119,7 +121,7 @@ impl Sidecars {
             until(peer.name, READY_LIMIT, async || {
                 for (kind, port) in [("http1", 9080), ("grpc", 9081)] {
                     let ask = format!(
-                        "--kind {kind} --connections 1 --streams 1 --seconds 0.01 --target {}:{port}",
+                        "--kind {kind} --connections 1 --streams 1 --seconds 0.01 --authority {HOST}:{port} --target {}:{port}",
                         peer.address
                     );
                     measure::run(peer.pids[0], &peer.pids, &words(&ask)).await?;
