@@ -243,3 +243,25 @@ fn opaque_connections_are_put_before_grpc_providers_only() {
         assert_eq!(found, expected, "{provider}: {got}");
     }
 }
+
+#[test]
+fn the_documents_of_the_task_pages_are_accepted() {
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("docs/tasks");
+    for page in ["tokens.md", "external-authorization.md"] {
+        let text = std::fs::read_to_string(docs.join(page)).unwrap();
+        let blocks: Vec<&str> = text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+        assert!(!blocks.is_empty(), "{page}");
+        for block in blocks {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_palisade"))
+                .args(["analyze", "-o", "jsonl", "-f", "-"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child.stdin.take().unwrap().write_all(block.as_bytes()).unwrap();
+            let output = child.wait_with_output().unwrap();
+            let said = String::from_utf8(output.stdout).unwrap();
+            assert!(output.status.success() && !said.contains("PLS03"), "{page}: {said}");
+        }
+    }
+}
