@@ -10,9 +10,11 @@
 mod schema;
 
 pub mod codes;
+pub mod compatibility;
 pub mod document;
 mod duration;
 pub mod gateway_api;
+pub mod grpc_status;
 mod issue;
 pub mod istio;
 pub mod kubernetes;

@@ -85,6 +85,14 @@ objects! {
     Gateway(gateway_api::Gateway),
     /// Gateway API HTTPRoute.
     HttpRoute(gateway_api::HttpRoute),
+    /// Gateway API GRPCRoute.
+    GrpcRoute(gateway_api::GrpcRoute),
+    /// Gateway API TLSRoute.
+    TlsRoute(gateway_api::TlsRoute),
+    /// Gateway API TCPRoute.
+    TcpRoute(gateway_api::TcpRoute),
+    /// Gateway API BackendTLSPolicy.
+    BackendTlsPolicy(gateway_api::BackendTlsPolicy),
     /// Gateway API ReferenceGrant.
     ReferenceGrant(gateway_api::ReferenceGrant),
     /// Istio Gateway.

@@ -30,6 +30,36 @@ pub(crate) trait Decode: Sized {
     fn absent() -> Option<Self> {
         None
     }
+
+    /// What documents may write there.
+    fn shape() -> Shape {
+        Shape::Leaf
+    }
+}
+
+/// What documents may write in one place.
+#[derive(Clone, Copy)]
+pub(crate) enum Shape {
+    /// Nothing that has fields.
+    Leaf,
+    /// Items of this shape.
+    List(fn() -> Shape),
+    /// Values of this shape, by keys of the user's own.
+    Map(fn() -> Shape),
+    /// Fields.
+    Record(&'static RecordShape),
+}
+
+/// The fields of a record.
+pub(crate) struct RecordShape {
+    pub(crate) name: &'static str,
+    pub(crate) fields: &'static [FieldShape],
+}
+
+/// One field of a record.
+pub(crate) struct FieldShape {
+    pub(crate) key: &'static str,
+    pub(crate) shape: fn() -> Shape,
 }
 
 /// What it means that a field is not written.

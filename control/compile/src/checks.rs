@@ -51,15 +51,6 @@ fn is_known(resolved: &Resolved, pattern: &HostPattern) -> bool {
     }
 }
 
-/// A known field that is written and not served.
-fn not_served(head: &Head, is_written: bool, path: &str, reports: &mut Reports) {
-    if is_written {
-        let field = path.rsplit('.').next().unwrap_or(path);
-        let message = format!("`{field}` is not served yet and has no effect");
-        reports.add(Report::warning(head, Code::NotServed, path, &message));
-    }
-}
-
 /// The first document of each key, and a finding about every later one.
 fn first_of_each<'a, K: Ord>(
     documents: impl IntoIterator<Item = (K, &'a Head)>,

@@ -47,6 +47,14 @@ pub struct Inputs {
     pub api_gateways: Objects<gateway_api::Gateway>,
     /// Gateway API HTTPRoutes.
     pub http_routes: Objects<gateway_api::HttpRoute>,
+    /// Gateway API GRPCRoutes.
+    pub grpc_routes: Objects<gateway_api::GrpcRoute>,
+    /// Gateway API TLSRoutes.
+    pub tls_routes: Objects<gateway_api::TlsRoute>,
+    /// Gateway API TCPRoutes.
+    pub tcp_routes: Objects<gateway_api::TcpRoute>,
+    /// Gateway API BackendTLSPolicies.
+    pub backend_tls_policies: Objects<gateway_api::BackendTlsPolicy>,
     /// Gateway API ReferenceGrants.
     pub reference_grants: Objects<gateway_api::ReferenceGrant>,
     /// Istio Gateways.

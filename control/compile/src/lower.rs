@@ -6,7 +6,7 @@ mod authorization;
 mod claims;
 pub(crate) mod client;
 pub(crate) mod clusters;
-mod cors;
+pub(crate) mod cors;
 mod fault;
 mod fixed;
 pub(crate) mod gamma;

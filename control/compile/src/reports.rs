@@ -170,6 +170,13 @@ impl Reports {
 
     /// Adds a finding; its line follows from the object's document.
     pub(crate) fn add(&mut self, report: Report) {
+        // The table of fields has said it where the document was read.
+        let is_said = |held: &Diagnostic| {
+            held.code == report.code.id() && held.path == report.path && held.object == report.object
+        };
+        if matches!(report.code, Code::NotServed | Code::Refused) && self.diagnostics.iter().any(is_said) {
+            return;
+        }
         let document = self.documents.get(&report.object);
         let file = document.map(|document| Arc::clone(&document.file)).unwrap_or_default();
         let line = document.and_then(|document| document.line_of(&report.path)).unwrap_or(0);

@@ -10,6 +10,7 @@ mod rules;
 use rules::{
     backend_has_port, parents_are_distinct, path_is_plain, rule_is_consistent, session_is_consistent, timeouts_nest,
 };
+pub(super) use rules::{experimental_defaults, parents_differ};
 
 record! {
     /// The spec of an HTTPRoute.

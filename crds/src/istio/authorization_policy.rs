@@ -7,7 +7,7 @@ use super::{PolicyTargetReference, WorkloadSelector};
 use crate::codes::Code;
 use crate::schema::Check::{Each, Items};
 use crate::schema::formats::up_to;
-use crate::schema::{Cursor, Decode};
+use crate::schema::{Cursor, Decode, Shape};
 
 record! {
     /// The spec of an AuthorizationPolicy. Without selector and targets it applies to its whole namespace, in the root namespace to the mesh.
@@ -94,6 +94,10 @@ impl Serialize for RuleEntry {
 }
 
 impl Decode for Rules {
+    fn shape() -> Shape {
+        Shape::List(Rule::shape)
+    }
+
     fn decode(value: &Value, cursor: &mut Cursor<'_>) -> Option<Self> {
         let Value::Array(items) = value else {
             cursor.wrong_type("a list", value);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::WorkloadSelector;
 use crate::codes::Code;
 use crate::schema::Check::Entries;
-use crate::schema::{Cursor, Decode};
+use crate::schema::{Cursor, Decode, Shape};
 
 record! {
     /// The spec of a PeerAuthentication. Without selector it applies to its namespace, in the root namespace to the mesh.
@@ -50,6 +50,10 @@ choice! {
 pub struct PortLevelMtls(pub BTreeMap<u16, MutualTls>);
 
 impl Decode for PortLevelMtls {
+    fn shape() -> Shape {
+        Shape::Map(MutualTls::shape)
+    }
+
     fn decode(value: &Value, cursor: &mut Cursor<'_>) -> Option<Self> {
         let by_text: BTreeMap<String, MutualTls> = Decode::decode(value, cursor)?;
         let by_port: Vec<Option<(u16, MutualTls)>> = by_text

@@ -10,7 +10,7 @@ use crate::issue::Issue;
 use crate::kubernetes::Defaults;
 use crate::path::Path;
 use crate::schema::{Cursor, Decode, nearest, present};
-use crate::{gateway_api, istio, kubernetes, palisade, validate};
+use crate::{compatibility, gateway_api, istio, kubernetes, palisade, validate};
 
 /// Reads a document: types, schema and all that admission checks. An object without namespace belongs to `default_namespace`.
 ///
@@ -58,6 +58,9 @@ fn read(value: &Value, default_namespace: &str, issues: &mut Vec<Issue>) -> (Met
         issues.push(Issue::new(Code::KindNotServed, Path::root().join("kind"), format!("{kind} is not enforced yet")));
     }
     let object = typed(known, value, fields, issues);
+    if let Some(spec) = present(fields, "spec") {
+        compatibility::warn(known, spec, issues);
+    }
     if known.support == Support::Named {
         return (meta, unknown);
     }
@@ -120,6 +123,12 @@ fn typed(known: &KnownKind, value: &Value, fields: &Map<String, Value>, issues: 
         (gateway_api::GROUP, "GatewayClass") => required_spec::<gateway_api::GatewayClass>(known, fields, issues),
         (gateway_api::GROUP, "Gateway") => required_spec::<gateway_api::Gateway>(known, fields, issues),
         (gateway_api::GROUP, "HTTPRoute") => required_spec::<gateway_api::HttpRoute>(known, fields, issues),
+        (gateway_api::GROUP, "GRPCRoute") => required_spec::<gateway_api::GrpcRoute>(known, fields, issues),
+        (gateway_api::GROUP, "TLSRoute") => required_spec::<gateway_api::TlsRoute>(known, fields, issues),
+        (gateway_api::GROUP, "TCPRoute") => required_spec::<gateway_api::TcpRoute>(known, fields, issues),
+        (gateway_api::GROUP, "BackendTLSPolicy") => {
+            required_spec::<gateway_api::BackendTlsPolicy>(known, fields, issues)
+        }
         (gateway_api::GROUP, "ReferenceGrant") => required_spec::<gateway_api::ReferenceGrant>(known, fields, issues),
         (_, "Gateway") => spec::<istio::Gateway>(known, fields, issues),
         (_, "VirtualService") => spec::<istio::VirtualService>(known, fields, issues),

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::{Cursor, Decode};
+use super::{Cursor, Decode, Shape};
 use crate::codes::Code;
 use crate::duration::Duration;
 
@@ -93,6 +93,10 @@ impl<T: Decode> Decode for Option<T> {
         T::decode(value, cursor).map(Some)
     }
 
+    fn shape() -> Shape {
+        T::shape()
+    }
+
     fn absent() -> Option<Self> {
         Some(None)
     }
@@ -103,6 +107,10 @@ impl<T: Decode> Decode for Box<T> {
         T::decode(value, cursor).map(Self::new)
     }
 
+    fn shape() -> Shape {
+        T::shape()
+    }
+
     fn absent() -> Option<Self> {
         T::absent().map(Self::new)
     }
@@ -110,6 +118,10 @@ impl<T: Decode> Decode for Box<T> {
 
 /// Absent means empty; where the two differ the field is an `Option`. All items are read before the list is given up because of one.
 impl<T: Decode> Decode for Vec<T> {
+    fn shape() -> Shape {
+        Shape::List(T::shape)
+    }
+
     fn decode(value: &Value, cursor: &mut Cursor<'_>) -> Option<Self> {
         let Value::Array(items) = value else {
             cursor.wrong_type("a list", value);
@@ -138,6 +150,10 @@ impl<T: Decode> Decode for Vec<T> {
 
 /// Absent means empty. A key with a null value is no entry, as in the Kubernetes API.
 impl<T: Decode> Decode for BTreeMap<String, T> {
+    fn shape() -> Shape {
+        Shape::Map(T::shape)
+    }
+
     fn decode(value: &Value, cursor: &mut Cursor<'_>) -> Option<Self> {
         let Value::Object(fields) = value else {
             cursor.wrong_type("an object", value);

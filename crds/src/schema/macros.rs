@@ -38,6 +38,18 @@ macro_rules! record {
                 $( $verify(&record, cursor); )?
                 Some(record)
             }
+
+            fn shape() -> $crate::schema::Shape {
+                $crate::schema::Shape::Record(const {
+                    &$crate::schema::RecordShape {
+                        name: stringify!($name),
+                        fields: &[$($crate::schema::FieldShape {
+                            key: $key,
+                            shape: <$type as $crate::schema::Decode>::shape,
+                        }),*],
+                    }
+                })
+            }
         }
     };
     (@default) => { $crate::schema::Absent::OfType };
@@ -105,6 +117,18 @@ macro_rules! one_of {
                     }
                 )*
                 Some(Self::$none)
+            }
+
+            fn shape() -> $crate::schema::Shape {
+                $crate::schema::Shape::Record(const {
+                    &$crate::schema::RecordShape {
+                        name: stringify!($name),
+                        fields: &[$($crate::schema::FieldShape {
+                            key: $key,
+                            shape: <$type as $crate::schema::Decode>::shape,
+                        }),*],
+                    }
+                })
             }
         }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::{
-    lower::http_routes,
     object::Head,
     reports::{Code, Condition, ObjectName, Report, Reports},
     resolve::{Resolved, gateway_api::status},
@@ -28,10 +27,6 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
             }
             reports.attached_routes.insert((name.clone(), Arc::clone(&listener.name)), listener.attached_routes);
         }
-        if gateway.wants_frontend_validation {
-            let message = "client certificates are not served yet: HTTPS listeners refuse every connection";
-            reports.add(Report::warning(&gateway.head, Code::Refused, "spec.tls.frontend", message));
-        }
     }
     for route in resolved.gateway_api.statuses() {
         for parent in &route.parents {
@@ -39,20 +34,6 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
             let path = format!("spec.parentRefs[{}]", parent.index);
             note(&route.head, &part, &parent.accepted, &path, Code::NotAttached, reports);
             note(&route.head, &part, &parent.resolved_refs, "spec.rules", Code::Unresolved, reports);
-        }
-    }
-    for route in resolved.inputs.http_routes.values() {
-        for (index, rule) in route.spec.rules.iter().enumerate() {
-            for (path, is_unsafe) in http_routes::unsupported(rule) {
-                let field = path.rsplit('.').next().unwrap_or(&path);
-                let (code, effect) = if is_unsafe {
-                    (Code::Refused, "is not served yet: the rule answers 503")
-                } else {
-                    (Code::NotServed, "is not served yet and has no effect")
-                };
-                let message = format!("`{field}` {effect}");
-                reports.add(Report::warning(&route.head, code, &format!("spec.rules[{index}].{path}"), &message));
-            }
         }
     }
 }

@@ -79,16 +79,5 @@ fn certificates(resolved: &Resolved, gateway: &Object<Gateway>, namespace: &Arc<
                 reports.add(Report::warning(&gateway.head, Code::UnknownSecret, &path, &message));
             }
         }
-        let refused = [
-            (!tls.ca_crl.is_empty(), "caCrl"),
-            (!tls.verify_certificate_spki.is_empty(), "verifyCertificateSpki"),
-            (!tls.verify_certificate_hash.is_empty(), "verifyCertificateHash"),
-            (tls.insecure_skip_verify.unwrap_or(false), "insecureSkipVerify"),
-        ];
-        for (_, field) in refused.into_iter().filter(|(is_written, _)| *is_written) {
-            let message = format!("`{field}` is not served: the server refuses every connection");
-            let path = format!("spec.servers[{index}].tls.{field}");
-            reports.add(Report::warning(&gateway.head, Code::Refused, &path, &message));
-        }
     }
 }

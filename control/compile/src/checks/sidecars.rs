@@ -1,51 +1,15 @@
-//! Sidecars and ServiceEntries: fields that are not served, documents that another one makes void.
+//! Sidecars that another one makes void.
 
-use palisade_crds::istio::{CaptureMode, IstioEgressListener, IstioIngressListener, Sidecar, WorkloadEntry};
-
-use super::{first_of_each, not_served};
+use super::first_of_each;
 use crate::{
-    object::{self, Head},
+    object,
     reports::{Code, Report, Reports},
     resolve::Resolved,
 };
 
 /// Adds all findings about them.
 pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
-    for document in resolved.inputs.sidecars.values() {
-        let Sidecar { workload_selector: _, ingress, egress, inbound_connection_pool, outbound_traffic_policy } =
-            &document.spec;
-        let head = &document.head;
-        not_served(head, inbound_connection_pool.is_some(), "spec.inboundConnectionPool", reports);
-        for (index, listener) in ingress.iter().flatten().enumerate() {
-            let IstioIngressListener { port: _, bind, capture_mode, default_endpoint: _, tls, connection_pool } =
-                listener;
-            let place = format!("spec.ingress[{index}]");
-            not_served(head, !bind.is_empty(), &format!("{place}.bind"), reports);
-            not_served(head, *capture_mode == CaptureMode::None, &format!("{place}.captureMode"), reports);
-            not_served(head, tls.is_some(), &format!("{place}.tls"), reports);
-            not_served(head, connection_pool.is_some(), &format!("{place}.connectionPool"), reports);
-        }
-        for (index, listener) in egress.iter().flatten().enumerate() {
-            let IstioEgressListener { port: _, bind, capture_mode, hosts: _ } = listener;
-            let place = format!("spec.egress[{index}]");
-            not_served(head, !bind.is_empty(), &format!("{place}.bind"), reports);
-            not_served(head, *capture_mode == CaptureMode::None, &format!("{place}.captureMode"), reports);
-        }
-        if outbound_traffic_policy.as_ref().is_some_and(|policy| policy.egress_proxy.is_some()) {
-            let message = "`egressProxy` is not served: calls to unknown hosts are refused";
-            let path = "spec.outboundTrafficPolicy.egressProxy";
-            reports.add(Report::warning(head, Code::Refused, path, message));
-        }
-    }
     defaults(resolved, reports);
-    for document in resolved.inputs.service_entries.values() {
-        for (index, endpoint) in document.spec.endpoints.iter().flatten().enumerate() {
-            networked(&document.head, endpoint, &format!("spec.endpoints[{index}]"), reports);
-        }
-    }
-    for document in resolved.inputs.workload_entries.values() {
-        networked(&document.head, &document.spec, "spec", reports);
-    }
 }
 
 /// One Sidecar without selector counts in a namespace.
@@ -59,9 +23,4 @@ fn defaults(resolved: &Resolved, reports: &mut Reports) {
         let message = format!("`{}` is older and counts for the namespace", older.key);
         reports.add(Report::warning(head, Code::PolicyVoid, "spec", &message));
     });
-}
-
-/// Endpoints of other networks are dialled like those of this one.
-fn networked(head: &Head, endpoint: &WorkloadEntry, place: &str, reports: &mut Reports) {
-    not_served(head, endpoint.network.is_some(), &format!("{place}.network"), reports);
 }

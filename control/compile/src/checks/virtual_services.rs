@@ -3,7 +3,7 @@
 use palisade_crds::istio::{Destination, HttpRoute};
 use palisade_model::host::HostPattern;
 
-use super::{first_of_each, is_known, name_of, not_served};
+use super::{first_of_each, is_known, name_of};
 use crate::{
     hosts,
     object::{self, Head, ObjectKey},
@@ -46,8 +46,6 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
 
 fn http(resolved: &Resolved, head: &Head, index: usize, route: &HttpRoute, reports: &mut Reports) {
     let place = format!("spec.http[{index}]");
-    let remote = route.retries.as_ref().and_then(|retries| retries.retry_remote_localities);
-    not_served(head, remote == Some(true), &format!("{place}.retries.retryRemoteLocalities"), reports);
     if let Some(delegate) = &route.delegate {
         let namespace = if delegate.namespace.is_empty() { &*head.key.namespace } else { delegate.namespace.as_str() };
         let key = ObjectKey::new(namespace, delegate.name.as_str());

@@ -18,6 +18,7 @@ use crate::{
     lower::client::Client,
     resolve::{
         destination_rules::{self, Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy},
+        gateway_api::BackendTls,
         services::{Registered, RegisteredPort, Resolution},
         workloads,
     },
@@ -67,6 +68,7 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
     if let Some(policy) = policy {
         origins.extend(policy.origins.iter().cloned());
     }
+    origins.extend(backend_tls(client, service, port).map(|asked| asked.origin.clone()));
     let destination_policy = policy.and_then(|policy| policy.policy.as_ref());
     let blocks = destination_rules::TrafficPolicy::merge(destination_policy, subset_policy, port.number);
     let is_for_workload = policy.is_some_and(|policy| policy.workload_selector.is_some());
@@ -77,6 +79,14 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
 pub(crate) fn policy_for<'a>(client: Client<'a>, service: &Registered) -> Option<&'a DestinationPolicy> {
     let namespace = Some(&*service.key.namespace);
     client.resolved.destinations.find(client.namespace(), &client.proxy.labels, &service.pattern, namespace)
+}
+
+/// What a BackendTLSPolicy asks of gateways.
+fn backend_tls<'a>(client: Client<'a>, service: &Registered, port: &RegisteredPort) -> Option<&'a BackendTls> {
+    if client.is_sidecar() {
+        return None;
+    }
+    client.resolved.gateway_api.backend_tls(&service.key, &port.name)
 }
 
 fn cluster(
@@ -112,9 +122,11 @@ fn cluster(
         Some(chosen) => chosen,
         None => LoadBalancer::LeastRequest { choices: 2 },
     };
-    let tls = match tls {
-        Some(tls) => written_tls(client, service, destination, &tls, is_for_workload),
-        None => auto_tls(client, service, port, destination),
+    // A BackendTLSPolicy speaks about gateways, and about nothing weaker than itself.
+    let tls = match (backend_tls(client, service, port), tls) {
+        (Some(asked), _) => asked.tls.clone(),
+        (None, Some(tls)) => written_tls(client, service, destination, &tls, is_for_workload),
+        (None, None) => auto_tls(client, service, port, destination),
     };
     Cluster {
         name: destination.cluster_name(),

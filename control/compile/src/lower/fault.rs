@@ -1,5 +1,6 @@
 //! Injected faults.
 
+use palisade_crds::grpc_status;
 use palisade_crds::istio::{HttpFaultAbort, HttpFaultDelay, HttpFaultInjection};
 use palisade_model::route::{Fault, FaultAbort, Percent};
 
@@ -22,7 +23,7 @@ pub(crate) fn lower(written: &HttpFaultInjection) -> Fault {
             let share = percentage.as_ref().map_or(Percent(0), |percentage| share(percentage.value));
             let answer = match (http_status, grpc_status) {
                 (Some(status), _) => u16::try_from(*status).ok().map(FaultAbort::Http),
-                (None, Some(name)) => grpc_code(name).map(FaultAbort::Grpc),
+                (None, Some(name)) => grpc_status::code(name).map(FaultAbort::Grpc),
                 (None, None) => None,
             };
             answer.map(|answer| (answer, share))
@@ -38,29 +39,6 @@ pub(crate) fn share(percent: f64) -> Percent {
     Percent(millionths)
 }
 
-fn grpc_code(name: &str) -> Option<u32> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    NAMES.iter().position(|known| *known == name).and_then(|code| u32::try_from(code).ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,12 +48,5 @@ mod tests {
         let abort = HttpFaultAbort { http_status: Some(500), grpc_status: None, http2_error: None, percentage: None };
         let fault = lower(&HttpFaultInjection { delay: None, abort: Some(abort) });
         assert_eq!(fault.abort, Some((FaultAbort::Http(500), Percent(0))));
-    }
-
-    #[test]
-    fn grpc_names_are_codes() {
-        assert_eq!(grpc_code("UNAVAILABLE"), Some(14));
-        assert_eq!(grpc_code("UNAUTHENTICATED"), Some(16));
-        assert_eq!(grpc_code("nothing"), None);
     }
 }

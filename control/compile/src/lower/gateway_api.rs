@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use palisade_crds::gateway_api::HttpRoute;
 use palisade_model::{
     hash::HashError,
     host::HostPattern,
@@ -13,13 +12,14 @@ use palisade_model::{
     origin::Origin,
     resource::{Resource, ResourceKind},
     route::VirtualHost,
+    service::{L4Backend, L4Route},
 };
 
 use crate::{
-    lower::{assembly::Assembly, http_routes},
-    object::{Object, ObjectKey},
+    lower::{assembly::Assembly, http::number, http_routes},
+    object::ObjectKey,
     resolve::{
-        gateway_api::{ListenerProtocol, ResolvedGateway, ResolvedListener},
+        gateway_api::{Attached, ListenerProtocol, ResolvedGateway, ResolvedListener, Route, RouteKind},
         gateways,
     },
 };
@@ -78,23 +78,46 @@ fn chains(
                 name = Arc::clone(&listener.name);
                 continue;
             }
-            ListenerProtocol::Https if gateway.wants_frontend_validation => {
-                Err("client certificates (`spec.tls.frontend`) are not served yet")
-            }
-            ListenerProtocol::Https if listener.certificates.is_empty() => {
+            ListenerProtocol::Https | ListenerProtocol::TlsTerminate if listener.certificates.is_empty() => {
                 Err("there is no certificate that may be used")
+            }
+            ListenerProtocol::Https | ListenerProtocol::TlsTerminate if listener.frontend_refused.is_some() => {
+                Err(listener.frontend_refused.unwrap_or_default())
             }
             ListenerProtocol::Https => {
                 add_table(assembly, gateway, listener, &table)?;
                 Ok(ChainHandler::Http { tables: [(listener.hostname.clone(), table)].into() })
             }
-            ListenerProtocol::TlsTerminate | ListenerProtocol::TlsPassthrough | ListenerProtocol::Tcp => {
-                Err("routes for this protocol are not served yet")
+            ListenerProtocol::TlsTerminate => {
+                let mut routes = Vec::new();
+                for attached in &listener.routes {
+                    let hosts = if attached.route.kind == RouteKind::Tls { attached.hosts.as_slice() } else { &[] };
+                    routes.push(add_l4(assembly, listener, &attached.route, hosts)?);
+                }
+                Ok(ChainHandler::Tcp { routes: routes.into() })
+            }
+            ListenerProtocol::TlsPassthrough => {
+                for (host, chain) in passthrough(assembly, listener)? {
+                    by_sni.entry(host).or_insert(chain);
+                }
+                continue;
+            }
+            ListenerProtocol::Tcp => {
+                // Without anything to tell connections apart the oldest route has them all.
+                let routes = match listener.routes.first() {
+                    Some(Attached { route, hosts: _ }) => [add_l4(assembly, listener, route, &[])?].into(),
+                    None => [].into(),
+                };
+                let name = Arc::clone(&listener.name);
+                return Ok(vec![Chain { name, sni: [].into(), tls: None, handler: ChainHandler::Tcp { routes } }]);
             }
             ListenerProtocol::Udp | ListenerProtocol::Unknown => continue,
         };
         let (tls, handler) = match handler {
-            Ok(handler) => (Some(tls(assembly, listener)?), handler),
+            Ok(handler) => {
+                let is_http = matches!(handler, ChainHandler::Http { .. });
+                (Some(tls(assembly, listener, is_http)?), handler)
+            }
             Err(message) => (None, ChainHandler::Refuse { message: message.into() }),
         };
         let sni: Arc<[HostPattern]> = match &listener.hostname {
@@ -110,15 +133,66 @@ fn chains(
     Ok(vec![Chain { name, sni: [].into(), tls: None, handler: ChainHandler::Http { tables } }])
 }
 
-fn tls(assembly: &mut Assembly<'_>, listener: &ResolvedListener) -> Result<ServerTls, HashError> {
-    for key in &listener.certificates {
+/// One chain per host of the TLSRoutes at a listener; a host that several have is the oldest route's.
+fn passthrough(
+    assembly: &mut Assembly<'_>,
+    listener: &ResolvedListener,
+) -> Result<BTreeMap<HostPattern, Chain>, HashError> {
+    let mut chains = BTreeMap::new();
+    for attached in &listener.routes {
+        let key = add_l4(assembly, listener, &attached.route, &attached.hosts)?;
+        for host in &attached.hosts {
+            let sni: Arc<[HostPattern]> = if *host == HostPattern::Any { [].into() } else { [host.clone()].into() };
+            let handler = ChainHandler::Tcp { routes: [Arc::clone(&key)].into() };
+            let chain = Chain { name: Arc::clone(&listener.name), sni, tls: None, handler };
+            chains.entry(host.clone()).or_insert(chain);
+        }
+    }
+    Ok(chains)
+}
+
+/// Adds the rule of a TLSRoute or TCPRoute and gives its key.
+fn add_l4(
+    assembly: &mut Assembly<'_>,
+    listener: &ResolvedListener,
+    route: &Route,
+    hosts: &[HostPattern],
+) -> Result<Arc<str>, HashError> {
+    let key: Arc<str> = format!("{}/{}/rules/0@{}", route.kind.as_str(), route.head.key, listener.name).into();
+    let mut backends = Vec::new();
+    for written in route.rules.first().into_iter().flat_map(|rule| &rule.backend_refs) {
+        let Some(weight) = u32::try_from(written.weight).ok().filter(|weight| *weight > 0) else { continue };
+        let resolved = http_routes::resolve(assembly, route, &written.object())?;
+        let cluster = resolved.destination.cluster_name();
+        backends.push(L4Backend { cluster, is_missing: !resolved.is_present, weight });
+    }
+    let rule = L4Route {
+        key: Arc::clone(&key),
+        source: route.head.source(),
+        rule: number(0),
+        alternative: 0,
+        // The name that is matched may be any: the chain has chosen then.
+        sni: hosts.iter().filter(|host| **host != HostPattern::Any).cloned().collect(),
+        destinations: [].into(),
+        backends: backends.into(),
+    };
+    assembly.add(Resource::L4Route(rule), [route.head.origin()])?;
+    Ok(key)
+}
+
+fn tls(assembly: &mut Assembly<'_>, listener: &ResolvedListener, is_http: bool) -> Result<ServerTls, HashError> {
+    let ca = listener.frontend.as_ref().map(|validation| &validation.ca);
+    for key in listener.certificates.iter().chain(ca) {
         assembly.add_secret(key)?;
     }
     Ok(ServerTls {
-        mode: ServerTlsMode::Secrets { certificates: listener.certificates.as_slice().into(), client: None },
+        mode: ServerTlsMode::Secrets {
+            certificates: listener.certificates.as_slice().into(),
+            client: listener.frontend.clone(),
+        },
         min_version: TlsVersion::V1_2,
         max_version: TlsVersion::V1_3,
-        alpn: ["h2".into(), "http/1.1".into()].into(),
+        alpn: if is_http { ["h2".into(), "http/1.1".into()].into() } else { [].into() },
     })
 }
 
@@ -129,7 +203,7 @@ fn add_table(
     listener: &ResolvedListener,
     table: &Arc<str>,
 ) -> Result<(), HashError> {
-    let mut by_host: BTreeMap<HostPattern, Vec<&Arc<Object<HttpRoute>>>> = BTreeMap::new();
+    let mut by_host: BTreeMap<HostPattern, Vec<&Arc<Route>>> = BTreeMap::new();
     for attached in &listener.routes {
         for host in &attached.hosts {
             by_host.entry(host.clone()).or_default().push(&attached.route);

@@ -1,25 +1,21 @@
-//! HTTPRoute rules as route rules, and the order in which their alternatives are tried.
+//! Rules of HTTPRoutes and GRPCRoutes as route rules, and the order in which their alternatives are tried.
 
 use std::{cmp::Reverse, sync::Arc};
 
-use palisade_crds::gateway_api::{
-    BackendObjectReference, HttpBackendRef, HttpRoute, HttpRouteFilter, HttpRouteFilterType, HttpRouteMatch,
-    HttpRouteRetry, HttpRouteRule, PathMatchType, ValueMatchType,
-};
+use palisade_crds::gateway_api::{BackendObjectReference, HttpBackendRef, HttpRouteRetry};
 use palisade_model::{
     hash::HashError,
     resource::{Resource, ResourceKind},
     route::{
-        Backend, Fault, Forward, HeaderMatch, HeaderMutations, Mirror, PathMatch, Percent, QueryMatch, RetryPolicy,
-        RouteAction, RouteEntry, RouteMatch, RouteRule, StringMatch,
+        Backend, Fault, Forward, HeaderMutations, Mirror, PathMatch, Percent, RetryPolicy, RouteAction, RouteEntry,
+        RouteMatch, RouteRule,
     },
 };
 
 use crate::{
     hosts,
     lower::{assembly::Assembly, clusters::Destination, http::number, regexes, retries},
-    object::Object,
-    resolve::gateway_api::{GROUP, Referrer},
+    resolve::gateway_api::{GROUP, Referrer, Route, RouteKind, routes::Rule},
     time,
 };
 
@@ -27,13 +23,10 @@ mod filters;
 
 /// Adds the rules of routes that share a host, and gives their alternatives in the order of precedence
 /// (Gateway API, `HTTPRouteRule.matches`).
-pub(crate) fn add(
-    assembly: &mut Assembly<'_>,
-    routes: &[&Arc<Object<HttpRoute>>],
-) -> Result<Vec<RouteEntry>, HashError> {
+pub(crate) fn add(assembly: &mut Assembly<'_>, routes: &[&Arc<Route>]) -> Result<Vec<RouteEntry>, HashError> {
     let mut ranked = Vec::new();
     for route in routes {
-        for (index, rule) in route.spec.rules.iter().enumerate() {
+        for (index, rule) in route.rules.iter().enumerate() {
             let lowered = lower(assembly, route, index, rule)?;
             // None of the written alternatives can ever hold.
             if lowered.matches.is_empty() && !rule.matches.is_empty() {
@@ -73,7 +66,7 @@ struct Rank<'a> {
 }
 
 impl<'a> Rank<'a> {
-    fn of(condition: &RouteMatch, route: &'a Object<HttpRoute>, rule: usize, alternative: usize) -> Self {
+    fn of(condition: &RouteMatch, route: &'a Route, rule: usize, alternative: usize) -> Self {
         let (path_type, length) = match &condition.path {
             Some(PathMatch::Exact { value, ignore_case: _ }) => (0, value.len()),
             Some(PathMatch::SegmentPrefix { value } | PathMatch::Prefix { value, ignore_case: _ }) => (1, value.len()),
@@ -95,14 +88,8 @@ impl<'a> Rank<'a> {
     }
 }
 
-fn lower(
-    assembly: &mut Assembly<'_>,
-    route: &Object<HttpRoute>,
-    index: usize,
-    rule: &HttpRouteRule,
-) -> Result<RouteRule, HashError> {
-    let HttpRouteRule { name, matches, filters: written, backend_refs, timeouts: _, retry: _, session_persistence: _ } =
-        rule;
+fn lower(assembly: &mut Assembly<'_>, route: &Route, index: usize, rule: &Rule) -> Result<RouteRule, HashError> {
+    let Rule { name, matches, filters: written, backend_refs, timeouts: _, retry: _ } = rule;
     let mut effects = filters::read(written);
     let response_headers = effects.response_headers.clone();
     let cors = effects.cors.take();
@@ -110,22 +97,18 @@ fn lower(
         RouteAction::Refuse { message: Arc::clone(message) }
     } else if let Some(redirect) = effects.redirect {
         RouteAction::Redirect(redirect)
-    } else if backend_refs.is_empty() {
+    } else if backend_refs.is_empty() && route.kind == RouteKind::Http {
         // Gateway API: without backends and without a filter that answers there is nothing to be found.
         RouteAction::DirectResponse { status: 404, body: bytes::Bytes::new(), content_type: None }
     } else {
         RouteAction::Forward(forward(assembly, route, rule, effects)?)
     };
     Ok(RouteRule {
-        key: format!("HTTPRoute/{}/rules/{index}", route.head.key).into(),
+        key: format!("{}/{}/rules/{index}", route.kind.as_str(), route.head.key).into(),
         source: route.head.source(),
         name: name.as_deref().map(Arc::from),
         rule: number(index),
-        matches: matches
-            .iter()
-            .enumerate()
-            .filter_map(|(index, written)| regexes::translated(condition(written, number(index))))
-            .collect(),
+        matches: matches.iter().cloned().filter_map(regexes::translated).collect(),
         fault: Fault::default(),
         cors,
         action,
@@ -133,52 +116,10 @@ fn lower(
     })
 }
 
-fn condition(written: &HttpRouteMatch, source_index: u32) -> RouteMatch {
-    let HttpRouteMatch { path, headers, query_params, method } = written;
-    let path = match path.match_type {
-        PathMatchType::Exact => PathMatch::Exact { value: path.value.as_str().into(), ignore_case: false },
-        PathMatchType::PathPrefix => {
-            let trimmed = path.value.trim_end_matches('/');
-            PathMatch::SegmentPrefix { value: if trimmed.is_empty() { "/" } else { trimmed }.into() }
-        }
-        PathMatchType::RegularExpression => PathMatch::Regex { value: path.value.as_str().into() },
-    };
-    let value = |kind: &ValueMatchType, value: &str| match kind {
-        ValueMatchType::Exact => StringMatch::Exact(value.into()),
-        ValueMatchType::RegularExpression => StringMatch::Regex(value.into()),
-    };
-    // Of entries with one name the first counts (Gateway API, `HTTPHeaderMatch.name`).
-    let mut header_matches: Vec<HeaderMatch> = Vec::new();
-    for header in headers {
-        let name: Arc<str> = header.name.to_ascii_lowercase().into();
-        if !header_matches.iter().any(|earlier| earlier.name == name) {
-            let value = Some(value(&header.match_type, &header.value));
-            header_matches.push(HeaderMatch { name, value, is_inverted: false });
-        }
-    }
-    let mut query_matches: Vec<QueryMatch> = Vec::new();
-    for parameter in query_params {
-        if !query_matches.iter().any(|earlier| *earlier.name == *parameter.name) {
-            let value = Some(value(&parameter.match_type, &parameter.value));
-            query_matches.push(QueryMatch { name: parameter.name.as_str().into(), value });
-        }
-    }
-    RouteMatch {
-        source_index,
-        path: Some(path),
-        scheme: None,
-        method: method.as_ref().map(|method| StringMatch::Exact(method.as_str().into())),
-        authority: None,
-        headers: header_matches.into(),
-        query: query_matches.into(),
-        claims: [].into(),
-    }
-}
-
 fn forward(
     assembly: &mut Assembly<'_>,
-    route: &Object<HttpRoute>,
-    rule: &HttpRouteRule,
+    route: &Route,
+    rule: &Rule,
     effects: filters::Effects,
 ) -> Result<Forward, HashError> {
     let mut backends = Vec::new();
@@ -232,7 +173,7 @@ fn retry(written: &HttpRouteRetry) -> RetryPolicy {
 /// A backend. One that does not exist or may not be used answers 500 for its share (Gateway API, `HTTPBackendRef`).
 fn backend(
     assembly: &mut Assembly<'_>,
-    route: &Object<HttpRoute>,
+    route: &Route,
     written: &HttpBackendRef,
     weight: u32,
 ) -> Result<Backend, HashError> {
@@ -254,21 +195,22 @@ fn backend(
 }
 
 /// What a reference to a backend leads to.
-struct Resolved {
-    destination: Destination,
+#[derive(Debug)]
+pub(super) struct Resolved {
+    pub(super) destination: Destination,
     /// It exists and may be used.
-    is_present: bool,
+    pub(super) is_present: bool,
 }
 
-fn resolve(
+pub(super) fn resolve(
     assembly: &mut Assembly<'_>,
-    route: &Object<HttpRoute>,
+    route: &Route,
     written: &BackendObjectReference,
 ) -> Result<Resolved, HashError> {
     let client = assembly.client;
     let own = &route.head.key.namespace;
     let namespace = written.namespace.as_deref().unwrap_or(own);
-    let from = Referrer { group: GROUP, kind: "HTTPRoute", namespace: own };
+    let from = Referrer { group: GROUP, kind: route.kind.as_str(), namespace: own };
     let is_service = matches!(written.group.as_str(), "" | "core") && written.kind == "Service";
     let is_permitted = client.resolved.gateway_api.grants().permits(from, namespace, "", "Service", &written.name);
     let host = hosts::service_host(&written.name, namespace, &client.resolved.settings.cluster_domain);
@@ -296,32 +238,4 @@ fn mutations(filter: &palisade_crds::gateway_api::HttpHeaderFilter) -> HeaderMut
         set: pairs(set),
         add: pairs(add),
     }
-}
-
-/// Which fields of a rule are known and not served: path below the rule, and whether ignoring it would be unsafe (the rule
-/// is refused then).
-pub(crate) fn unsupported(rule: &HttpRouteRule) -> Vec<(String, bool)> {
-    let mut fields = filters_unsupported(&rule.filters, "filters");
-    for (index, backend) in rule.backend_refs.iter().enumerate() {
-        fields.extend(filters_unsupported(&backend.filters, &format!("backendRefs[{index}].filters")));
-    }
-    if rule.session_persistence.is_some() {
-        fields.push(("sessionPersistence".to_owned(), false));
-    }
-    fields
-}
-
-fn filters_unsupported(filters: &[HttpRouteFilter], path: &str) -> Vec<(String, bool)> {
-    let is_served = |filter: &HttpRouteFilter| match filter.filter_type {
-        HttpRouteFilterType::RequestHeaderModifier
-        | HttpRouteFilterType::ResponseHeaderModifier
-        | HttpRouteFilterType::RequestRedirect
-        | HttpRouteFilterType::UrlRewrite
-        | HttpRouteFilterType::RequestMirror
-        | HttpRouteFilterType::Cors => None,
-        HttpRouteFilterType::ExtensionRef => Some(("extensionRef", true)),
-        HttpRouteFilterType::ExternalAuth => Some(("externalAuth", true)),
-    };
-    let fields = filters.iter().enumerate().filter_map(|(index, filter)| Some((index, is_served(filter)?)));
-    fields.map(|(index, (field, is_unsafe))| (format!("{path}[{index}].{field}"), is_unsafe)).collect()
 }

@@ -1,20 +1,25 @@
 //! Gateway API: which routes attach to which listeners and Services, and what their status says.
 
 mod attach;
+pub(crate) mod authorities;
+mod backend_tls;
 mod grants;
 mod listeners;
+pub(crate) mod routes;
 pub(crate) mod status;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::gateway_api::{HttpRoute, Listener as Written, ParentReference, TlsMode};
-use palisade_model::host::HostPattern;
+use palisade_crds::gateway_api::{Listener as Written, ParentReference, TlsMode};
+use palisade_model::{host::HostPattern, listener::ClientValidation};
 
+pub(crate) use backend_tls::{BackendTls, BackendTlsPolicies};
 pub(crate) use grants::{Grants, Referrer};
+pub(crate) use routes::{Route, RouteKind};
 
 use crate::{
     inputs::{Inputs, is_served_class},
-    object::{self, Head, Object, ObjectKey},
+    object::{Head, ObjectKey},
 };
 
 /// The API group.
@@ -26,6 +31,7 @@ pub(crate) struct GatewayApi {
     gateways: BTreeMap<ObjectKey, ResolvedGateway>,
     services: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
     grants: Grants,
+    backend_tls: BackendTlsPolicies,
     statuses: Vec<status::RouteStatus>,
 }
 
@@ -36,8 +42,6 @@ pub(crate) struct ResolvedGateway {
     pub(crate) head: Head,
     /// Listeners in document order.
     pub(crate) listeners: Vec<ResolvedListener>,
-    /// Client certificates are asked for, which is not served yet: HTTPS is refused.
-    pub(crate) wants_frontend_validation: bool,
     /// What its status says.
     pub(crate) status: status::GatewayStatus,
 }
@@ -55,6 +59,10 @@ pub(crate) struct ResolvedListener {
     pub(crate) protocol: ListenerProtocol,
     /// Keys of the certificates that may be read.
     pub(crate) certificates: Vec<Arc<str>>,
+    /// What is asked of client certificates.
+    pub(crate) frontend: Option<ClientValidation>,
+    /// Why connections are refused although there is a certificate.
+    pub(crate) frontend_refused: Option<&'static str>,
     /// No conflict or mistake keeps it from being served.
     pub(crate) is_accepted: bool,
     /// Routes in age order.
@@ -65,7 +73,7 @@ pub(crate) struct ResolvedListener {
 #[derive(Debug, Clone)]
 pub(crate) struct Attached {
     /// The route.
-    pub(crate) route: Arc<Object<HttpRoute>>,
+    pub(crate) route: Arc<Route>,
     /// Hosts that route and listener have in common.
     pub(crate) hosts: Vec<HostPattern>,
 }
@@ -74,7 +82,7 @@ pub(crate) struct Attached {
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceRoute {
     /// The route.
-    pub(crate) route: Arc<Object<HttpRoute>>,
+    pub(crate) route: Arc<Route>,
     /// Only at this Service port; `None` = at all.
     pub(crate) port: Option<u16>,
 }
@@ -123,11 +131,6 @@ impl ListenerProtocol {
             Self::Unknown => 4,
         }
     }
-
-    /// Whether HTTPRoutes attach.
-    pub(crate) fn takes_http_routes(self) -> bool {
-        matches!(self, Self::Http | Self::Https)
-    }
 }
 
 impl GatewayApi {
@@ -142,11 +145,10 @@ impl GatewayApi {
             .collect();
         let mut services = BTreeMap::new();
         let mut statuses = Vec::new();
-        for document in object::by_age(inputs.http_routes.values()) {
-            let route = Arc::new(document.clone());
+        for route in routes::all(inputs) {
             let resolved_refs = status::resolved_refs(inputs, &grants, &route);
             let mut parents = Vec::new();
-            for (index, parent) in route.spec.parent_refs.iter().enumerate() {
+            for (index, parent) in route.parent_refs.iter().enumerate() {
                 let accepted = match (parent.group.as_str(), parent.kind.as_str()) {
                     (GROUP, "Gateway") => {
                         // A Gateway of another controller's class is not ours to speak about.
@@ -170,7 +172,8 @@ impl GatewayApi {
         for gateway in gateways.values_mut() {
             gateway.status.count_routes(&gateway.listeners);
         }
-        Self { gateways, services, grants, statuses }
+        let backend_tls = BackendTlsPolicies::new(inputs);
+        Self { gateways, services, grants, backend_tls, statuses }
     }
 
     /// A Gateway of one of our classes.
@@ -185,8 +188,8 @@ impl GatewayApi {
 
     /// Routes that a client in `client` meets at a Service port: those of its own namespace if there are any (consumer), else
     /// those of the Service's namespace (producer).
-    pub(crate) fn service_routes(&self, service: &ObjectKey, port: u16, client: &str) -> Vec<&Arc<Object<HttpRoute>>> {
-        let at_port = |namespace: &str| -> Vec<&Arc<Object<HttpRoute>>> {
+    pub(crate) fn service_routes(&self, service: &ObjectKey, port: u16, client: &str) -> Vec<&Arc<Route>> {
+        let at_port = |namespace: &str| -> Vec<&Arc<Route>> {
             self.services
                 .get(service)
                 .into_iter()
@@ -198,6 +201,11 @@ impl GatewayApi {
         };
         let own = at_port(client);
         if own.is_empty() { at_port(&service.namespace) } else { own }
+    }
+
+    /// TLS towards a Service port, as a BackendTLSPolicy asks for it.
+    pub(crate) fn backend_tls(&self, service: &ObjectKey, port: &str) -> Option<&BackendTls> {
+        self.backend_tls.find(service, port)
     }
 
     /// Permissions across namespaces.

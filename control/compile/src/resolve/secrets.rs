@@ -10,6 +10,7 @@ use palisade_model::{
 use crate::{
     inputs::{Inputs, core::KeyedBytes},
     object::{Object, ObjectKey},
+    resolve::gateway_api::authorities,
 };
 
 /// Everything that can be served as a certificate or a CA bundle.
@@ -33,9 +34,13 @@ impl Secrets {
     pub(crate) fn new(inputs: &Inputs) -> Self {
         let secrets = inputs.secrets.values().map(|object| (secret_key(&object.head.key), object));
         let config_maps = inputs.config_maps.values().map(|object| (config_map_key(&object.head.key), object));
+        let bundles = authorities::bundles(inputs)
+            .into_iter()
+            .map(|(secret, origin)| (Arc::clone(&secret.key), (secret, origin)));
         let by_key = secrets
             .chain(config_maps)
             .filter_map(|(key, object)| read(&key, object).map(|secret| (key, (secret, object.head.origin()))))
+            .chain(bundles)
             .collect();
         Self { by_key }
     }

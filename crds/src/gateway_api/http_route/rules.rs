@@ -1,6 +1,6 @@
 //! The rules between fields of an HTTPRoute that its CRD states in CEL.
 
-use super::{CookieLifetimeType, HttpRouteFilter, ParentReference};
+use super::{CookieLifetimeType, DefaultScope, HttpRouteFilter, ParentReference};
 use super::{
     HttpBackendRef, HttpPathMatch, HttpRoute, HttpRouteRule, HttpRouteTimeouts, PathMatchType, SessionPersistence,
     SessionPersistenceType,
@@ -14,10 +14,11 @@ use crate::schema::formats::is_uri_path;
 /// The most matches of all rules together.
 const MAX_MATCHES: usize = 128;
 
-pub(super) fn parents_are_distinct(route: &HttpRoute, cursor: &mut Cursor<'_>) {
+/// References to one parent name different parts of it.
+pub(in crate::gateway_api) fn parents_differ(parents: &[ParentReference], cursor: &mut Cursor<'_>) {
     cursor.within("parentRefs", |cursor| {
-        for (index, parent) in route.parent_refs.iter().enumerate() {
-            for other in route.parent_refs.iter().take(index).filter(|other| same_object(other, parent)) {
+        for (index, parent) in parents.iter().enumerate() {
+            for other in parents.iter().take(index).filter(|other| same_object(other, parent)) {
                 let (section, other_section) = (parent.section_name.as_deref(), other.section_name.as_deref());
                 if section.is_some() != other_section.is_some() || parent.port.is_some() != other.port.is_some() {
                     cursor.report_at(
@@ -35,6 +36,21 @@ pub(super) fn parents_are_distinct(route: &HttpRoute, cursor: &mut Cursor<'_>) {
             }
         }
     });
+}
+
+/// Names a field that only the experimental channel has.
+pub(in crate::gateway_api) fn experimental_defaults(written: Option<DefaultScope>, cursor: &mut Cursor<'_>) {
+    if written.is_some() {
+        cursor.report_at(
+            "useDefaultGateways",
+            Code::ExperimentalField,
+            "`useDefaultGateways` belongs to the experimental channel",
+        );
+    }
+}
+
+pub(super) fn parents_are_distinct(route: &HttpRoute, cursor: &mut Cursor<'_>) {
+    parents_differ(&route.parent_refs, cursor);
     cursor.within("rules", |cursor| {
         if route.rules.iter().map(|rule| rule.matches.len()).sum::<usize>() > MAX_MATCHES {
             cursor.report(Code::GatewayApiRule, format!("all rules together may have {MAX_MATCHES} matches"));
@@ -47,13 +63,7 @@ pub(super) fn parents_are_distinct(route: &HttpRoute, cursor: &mut Cursor<'_>) {
             }
         }
     });
-    if route.use_default_gateways.is_some() {
-        cursor.report_at(
-            "useDefaultGateways",
-            Code::ExperimentalField,
-            "`useDefaultGateways` belongs to the experimental channel",
-        );
-    }
+    experimental_defaults(route.use_default_gateways, cursor);
 }
 
 fn same_object(a: &ParentReference, b: &ParentReference) -> bool {

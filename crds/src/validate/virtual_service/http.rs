@@ -2,6 +2,7 @@
 
 use super::{ROUTE, checked_duration, destination, gateway_names, weights};
 use crate::codes::Code;
+use crate::grpc_status;
 use crate::istio::{
     CorsPolicy, HttpBody, HttpDirectResponse, HttpFaultAbort, HttpFaultDelay, HttpFaultInjection, HttpMatchRequest,
     HttpRedirect, HttpRetry, HttpRewrite, HttpRoute, HttpRouteDestination, Percent, StringMatch,
@@ -211,7 +212,7 @@ fn check_fault(fault: &HttpFaultInjection, cursor: &mut Cursor<'_>) {
             check_percentage(percentage.as_ref(), cursor);
             match (http_status, grpc_status, http2_error) {
                 (Some(status), ..) => check_status("httpStatus", i64::from(*status), cursor),
-                (_, Some(status), _) if !GRPC_STATUS.contains(&status.as_str()) => {
+                (_, Some(status), _) if grpc_status::code(status).is_none() => {
                     cursor.report_at("grpcStatus", ROUTE, format!("`{status}` is not a gRPC status name"))
                 }
                 (_, _, Some(_)) => cursor.report_at("http2Error", ROUTE, "`http2Error` is not supported"),
@@ -232,26 +233,6 @@ fn check_fault(fault: &HttpFaultInjection, cursor: &mut Cursor<'_>) {
         });
     }
 }
-
-const GRPC_STATUS: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 /// 600 is allowed, as in Istio.
 fn check_status(field: &str, status: i64, cursor: &mut Cursor<'_>) {

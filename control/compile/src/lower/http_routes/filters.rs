@@ -59,8 +59,9 @@ fn redirect(written: &HttpRequestRedirectFilter) -> Redirect {
     let HttpRequestRedirectFilter { scheme, hostname, path, port, status_code } = written;
     let port = match (port, scheme) {
         (Some(port), _) => RedirectPort::Explicit(*port),
-        // With a scheme the port is that scheme's own; without, the listener's.
-        (None, Some(_)) => RedirectPort::ProtocolDefault,
+        // With a scheme the port is that scheme's own, whatever the client wrote; without, the listener's.
+        (None, Some(RedirectScheme::Http)) => RedirectPort::Explicit(80),
+        (None, Some(RedirectScheme::Https)) => RedirectPort::Explicit(443),
         (None, None) => RedirectPort::Request,
     };
     Redirect {

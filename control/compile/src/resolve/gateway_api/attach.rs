@@ -2,20 +2,20 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::gateway_api::{FromNamespaces, HttpRoute, LabelSelector, Listener as Written, ParentReference};
+use palisade_crds::gateway_api::{FromNamespaces, LabelSelector, Listener as Written, ParentReference};
 use palisade_model::host::HostPattern;
 
-use super::{Attached, GROUP, ResolvedGateway, ServiceRoute, parent_key, status};
+use super::{Attached, GROUP, ResolvedGateway, Route, RouteKind, ServiceRoute, parent_key, status};
 use crate::{
     inputs::Inputs,
-    object::{Object, ObjectKey, selects},
+    object::{ObjectKey, selects},
 };
 
 /// Attaches a route to every listener that its parent reference names and that allows it; gives the `Accepted` condition.
 pub(super) fn to_gateway(
     inputs: &Inputs,
     gateway: &mut ResolvedGateway,
-    route: &Arc<Object<HttpRoute>>,
+    route: &Arc<Route>,
     parent: &ParentReference,
 ) -> status::Condition {
     let document = inputs.api_gateways.get(&gateway.head.key);
@@ -26,20 +26,23 @@ pub(super) fn to_gateway(
             && parent.port.is_none_or(|port| port == listener.port);
         let written = document.and_then(|document| document.spec.listeners.iter().find(|w| *w.name == *listener.name));
         let Some(written) = written.filter(|_| is_named) else { continue };
-        if !listener.protocol.takes_http_routes()
-            || !allows_kind(written)
+        if !route.kind.suits(listener.protocol)
+            || !allows_kind(written, route.kind)
             || !allows_namespace(inputs, written, &gateway.head.key.namespace, &route.head.key.namespace)
         {
             refusal = ("NotAllowedByListeners", "the listener does not allow this route");
             continue;
         }
-        let hosts = common_hosts(&route.spec.hostnames, &listener.hostname);
+        // A TCPRoute has no hosts: it takes what the listener takes.
+        let hosts = common_hosts(&route.hostnames, &listener.hostname);
         if hosts.is_empty() {
             refusal = ("NoMatchingListenerHostname", "route and listener have no host in common");
             continue;
         }
         is_attached = true;
-        if !listener.routes.iter().any(|attached| attached.route.head.key == route.head.key) {
+        let is_same =
+            |attached: &Attached| attached.route.head.key == route.head.key && attached.route.kind == route.kind;
+        if !listener.routes.iter().any(is_same) {
             listener.routes.push(Attached { route: Arc::clone(route), hosts });
         }
     }
@@ -54,9 +57,13 @@ pub(super) fn to_gateway(
 pub(super) fn to_service(
     inputs: &Inputs,
     services: &mut BTreeMap<ObjectKey, Vec<ServiceRoute>>,
-    route: &Arc<Object<HttpRoute>>,
+    route: &Arc<Route>,
     parent: &ParentReference,
 ) -> status::Condition {
+    if !route.kind.is_http() {
+        let message = "routes of this kind attach to Gateways only";
+        return status::refused("Accepted", "UnsupportedValue", message);
+    }
     let key = parent_key(parent, &route.head);
     let Some(service) = inputs.services.get(&key) else {
         return status::refused("Accepted", "NoMatchingParent", "the Service does not exist");
@@ -71,9 +78,9 @@ pub(super) fn to_service(
     status::accepted("Accepted", "Accepted")
 }
 
-fn allows_kind(written: &Written) -> bool {
+fn allows_kind(written: &Written, route: RouteKind) -> bool {
     let kinds = &written.allowed_routes.kinds;
-    kinds.is_empty() || kinds.iter().any(|kind| kind.group == GROUP && kind.kind == "HTTPRoute")
+    kinds.is_empty() || kinds.iter().any(|kind| kind.group == GROUP && kind.kind == route.as_str())
 }
 
 fn allows_namespace(inputs: &Inputs, written: &Written, own: &str, route: &str) -> bool {

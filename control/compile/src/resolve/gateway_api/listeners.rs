@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use palisade_crds::gateway_api::{Gateway, Listener as Written};
-use palisade_model::host::HostPattern;
+use palisade_crds::gateway_api::{FrontendValidationMode, Gateway, Listener as Written};
+use palisade_model::{host::HostPattern, listener::ClientValidation};
 
-use super::{GROUP, Grants, ListenerProtocol, Referrer, ResolvedGateway, ResolvedListener, status};
+use super::{GROUP, Grants, ListenerProtocol, Referrer, ResolvedGateway, ResolvedListener, authorities, status};
 use crate::{
     inputs::Inputs,
     object::{Object, ObjectKey},
@@ -24,6 +24,7 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             Some(text) => text.parse().ok(),
         };
         let (certificates, resolved_refs) = certificates(inputs, gateway, written, protocol, grants);
+        let (frontend, frontend_refused) = frontend(gateway, written.port, protocol);
         let accepted = match (conflict, protocol, &hostname) {
             (Some(reason), ..) => status::refused("Accepted", reason, "another listener of the port stands in the way"),
             (None, ListenerProtocol::Unknown, _) => {
@@ -38,6 +39,8 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             hostname: hostname.unwrap_or(HostPattern::Any),
             protocol,
             certificates,
+            frontend,
+            frontend_refused,
             is_accepted: accepted.is_true,
             routes: Vec::new(),
         });
@@ -49,15 +52,30 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             resolved_refs,
         });
     }
-    let frontend = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref());
-    let wants_frontend_validation = frontend.is_some_and(|frontend| {
-        frontend.default.validation.is_some() || frontend.per_port.iter().any(|port| port.tls.validation.is_some())
-    });
-    ResolvedGateway {
-        head: gateway.head.clone(),
-        listeners,
-        wants_frontend_validation,
-        status: status::GatewayStatus { listeners: statuses },
+    ResolvedGateway { head: gateway.head.clone(), listeners, status: status::GatewayStatus { listeners: statuses } }
+}
+
+/// What `spec.tls.frontend` asks of the clients of a port, or why it cannot be had.
+fn frontend(
+    gateway: &Object<Gateway>,
+    port: u16,
+    protocol: ListenerProtocol,
+) -> (Option<ClientValidation>, Option<&'static str>) {
+    if !matches!(protocol, ListenerProtocol::Https | ListenerProtocol::TlsTerminate) {
+        return (None, None);
+    }
+    let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { return (None, None) };
+    let of_port = frontend.per_port.iter().find(|own| own.port == port);
+    let settings = of_port.map_or(&frontend.default, |own| &own.tls);
+    let Some(validation) = &settings.validation else { return (None, None) };
+    match validation.mode {
+        FrontendValidationMode::AllowValidOnly => {
+            let ca = authorities::frontend_key(&gateway.head.key, of_port.map(|own| own.port));
+            (Some(ClientValidation { ca, is_required: true, subject_alt_names: [].into() }), None)
+        }
+        FrontendValidationMode::AllowInsecureFallback => {
+            (None, Some("`spec.tls.frontend`: the mode AllowInsecureFallback is not served"))
+        }
     }
 }
 

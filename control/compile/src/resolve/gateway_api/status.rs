@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use palisade_crds::gateway_api::HttpRoute;
+use palisade_crds::gateway_api::HttpBackendRef;
 
-use super::{GROUP, Grants, Referrer, ResolvedListener};
+use super::{GROUP, Grants, Referrer, ResolvedListener, Route};
 use crate::{
     inputs::Inputs,
-    object::{Head, Object, ObjectKey},
+    object::{Head, ObjectKey},
 };
 
 /// A condition of an object's status.
@@ -85,15 +85,17 @@ impl GatewayStatus {
 }
 
 /// The condition `ResolvedRefs` of a route: all of its backends exist and may be referred to.
-pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Object<HttpRoute>) -> Condition {
+pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Route) -> Condition {
     let own = &route.head.key.namespace;
-    for backend in route.spec.rules.iter().flat_map(|rule| &rule.backend_refs) {
+    let mirrors = route.rules.iter().flat_map(|rule| &rule.filters).filter_map(|filter| filter.request_mirror.as_ref());
+    let backends = route.rules.iter().flat_map(|rule| &rule.backend_refs).map(HttpBackendRef::object);
+    for backend in backends.chain(mirrors.map(|mirror| mirror.backend_ref.clone())) {
         if !matches!(backend.group.as_str(), "" | "core") || backend.kind != "Service" {
             let message = format!("backends of kind `{}/{}` are not served", backend.group, backend.kind);
             return refused("ResolvedRefs", "InvalidKind", &message);
         }
         let namespace = backend.namespace.as_deref().unwrap_or(own);
-        let from = Referrer { group: GROUP, kind: "HTTPRoute", namespace: own };
+        let from = Referrer { group: GROUP, kind: route.kind.as_str(), namespace: own };
         if !grants.permits(from, namespace, "", "Service", &backend.name) {
             let message = format!("no ReferenceGrant lets this route use Service `{namespace}/{}`", backend.name);
             return refused("ResolvedRefs", "RefNotPermitted", &message);
