@@ -14,6 +14,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 mod checked_body;
 mod context;
+pub(crate) mod copies;
 mod head;
 mod intake;
 mod outcome;
@@ -73,6 +74,7 @@ impl ProxyHttp for MeshApp {
         match &verdict.action {
             Action::Forward(_) => {
                 tries::prepare(session, ctx);
+                copies::begin(&self.runtime, session, ctx);
                 Ok(false)
             }
             Action::Respond(answer) => {
@@ -87,6 +89,7 @@ impl ProxyHttp for MeshApp {
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
+        ctx.tee.rewind();
         tries::next(&self.runtime, ctx).await
     }
 
@@ -121,10 +124,11 @@ impl ProxyHttp for MeshApp {
     async fn request_body_filter(
         &self,
         _session: &mut Session,
-        _body: &mut Option<Bytes>,
-        _end_of_stream: bool,
+        body: &mut Option<Bytes>,
+        end_of_stream: bool,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
+        ctx.tee.pass(body.as_ref(), end_of_stream);
         tries::check_going(ctx)
     }
 

@@ -22,7 +22,7 @@ pub mod workers;
 
 use self::{edge::EdgePorts, providers::Providers, recent::RecentDenials, transports::Transports};
 use crate::{
-    http::stream::StreamSubject,
+    http::{copies::Copies, stream::StreamSubject},
     index::{BuildError, RuntimeIndex},
     runtime::connection::ConnectionContext,
     serve::{AdmissionTimeouts, Drain, LiveFacts, LiveRegistry, Verdict},
@@ -90,6 +90,8 @@ pub struct Runtime {
     pub decisions: DecisionIds,
     /// Recent denials.
     pub recent: RecentDenials,
+    /// Copies of requests in flight.
+    pub copies: Copies,
 }
 
 impl RuntimeSettings {
@@ -136,6 +138,7 @@ impl Runtime {
             providers: Providers::default(),
             decisions,
             recent: RecentDenials::default(),
+            copies: Copies::default(),
         })
     }
 

@@ -6,6 +6,6 @@ pub mod record;
 pub mod trace;
 
 pub use access_log::AccessLog;
-pub use metrics::Metrics;
+pub use metrics::{Copied, Metrics};
 pub use record::{Direction, Record};
 pub use trace::TraceContext;

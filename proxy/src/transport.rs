@@ -21,6 +21,7 @@
 
 pub mod authority;
 mod connector;
+mod copy;
 mod embed;
 mod h1;
 mod h2;
@@ -33,6 +34,7 @@ pub use connector::{
     ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef, UpstreamProtocol,
     retry_is_safe,
 };
+pub(crate) use copy::{CopiedBody, CopiedParts, detached_request, send_copy};
 pub use embed::{EmbedError, Proxy, ProxySettings, build_proxy};
 pub use h1::serve_h1;
 pub use h2::serve_h2;

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use palisade_model::{endpoint::Address, reason::Reason};
 
-use super::stream::OwnedRequest;
+use super::{copies::Tee, stream::OwnedRequest};
 use crate::{
     index::InFlight,
     request::{facts::Direction, upstream::PlannedProtocol, verdict::Verdict},
@@ -39,6 +39,8 @@ pub struct RequestCtx {
     pub registration: Option<Registration>,
     /// The tries so far.
     pub tries: Tries,
+    /// Copies of it whose bodies are being teed.
+    pub tee: Tee,
     /// Whether its answers are gRPC's.
     pub is_grpc: bool,
     /// Whether it asks to switch protocols.
@@ -87,6 +89,7 @@ impl RequestCtx {
             decision: None,
             registration: None,
             tries: Tries::default(),
+            tee: Tee::default(),
             is_grpc: false,
             is_upgrade: false,
             is_closed: false,

@@ -124,7 +124,7 @@ fn fail<T>(ctx: &mut RequestCtx, reason: Reason, what: &'static str) -> Result<T
     Err(error)
 }
 
-async fn resolve(address: &Address) -> Option<SocketAddr> {
+pub(super) async fn resolve(address: &Address) -> Option<SocketAddr> {
     match address {
         Address::Socket(address) => Some(*address),
         Address::Name(name, port) | Address::LogicalName(name, port) => {

@@ -17,6 +17,17 @@ const DURATION_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What became of a copy of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// It was sent, and its answer read to the end.
+    Sent,
+    /// It could not be sent or was not answered.
+    Failed,
+    /// Too many were in flight.
+    LeftOut,
+}
+
 /// A proxy's metrics. Counting takes no lock.
 pub struct Metrics {
     registry: Registry,
@@ -43,6 +54,7 @@ pub struct Metrics {
     pub policy_errors: Counter,
     /// Decisions made by Cedar itself because a policy has no compiled form.
     pub policy_fallbacks: Counter,
+    copies: [Counter; 3],
 }
 
 #[derive(Debug)]
@@ -55,6 +67,11 @@ struct ByDirection<T> {
 struct Labels {
     direction: &'static str,
     reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -81,6 +98,10 @@ impl Metrics {
         );
         let of = |direction: Direction| family.get_or_create(&DirectionLabel { direction: direction.as_str() }).clone();
         let durations = ByDirection { inbound: of(Direction::Inbound), outbound: of(Direction::Outbound) };
+        let mirrored = Family::<OutcomeLabel, Counter>::default();
+        registry.register("mirrored_requests", "Copies of requests by what became of them", mirrored.clone());
+        let copies =
+            ["sent", "failed", "left-out"].map(|outcome| mirrored.get_or_create(&OutcomeLabel { outcome }).clone());
         let mut metrics = Self {
             registry,
             requests,
@@ -96,6 +117,7 @@ impl Metrics {
             certificates_issued: Counter::default(),
             policy_errors: Counter::default(),
             policy_fallbacks: Counter::default(),
+            copies,
         };
         metrics.register_rest();
         metrics
@@ -108,6 +130,16 @@ impl Metrics {
         }
         let duration = Duration::from_micros(record.duration_us);
         self.durations.of(record.direction).observe(duration.as_secs_f64());
+    }
+
+    /// Counts a copy of a request that has ended.
+    pub fn count_copy(&self, outcome: Copied) {
+        let [sent, failed, left_out] = &self.copies;
+        match outcome {
+            Copied::Sent => sent.inc(),
+            Copied::Failed => failed.inc(),
+            Copied::LeftOut => left_out.inc(),
+        };
     }
 
     /// Counts a finished connection.
@@ -143,6 +175,7 @@ impl Metrics {
             certificates_issued,
             policy_errors,
             policy_fallbacks,
+            copies: _,
         } = self;
         registry.register("open_connections", "Downstream connections open now", open_connections.clone());
         registry.register("open_streams", "Requests and opaque connections in progress", open_streams.clone());

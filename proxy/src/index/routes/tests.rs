@@ -3,8 +3,12 @@
 use http::HeaderMap;
 use palisade_model::{
     resource::{Entry, Meta, Resource},
-    route::{Fault, HeaderMatch, HeaderMutations, PathMatch, RouteAction, RouteMatch, RouteRule, StringMatch},
+    route::{
+        ClaimMatch, Fault, HeaderMatch, HeaderMutations, PathMatch, QueryMatch, RouteAction, RouteMatch, RouteRule,
+        StringMatch,
+    },
 };
+use palisade_policy::JwtFacts;
 use proptest::prelude::*;
 
 use super::*;
@@ -59,13 +63,27 @@ fn a_path_match() -> impl Strategy<Value = Option<PathMatch>> {
 fn a_match() -> impl Strategy<Value = RouteMatch> {
     let method = prop::option::of(prop::sample::select(vec!["GET", "POST"]));
     let header = prop::option::of((prop::sample::select(vec!["1", "2"]), any::<bool>()));
-    (a_path_match(), method, header).prop_map(|(path, method, header)| RouteMatch {
+    let query = prop::option::of(prop::sample::select(vec![None, Some("1"), Some("2")]));
+    let claim = prop::option::of((prop::option::of(prop::sample::select(vec!["a", "b"])), any::<bool>()));
+    (a_path_match(), method, header, query, claim).prop_map(|(path, method, header, query, claim)| RouteMatch {
         path,
         method: method.map(|m| StringMatch::Exact(m.into())),
         headers: header
             .map(|(value, is_inverted)| HeaderMatch {
                 name: "x-a".into(),
                 value: Some(StringMatch::Exact(value.into())),
+                is_inverted,
+            })
+            .into_iter()
+            .collect(),
+        query: query
+            .map(|value| QueryMatch { name: "q".into(), value: value.map(|v| StringMatch::Exact(v.into())) })
+            .into_iter()
+            .collect(),
+        claims: claim
+            .map(|(value, is_inverted)| ClaimMatch {
+                path: ["group".into()].into(),
+                value: value.map(|v| StringMatch::Exact(v.into())),
                 is_inverted,
             })
             .into_iter()
@@ -84,15 +102,26 @@ proptest! {
     #[test]
     fn the_index_finds_what_the_plain_walk_finds(
         rules in prop::collection::vec(prop::collection::vec(a_match(), 0..3), 0..24),
-        requests in prop::collection::vec((a_path(), prop::sample::select(vec!["GET", "POST"]), 0..3_u8), 16),
+        requests in prop::collection::vec(
+            (a_path(), prop::sample::select(vec!["GET", "POST"]), 0..3_u8, 0..3_u8, 0..3_u8),
+            16,
+        ),
     ) {
         let index = index(rules);
-        for (path, method, header) in requests {
+        for (path, method, header, query, group) in requests {
             let mut headers = HeaderMap::new();
             if header > 0 {
                 headers.insert("x-a", header.to_string().parse().unwrap());
             }
-            let facts = facts(&path, method, &headers);
+            let query = format!("q={query}");
+            let name = ["", "a", "b"][usize::from(group)];
+            let claims = serde_json::json!({"group": name});
+            let jwt = JwtFacts::from_claims(claims.as_object().unwrap(), &[]);
+            let facts = MatchFacts {
+                query: (query != "q=0").then_some(query.as_bytes()),
+                jwt: (group > 0).then_some(&jwt),
+                ..facts(&path, method, &headers)
+            };
             prop_assert_eq!(identity(index.find(&facts)), identity(index.find_by_walking(&facts)), "{}", path);
         }
     }
