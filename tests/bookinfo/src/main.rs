@@ -12,9 +12,11 @@ mod client;
 mod details;
 mod echo;
 mod forward;
+mod grpc;
 mod productpage;
 mod ratings;
 mod reviews;
+mod tls;
 mod unruly;
 
 /// Services of a small book shop, for demonstrations and tests of a mesh.
@@ -55,10 +57,16 @@ enum Service {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Echo inside TLS; certificate and key are the variables TLS_CERTIFICATE and TLS_KEY.
+    TlsEcho(Listen),
+    /// Returns every message of every gRPC method (HTTP/2 with prior knowledge).
+    GrpcEcho(Listen),
     /// Does nothing until it is ended: a place to call from.
     Client,
     /// Sends requests and prints what came back, as JSON lines.
     Call(call::Call),
+    /// Calls a gRPC method and prints what came back, as a JSON line.
+    GrpcCall(grpc::GrpcCall),
 }
 
 #[derive(Debug, Clone, Copy, clap::Args)]
@@ -112,12 +120,23 @@ async fn run(service: Service) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
+        Service::TlsEcho(listen) => until_ended(tls::serve(listen.bind().await?)).await,
+        Service::GrpcEcho(listen) => until_ended(grpc::serve(listen.bind().await?)).await,
         Service::Client => {
             ended().await;
             Ok(ExitCode::SUCCESS)
         }
         Service::Call(call) => call.run().await,
+        Service::GrpcCall(call) => call.run().await,
     }
+}
+
+async fn until_ended(serving: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        result = serving => result?,
+        () = ended() => {}
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(listen: Listen, router: Router) -> anyhow::Result<ExitCode> {
