@@ -20,8 +20,8 @@ use crate::{
     runtime::{
         Runtime,
         connection::{ConnectionContext, Standing},
-        providers::Providers,
         decisions::{Circumstances, Sample},
+        providers::Providers,
     },
     telemetry::{ShadowRecord, TraceContext},
     transport::downstream_meta,

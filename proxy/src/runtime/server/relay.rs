@@ -24,8 +24,8 @@ use crate::{
     runtime::{
         Runtime,
         connection::{ConnectionContext, Standing},
-        providers::Providers,
         decisions::{Circumstances, Sample},
+        providers::Providers,
     },
     serve::{
         Downstream,
