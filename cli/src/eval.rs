@@ -23,8 +23,9 @@ mod route;
 mod testimony;
 mod world;
 
+pub(crate) use answer::Answer;
 pub(crate) use case::Case;
-pub(crate) use judge::judge;
+pub(crate) use judge::{judge, judge_observed};
 pub(crate) use world::World;
 
 /// A longer line is no case.
@@ -90,7 +91,7 @@ fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
 }
 
 /// The result of a line, or its id (as far as it can be read) and what is wrong with it.
-fn judge_line(world: &mut World, line: &[u8]) -> Result<answer::Answer, (Value, String)> {
+fn judge_line(world: &mut World, line: &[u8]) -> Result<Answer, (Value, String)> {
     if line.len() > LINE_LIMIT_BYTES {
         return Err((Value::Null, format!("a case of more than {LINE_LIMIT_BYTES} bytes")));
     }

@@ -1,4 +1,4 @@
-//! `palisade policy`: explanations of decisions, and the schema that policies are written against.
+//! `palisade policy`: tests and views of policies, explanations of decisions, and the schema that policies are written against.
 
 use std::{
     io::{self, Write},
@@ -8,9 +8,12 @@ use std::{
 use clap::Subcommand;
 
 mod explanation;
+mod junit;
+mod show;
+mod test;
 mod why;
 
-/// Ask about authorization: why a request was denied, and what policies may refer to.
+/// Ask about authorization: test policies, see what is in force, why a request was denied, and what policies may refer to.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Policy {
     #[command(subcommand)]
@@ -19,6 +22,8 @@ pub(crate) struct Policy {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Test(Box<test::Test>),
+    Show(Box<show::Show>),
     Why(Box<why::Why>),
     /// Print the Cedar schema that every policy is checked against.
     Schema,
@@ -31,6 +36,8 @@ impl Policy {
     /// When it cannot do its work.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Test(test) => test.run(),
+            Command::Show(show) => show.run(),
             Command::Why(why) => why.run(),
             Command::Schema => {
                 io::stdout().lock().write_all(palisade_policy::SCHEMA.as_bytes())?;

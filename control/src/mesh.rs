@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use palisade_compile::{Compiled, Mesh, ObjectKey, ProxyRef, Reports, scope};
+use palisade_compile::{Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, inputs::core, scope};
 use palisade_model::{identity::TrustDomain, service::Query, settings::WorkloadRef, snapshot::Snapshot};
 
 use crate::slices::{Slices, Workload};
@@ -25,6 +25,11 @@ impl CompiledMesh {
     }
 }
 
+/// Whether a pod is a gateway.
+fn is_gateway(pod: &Object<core::Pod>) -> bool {
+    pod.spec.gateway.is_some() || pod.head.labels.contains_key(GATEWAY_NAME_LABEL)
+}
+
 impl Slices for CompiledMesh {
     fn trust_domain(&self) -> &TrustDomain {
         &self.mesh.inputs().settings.trust_domain
@@ -33,7 +38,11 @@ impl Slices for CompiledMesh {
     fn workload(&self, pod: &WorkloadRef) -> Option<Workload> {
         let WorkloadRef { namespace, name } = pod;
         let pod = self.mesh.inputs().pods.get(&ObjectKey::new(Arc::clone(namespace), Arc::clone(name)))?;
-        Some(Workload { uid: Arc::clone(&pod.head.uid), service_account: pod.spec.service_account.as_str().into() })
+        Some(Workload {
+            uid: Arc::clone(&pod.head.uid),
+            service_account: pod.spec.service_account.as_str().into(),
+            is_gateway: is_gateway(pod),
+        })
     }
 
     fn slice(&self, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> Result<Snapshot, String> {
@@ -44,8 +53,7 @@ impl Slices for CompiledMesh {
             .pods
             .get(&ObjectKey::new(Arc::clone(namespace), Arc::clone(name)))
             .ok_or_else(|| format!("pod {namespace}/{name} is not in the mesh"))?;
-        let is_gateway = found.spec.gateway.is_some() || found.head.labels.contains_key(GATEWAY_NAME_LABEL);
-        let proxy = if is_gateway {
+        let proxy = if is_gateway(found) {
             ProxyRef::gateway(Arc::clone(namespace), Arc::clone(name))
         } else {
             ProxyRef::sidecar(Arc::clone(namespace), Arc::clone(name))

@@ -35,6 +35,8 @@ pub struct Workload {
     pub uid: Arc<str>,
     /// Its service account.
     pub service_account: Arc<str>,
+    /// It is a gateway, whose slice holds private keys.
+    pub is_gateway: bool,
 }
 
 /// The mesh as it changes; `None` before the first one is compiled.

@@ -138,6 +138,12 @@ impl Document {
         self.line(&Path::parse(path))
     }
 
+    /// The text of a field, for a path in its text form made of keys alone.
+    #[must_use]
+    pub fn text_at(&self, path: &str) -> Option<&str> {
+        path.split('.').try_fold(&self.value, |value, key| value.get(key))?.as_str()
+    }
+
     /// The line of an issue about this document.
     #[must_use]
     pub fn line_of_issue(&self, issue: &Issue) -> Option<u32> {

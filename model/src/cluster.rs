@@ -37,6 +37,9 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// Limits, health and preferences.
     pub traffic: TrafficPolicy,
+    /// It lies outside the mesh: egress policies decide who may reach it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_external: bool,
 }
 
 /// Where a cluster's endpoints come from.

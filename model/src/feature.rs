@@ -31,6 +31,8 @@ pub const CONSISTENT_HASH: &str = "cluster.consistent-hash";
 
 /// The filter of all names and addresses.
 pub const MEMBERSHIP: &str = "membership";
+/// Policies about what leaves the mesh.
+pub const EGRESS_POLICIES: &str = "policy.egress";
 
 /// Every feature that this version knows: what its proxies say in their hello.
 pub const ALL: &[&str] = &[
@@ -43,6 +45,7 @@ pub const ALL: &[&str] = &[
     REQUEST_AUTHENTICATION,
     EXTERNAL_AUTHORIZATION,
     MEMBERSHIP,
+    EGRESS_POLICIES,
 ];
 
 /// [`ALL`] as a set.
@@ -59,8 +62,8 @@ impl Resource {
             Self::Authentication(_) => vec![REQUEST_AUTHENTICATION],
             Self::ExternalAuthorization(_) => vec![EXTERNAL_AUTHORIZATION],
             Self::Membership(_) => vec![MEMBERSHIP],
-            Self::Settings(_)
-            | Self::Listener(_)
+            Self::Settings(settings) => settings.egress_policies.iter().map(|_| EGRESS_POLICIES).collect(),
+            Self::Listener(_)
             | Self::Inbound(_)
             | Self::Service(_)
             | Self::Lookup(_)

@@ -22,6 +22,9 @@ pub struct Service {
     pub names: Arc<[DnsName]>,
     /// Its ports.
     pub ports: Arc<[ServicePort]>,
+    /// It lies outside the mesh: egress policies decide who may reach it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_external: bool,
 }
 
 /// A DNS name and its addresses.

@@ -58,6 +58,9 @@ pub struct ProxySettings {
     pub outbound_tls_ports: BTreeSet<u16>,
     /// DNS domain of the cluster, for example `cluster.local`.
     pub cluster_domain: Arc<str>,
+    /// Key of the policy set that decides what the workload may reach outside the mesh; `None` = no policy restricts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_policies: Option<Arc<str>>,
 }
 
 /// Path normalisation modes (MeshConfig `pathNormalization`; istio-semantics 1.9).

@@ -157,11 +157,10 @@ pub fn references(resource: &Resource) -> Vec<ResourceKey> {
             });
             std::iter::once(target).chain(of_checks).collect()
         }
-        Resource::Settings(_)
-        | Resource::Endpoints(_)
-        | Resource::Policy(_)
-        | Resource::Secret(_)
-        | Resource::Membership(_) => Vec::new(),
+        Resource::Settings(settings) => {
+            settings.egress_policies.iter().map(|set| key(ResourceKind::PolicySet, Arc::clone(set))).collect()
+        }
+        Resource::Endpoints(_) | Resource::Policy(_) | Resource::Secret(_) | Resource::Membership(_) => Vec::new(),
         Resource::Listener(listener) => {
             let mut to = vec![key(ResourceKind::PolicySet, Arc::clone(&listener.policies))];
             for chain in listener.chains.iter() {

@@ -1,7 +1,10 @@
 //! From a rule to the policies that enforce it: translate, validate, compile; and what a broken rule does instead.
 
 use bytes::Bytes;
-use palisade_model::policy::{DenyAll, Effect, Policy, PolicyId, PolicyMode};
+use palisade_model::{
+    origin::Origin,
+    policy::{DenyAll, Effect, Policy, PolicyId, PolicyMode},
+};
 
 use crate::{
     RuleAction, RuleSpec, TrustDomains,
@@ -107,25 +110,39 @@ pub fn default_permit() -> Policy {
     permit_all("mesh/default-allow")
 }
 
+/// The permit that stands where no egress policy selects an identity, id `mesh/default-egress`.
+pub fn default_egress_permit() -> Policy {
+    permit_all("mesh/default-egress")
+}
+
+/// A policy that speaks for a whole audited or dry-run document, so that it is seen, and counted, whatever became of its rules.
+///
+/// `permits`: enforced, the document would remove the default permit. `denies`: enforced, it would deny its whole target, because it is
+/// broken. Its own condition is constant; [`PolicyMode::Enforce`] is not for this.
+pub fn document_marker(id: &str, source: Origin, mode: PolicyMode, permits: bool, denies: bool) -> Policy {
+    let effect = if permits && !denies { Effect::Permit } else { Effect::Forbid };
+    Policy { source: Some(source), mode, ..constant(id, effect, denies) }
+}
+
 /// A permit without conditions that no document asked for.
 pub(crate) fn permit_all(id: &str) -> Policy {
-    let form = PolicyForm {
-        id: PolicyId(id.into()),
-        effect: Effect::Permit,
-        mode: PolicyMode::Enforce,
-        text: format!("@id(\"{id}\")\npermit (\n  principal,\n  action,\n  resource\n);\n"),
-        labels: Vec::new(),
-    };
+    constant(id, Effect::Permit, true)
+}
+
+fn constant(id: &str, effect: Effect, holds: bool) -> Policy {
     let program =
-        Program { actions: crate::ir::Actions::ALL, condition: crate::ir::Node::Const(true), labels: Vec::new() };
+        Program { actions: crate::ir::Actions::ALL, condition: crate::ir::Node::Const(holds), labels: Vec::new() };
     let ir = encode(&program).ok();
+    let word = if effect == Effect::Permit { "permit" } else { "forbid" };
+    let condition = if holds { "" } else { " when { false }" };
+    let id_text = crate::translate::quote(id);
     Policy {
-        id: form.id,
+        id: PolicyId(id.into()),
         source: None,
         rule: None,
-        effect: form.effect,
-        mode: form.mode,
-        cedar: form.text.into(),
+        effect,
+        mode: PolicyMode::Enforce,
+        cedar: format!("@id({id_text})\n{word} (\n  principal,\n  action,\n  resource\n){condition};\n").into(),
         ir_version: if ir.is_some() { IR_VERSION } else { 0 },
         ir: ir.map(Bytes::from).unwrap_or_default(),
     }

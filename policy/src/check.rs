@@ -60,15 +60,11 @@ pub(crate) fn check(text: &str, warnings: Warnings) -> Result<Checked, Vec<Findi
     if text.len() > MAX_TEXT_BYTES {
         return Err(whole(format!("{} bytes of policy are more than {MAX_TEXT_BYTES}", text.len())));
     }
-    // Before parsing: Cedar's own parser and syntax trees recurse, and would take the thread down with them.
-    if nesting(text) > 2 * MAX_DEPTH {
-        return Err(whole(format!(
-            "the policy nests deeper than {} levels; use a set, or brackets that balance a long `||`",
-            2 * MAX_DEPTH
-        )));
+    if let Some(finding) = nesting_problem(text) {
+        return Err(vec![finding]);
     }
     let policy = Policy::parse(None, text)
-        .map_err(|errors| errors.iter().map(|error| finding(text, error)).collect::<Vec<_>>())?;
+        .map_err(|errors| errors.iter().map(|error| parse_finding(text, error)).collect::<Vec<_>>())?;
     let tree = policy.to_pst().map_err(|error| whole(error.to_string()))?;
     let mut lint = Lint::default();
     lint.scope(&tree);
@@ -84,15 +80,31 @@ pub(crate) fn check(text: &str, warnings: Warnings) -> Result<Checked, Vec<Findi
     let mut set = PolicySet::new();
     set.add(policy.clone()).map_err(|error| whole(error.to_string()))?;
     let result = schema.validator.validate(&set, ValidationMode::Strict);
-    let errors = result.validation_errors().map(|e| finding(text, e));
+    let errors = result.validation_errors().map(|e| parse_finding(text, e));
     let mut findings: Vec<Finding> = errors.collect();
     if warnings == Warnings::Refuse {
-        findings.extend(result.validation_warnings().map(|w| finding(text, w)));
+        findings.extend(result.validation_warnings().map(|w| parse_finding(text, w)));
     }
+    // The validator says the same once for each kind of request.
+    findings.sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
+    findings.dedup_by(|later, first| first.line.is_some() && (later.line, later.column) == (first.line, first.column));
     if findings.is_empty() { Ok(Checked { policy, tree }) } else { Err(findings) }
 }
 
-fn finding(text: &str, error: &dyn Diagnostic) -> Finding {
+/// What must be known of a text before it is parsed: Cedar's own parser and syntax trees recurse, and would take the thread down with them.
+pub(crate) fn nesting_problem(text: &str) -> Option<Finding> {
+    (nesting(text) > 2 * MAX_DEPTH).then(|| Finding {
+        line: None,
+        column: None,
+        message: format!(
+            "the policy nests deeper than {} levels; use a set, or brackets that balance a long `||`",
+            2 * MAX_DEPTH
+        ),
+    })
+}
+
+/// One of Cedar's errors with its place in the text.
+pub(crate) fn parse_finding(text: &str, error: &dyn Diagnostic) -> Finding {
     let offset = error.labels().and_then(|mut labels| labels.next()).map(|label| label.offset());
     let before = offset.and_then(|offset| text.get(..offset));
     Finding {
@@ -165,7 +177,7 @@ fn count(levels: &mut Vec<usize>) -> usize {
 }
 
 /// Entity types that a request can fill. Anything else would quietly never match.
-const KNOWN_TYPES: [&str; 10] = [
+const KNOWN_TYPES: [&str; 11] = [
     "Mesh::ServiceAccount",
     "Mesh::ExternalPeer",
     "Mesh::Anonymous",
@@ -173,6 +185,7 @@ const KNOWN_TYPES: [&str; 10] = [
     "Mesh::TrustDomain",
     "Mesh::Workload",
     "Mesh::Gateway",
+    "Mesh::ExternalHost",
     "Mesh::Issuer",
     "Mesh::User",
     "Mesh::Action",

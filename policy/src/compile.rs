@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use cedar_policy::pst::{
     ActionConstraint, BinaryOp, Clause, EntityOrSlot, EntityUID, Expr, Literal, PatternElem, Policy,
-    PrincipalConstraint, ResourceConstraint, UnaryOp, Var,
+    PrincipalConstraint, ResourceConstraint, Template, UnaryOp, Var,
 };
 
 use crate::{
@@ -48,13 +48,7 @@ pub(crate) fn compile(policy: &Policy) -> Compiled<Program> {
             parts.push(resource_in(vec![scope_entity(entity)?]));
         }
     }
-    let actions = match &template.action {
-        ActionConstraint::Any => Actions::ALL,
-        ActionConstraint::Eq(uid) => action(uid, false)?,
-        ActionConstraint::In(uids) => {
-            uids.iter().try_fold(Actions(0), |all, uid| Ok::<_, Unsupported>(all.union(action(uid, true)?)))?
-        }
-    };
+    let actions = scope_actions(template)?;
     for clause in template.clauses() {
         let node = match clause {
             Clause::When(expr) => condition(expr, 0)?,
@@ -70,6 +64,25 @@ pub(crate) fn compile(policy: &Policy) -> Compiled<Program> {
         _ => single_or(parts, Node::All),
     };
     Ok(Program { actions, condition, labels: Vec::new() })
+}
+
+/// The actions that a policy's scope names, as far as its resource can take part in them.
+pub(crate) fn scope_actions(template: &Template) -> Compiled<Actions> {
+    let named = match &template.action {
+        ActionConstraint::Any => Actions::ALL,
+        ActionConstraint::Eq(uid) => action(uid, false)?,
+        ActionConstraint::In(uids) => {
+            uids.iter().try_fold(Actions(0), |all, uid| Ok::<_, Unsupported>(all.union(action(uid, true)?)))?
+        }
+    };
+    let of_entity = |entity: &EntityOrSlot| scope_entity(entity).map(|entity| entity.kind);
+    let kind = match &template.resource {
+        ResourceConstraint::Any => return Ok(named),
+        ResourceConstraint::Eq(entity) | ResourceConstraint::In(entity) => of_entity(entity)?,
+        ResourceConstraint::Is(kind) | ResourceConstraint::IsIn(kind, _) => kind_of(&kind.to_string())?,
+    };
+    // Nothing is in an external host but itself, and no external host is in anything.
+    Ok(named.without(if kind == Kind::ExternalHost { Actions::INBOUND } else { Actions::EGRESS }))
 }
 
 fn test(test: Test) -> Node {
@@ -118,6 +131,7 @@ fn kind_of(name: &str) -> Compiled<Kind> {
         "Mesh::TrustDomain" => Kind::TrustDomain,
         "Mesh::Workload" => Kind::Workload,
         "Mesh::Gateway" => Kind::Gateway,
+        "Mesh::ExternalHost" => Kind::ExternalHost,
         other => return Err(Unsupported(format!("entity type `{other}`"))),
     })
 }
@@ -134,11 +148,14 @@ fn action(uid: &EntityUID, with_members: bool) -> Compiled<Actions> {
         ("tcp", _) => Actions::TCP,
         ("http", _) => Actions::HTTP,
         ("grpc", _) => Actions::GRPC,
-        ("l4", true) => Actions::TCP,
-        ("l7", true) => Actions::L7,
+        ("egressTcp", _) => Actions::EGRESS_TCP,
+        ("egressHttp", _) => Actions::EGRESS_HTTP,
+        ("l4", true) => Actions::TCP.union(Actions::EGRESS_TCP),
+        ("l7", true) => Actions::L7.union(Actions::EGRESS_HTTP),
+        ("egress", true) => Actions::EGRESS,
         ("any", true) => Actions::ALL,
         // No request has a group as its action.
-        ("l4" | "l7" | "any", false) => Actions(0),
+        ("l4" | "l7" | "egress" | "any", false) => Actions(0),
         (other, _) => return Err(Unsupported(format!("action `{other}`"))),
     })
 }
@@ -414,6 +431,11 @@ pub(crate) fn context_path(expr: &Expr) -> Option<Vec<&str>> {
 }
 
 fn text(expr: &Expr) -> Option<Text> {
+    if let Expr::GetAttr { expr: owner, attr } = expr
+        && matches!(&**owner, Expr::Var(Var::Resource))
+    {
+        return (attr.as_str() == "host").then_some(Text::ResourceHost);
+    }
     if let Expr::GetAttr { expr: owner, attr } = expr
         && matches!(&**owner, Expr::Var(Var::Principal))
     {

@@ -1,17 +1,21 @@
 //! One policy, loaded: its compiled condition, or Cedar in its place, or nothing that could be read.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use palisade_model::policy::{Effect, Policy};
 
 use crate::{
-    PolicyRef,
+    EngineTotals, PolicyRef,
     check::{Checked, Finding, Warnings, check},
     compile::compile,
+    counts::Recordings,
     eval::{Outcome, View},
     fallback::CedarCondition,
     index::is_infallible,
-    ir::{Actions, IR_VERSION, Program, decode},
+    ir::{Actions, IR_VERSION, Node, Program, decode},
 };
 
 /// One policy, ready to be evaluated; shared by all sets that it is in, and kept across configurations that do not change it.
@@ -19,8 +23,17 @@ use crate::{
 pub struct CompiledPolicy {
     policy: PolicyRef,
     form: Form,
+    /// The text, for Cedar's own evaluator.
+    text: Arc<str>,
+    /// The text as Cedar evaluates it, made when first needed; `None` = it cannot be read.
+    on_cedar: OnceLock<Option<Box<CedarCondition>>>,
+    /// The compiled form proved wrong.
+    is_distrusted: AtomicBool,
     fallback_evaluations: AtomicU64,
     evaluation_errors: AtomicU64,
+    /// Counts for the whole document, where this is its first policy.
+    pub(crate) recordings: Recordings,
+    totals: Arc<EngineTotals>,
 }
 
 #[derive(Debug)]
@@ -34,6 +47,11 @@ impl CompiledPolicy {
     /// Loads a policy from its compiled form; from its text when that form's version is unknown, its bytes are damaged or there is none.
     /// Never fails: a policy that cannot be read at all grants nothing if it is a permit, and denies the whole target if it is a forbid.
     pub fn load(policy: &Policy) -> Self {
+        Self::load_counted(policy, &Arc::default())
+    }
+
+    /// As [`CompiledPolicy::load`]; errors and fallbacks also count in `totals`.
+    pub fn load_counted(policy: &Policy, totals: &Arc<EngineTotals>) -> Self {
         let form = if policy.ir_version == IR_VERSION && !policy.ir.is_empty() {
             decode(&policy.ir).map_or_else(|_| from_text(policy), Form::of_program)
         } else {
@@ -42,8 +60,13 @@ impl CompiledPolicy {
         Self {
             policy: policy.into(),
             form,
+            text: Arc::clone(&policy.cedar),
+            on_cedar: OnceLock::new(),
+            is_distrusted: AtomicBool::new(false),
             fallback_evaluations: AtomicU64::new(0),
             evaluation_errors: AtomicU64::new(0),
+            recordings: Recordings::default(),
+            totals: Arc::clone(totals),
         }
     }
 
@@ -136,7 +159,61 @@ impl CompiledPolicy {
 
     /// Evaluates scope and condition. An error is counted; what it means is the caller's to say, by the policy's effect.
     pub(crate) fn eval(&self, view: &View<'_>) -> Outcome {
+        let outcome = self.eval_compiled(view);
+        if outcome == Outcome::Error {
+            self.count_error();
+        }
+        outcome
+    }
+
+    /// Which parts of a condition are still open while the request is not known: bit n for the n-th operand of the outermost `&&`. The
+    /// others hold. [`u64::MAX`]: all of it.
+    pub(crate) fn open_parts(&self, pending: &View<'_>) -> u64 {
+        match &self.form {
+            // Only where nothing can fail is the order of operands nobody's business.
+            Form::Program { program: Program { condition: Node::All(parts), .. }, is_infallible: true }
+                if parts.len() < 64 =>
+            {
+                let open = parts.iter().enumerate().filter(|(_, part)| part.eval(pending, true) == Outcome::Unknown);
+                open.fold(0, |bits, (place, _)| bits | (1 << place))
+            }
+            _ => u64::MAX,
+        }
+    }
+
+    /// As [`CompiledPolicy::eval`], for a connection of which only these parts are open.
+    pub(crate) fn eval_open(&self, view: &View<'_>, open: u64) -> Outcome {
+        match &self.form {
+            Form::Program { program: Program { condition: Node::All(parts), actions, .. }, is_infallible: true }
+                if open != u64::MAX =>
+            {
+                let holds =
+                    |(place, part): (usize, &Node)| open & (1 << place) == 0 || part.eval(view, true) == Outcome::True;
+                Outcome::from(actions.intersects(view.action) && parts.iter().enumerate().all(holds))
+            }
+            _ => self.eval(view),
+        }
+    }
+
+    /// As [`CompiledPolicy::eval`], by Cedar, whatever compiled form there is; an error where the text or the facts are beyond it.
+    pub(crate) fn eval_by_cedar(&self, view: &View<'_>) -> Outcome {
         let outcome = match &self.form {
+            Form::Program { .. } => {
+                let outcome = self.cedar().map_or(Outcome::Error, |condition| condition.eval(view));
+                self.count_fallback(outcome);
+                outcome
+            }
+            Form::Cedar(_) | Form::Broken(_) => self.eval_compiled(view),
+        };
+        if outcome == Outcome::Error {
+            self.count_error();
+        }
+        outcome
+    }
+
+    /// Scope and condition by the best form there is. Errors are not counted.
+    pub(crate) fn eval_compiled(&self, view: &View<'_>) -> Outcome {
+        match &self.form {
             Form::Program { program, is_infallible } => {
                 if !program.actions.intersects(view.action) {
                     return Outcome::False;
@@ -145,17 +222,51 @@ impl CompiledPolicy {
             }
             Form::Cedar(condition) => {
                 let outcome = condition.eval(view);
-                if outcome != Outcome::Unknown {
-                    self.fallback_evaluations.fetch_add(1, Ordering::Relaxed);
-                }
+                self.count_fallback(outcome);
                 outcome
             }
             Form::Broken(_) => Outcome::Error,
-        };
-        if outcome == Outcome::Error {
-            self.evaluation_errors.fetch_add(1, Ordering::Relaxed);
         }
-        outcome
+    }
+
+    /// Cedar's word, uncounted; `None` where text or facts cannot be put into Cedar.
+    pub(crate) fn eval_on_cedar(&self, view: &View<'_>) -> Option<Outcome> {
+        self.cedar()?.try_eval(view)
+    }
+
+    /// Cedar judged this policy otherwise than its compiled form.
+    pub(crate) fn distrust(&self) {
+        self.is_distrusted.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether Cedar once judged this policy otherwise than its compiled form.
+    pub(crate) fn is_distrusted(&self) -> bool {
+        self.is_distrusted.load(Ordering::Relaxed)
+    }
+
+    /// Where errors and fallbacks are summed.
+    pub(crate) fn totals(&self) -> &EngineTotals {
+        &self.totals
+    }
+
+    fn cedar(&self) -> Option<&CedarCondition> {
+        let made = self.on_cedar.get_or_init(|| {
+            let checked = check(&self.text, Warnings::Accept).ok()?;
+            CedarCondition::new(&checked.policy, &checked.tree).ok().map(Box::new)
+        });
+        made.as_deref()
+    }
+
+    fn count_error(&self) {
+        self.evaluation_errors.fetch_add(1, Ordering::Relaxed);
+        self.totals.count_error();
+    }
+
+    fn count_fallback(&self, outcome: Outcome) {
+        if outcome != Outcome::Unknown {
+            self.fallback_evaluations.fetch_add(1, Ordering::Relaxed);
+            self.totals.count_fallback();
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use palisade_model::policy::{DenyAll, Effect, PolicyId, PolicyMode, PolicySet};
@@ -15,11 +15,17 @@ use crate::{
 };
 
 mod capture;
+mod coverage;
+mod egress;
 mod record;
+mod replay;
 mod stage;
 
+pub use coverage::{Coverage, Outlook, PolicyCoverage};
 pub use record::{Recorded, RecordedPolicy};
+pub use replay::Replay;
 
+use record::Documents;
 use stage::{Candidates, Hit, Stage};
 
 /// The policies of one target, indexed. Immutable; `Send` and `Sync`.
@@ -31,6 +37,10 @@ pub struct PolicyEngine {
     enforced: Vec<Arc<CompiledPolicy>>,
     recorded: Vec<Arc<CompiledPolicy>>,
     http: Stage,
+    recorded_http: Stage,
+    documents: Documents,
+    /// A compiled form proved wrong: Cedar decides.
+    on_cedar: AtomicBool,
     denies_all: Option<DeniesAll>,
     tells_grpc_apart: bool,
 }
@@ -50,6 +60,7 @@ pub struct ConnectionDecision {
     facts: ConnectionFacts,
     view: ConnectionView,
     http: OnceLock<Candidates>,
+    recorded: OnceLock<Candidates>,
 }
 
 /// Traffic that no policy set stands before, by design.
@@ -80,6 +91,8 @@ impl PolicyEngine {
                 engine.recorded.push(policy);
             }
         }
+        // The mesh's own defaults last: what a document permits is never credited to them.
+        engine.enforced.sort_by_key(|policy| policy.policy().source.is_none());
         for (position, policy) in engine.enforced.iter().enumerate() {
             if let Some(problem) = policy.problem().filter(|_| policy.is_forbid()) {
                 let denial = Denial::Failed(index_of(position));
@@ -88,6 +101,10 @@ impl PolicyEngine {
             }
         }
         engine.http = Stage::build(&engine.enforced, Actions::L7);
+        engine.recorded_http = Stage::build(&engine.recorded, Actions::L7);
+        engine.documents = Documents::of(&engine.recorded);
+        let is_distrusted = engine.enforced.iter().chain(&engine.recorded).any(|p| p.is_distrusted());
+        engine.on_cedar = AtomicBool::new(is_distrusted);
         engine.tells_grpc_apart = engine.enforced.iter().chain(&engine.recorded).any(|p| p.tells_grpc_apart());
         engine.denies_all = denies_all;
         engine
@@ -115,6 +132,9 @@ impl PolicyEngine {
             enforced: Vec::new(),
             recorded: Vec::new(),
             http: Stage::default(),
+            recorded_http: Stage::default(),
+            documents: Documents::default(),
+            on_cedar: AtomicBool::new(false),
             denies_all: None,
             tells_grpc_apart: false,
         }
@@ -127,14 +147,67 @@ impl PolicyEngine {
             facts: facts.clone(),
             view: ConnectionView::of(facts),
             http: OnceLock::new(),
+            recorded: OnceLock::new(),
         }
     }
 
     /// Decides one request, without allocating for an authority in lower case. A connection that another engine has looked at is looked at
-    /// again, at some cost.
+    /// again, at some cost. What audited and dry-run documents say is neither asked nor counted.
     pub fn decide_http(&self, connection: &ConnectionDecision, request: &RequestFacts<'_>) -> Decision {
-        if let Some(denies_all) = &self.denies_all {
-            return Decision::Deny(denies_all.denial);
+        if connection.generation == self.generation
+            && self.denies_all.is_none()
+            && !self.is_on_cedar()
+            && let Some(hit) = connection.http.get().and_then(|candidates| candidates.constant)
+        {
+            return decision(hit);
+        }
+        let mut lowered = Vec::new();
+        let request = RequestView::of(request, &mut lowered);
+        self.decision(self.hit_http(connection, &request))
+    }
+
+    /// Decides one request and says and counts what audited and dry-run documents make of it; `None` where there are none.
+    pub fn judge_http(
+        &self,
+        connection: &ConnectionDecision,
+        request: &RequestFacts<'_>,
+    ) -> (Decision, Option<Recorded>) {
+        if !self.records() {
+            return (self.decide_http(connection, request), None);
+        }
+        let mut lowered = Vec::new();
+        let request = RequestView::of(request, &mut lowered);
+        let hit = self.hit_http(connection, &request);
+        let (recorded, standing) = self.recorded_http(connection, &request, hit);
+        self.count(&recorded, standing);
+        (self.decision(hit), Some(recorded))
+    }
+
+    /// Decides an opaque connection, by the TCP forms of the policies.
+    pub fn decide_tcp(&self, connection: &ConnectionDecision) -> Decision {
+        self.decision(self.hit_tcp(&self.view(&connection.view, RequestState::Opaque)))
+    }
+
+    /// As [`PolicyEngine::judge_http`], of an opaque connection.
+    pub fn judge_tcp(&self, connection: &ConnectionDecision) -> (Decision, Option<Recorded>) {
+        let view = self.view(&connection.view, RequestState::Opaque);
+        let hit = self.hit_tcp(&view);
+        let recorded = self.records().then(|| {
+            let (recorded, standing) = self.recorded_linear(&view, Actions::TCP, hit);
+            self.count(&recorded, standing);
+            recorded
+        });
+        (self.decision(hit), recorded)
+    }
+
+    /// What the enforced set says of a request; `None`: the whole target is denied.
+    fn hit_http(&self, connection: &ConnectionDecision, request: &RequestView<'_>) -> Option<Hit> {
+        if self.denies_all.is_some() {
+            return None;
+        }
+        let view = self.view(&connection.view, RequestState::Known(request));
+        if self.is_on_cedar() {
+            return Some(stage::decide_all(&self.enforced, &view, CompiledPolicy::eval_by_cedar));
         }
         let fresh;
         let candidates = if connection.generation == self.generation {
@@ -143,22 +216,30 @@ impl PolicyEngine {
             fresh = self.candidates(&connection.view);
             &fresh
         };
-        if let Some(hit) = candidates.constant {
-            return decision(hit);
-        }
-        let mut lowered = Vec::new();
-        let request = RequestView::of(request, &mut lowered);
-        let view = self.view(&connection.view, RequestState::Known(&request));
-        decision(self.http.decide(&self.enforced, candidates, &view, request.path))
+        let decide = || self.http.decide(&self.enforced, candidates, &view, request.path);
+        Some(candidates.constant.unwrap_or_else(decide))
     }
 
-    /// Decides an opaque connection, by the TCP forms of the policies.
-    pub fn decide_tcp(&self, connection: &ConnectionDecision) -> Decision {
-        if let Some(denies_all) = &self.denies_all {
-            return Decision::Deny(denies_all.denial);
+    /// What the enforced set says of a whole view; `None`: the whole target is denied.
+    fn hit_tcp(&self, view: &View<'_>) -> Option<Hit> {
+        if self.denies_all.is_some() {
+            return None;
         }
-        let view = self.view(&connection.view, RequestState::Opaque);
-        decision(stage::decide_all(&self.enforced, &view))
+        Some(stage::decide_all(&self.enforced, view, |policy, view| self.outcome(policy, view)))
+    }
+
+    /// One policy's word, by Cedar where compiled forms are no longer trusted.
+    fn outcome(&self, policy: &CompiledPolicy, view: &View<'_>) -> Outcome {
+        if self.is_on_cedar() { policy.eval_by_cedar(view) } else { policy.eval(view) }
+    }
+
+    fn decision(&self, hit: Option<Hit>) -> Decision {
+        match (hit, &self.denies_all) {
+            (Some(hit), None) => decision(hit),
+            (_, Some(denies_all)) => Decision::Deny(denies_all.denial),
+            // INVARIANT: only a whole denial has no hit.
+            (None, None) => Decision::Deny(Denial::DenyAll),
+        }
     }
 
     /// A policy of this engine.
@@ -185,6 +266,11 @@ impl PolicyEngine {
         // Whether the request is a gRPC call is not known yet; a policy that asks is never folded to a constant.
         let view = View { action: Actions::HTTP, target: &self.target, connection, request: RequestState::Pending };
         self.http.candidates(&self.enforced, &view, self.tells_grpc_apart)
+    }
+
+    fn recorded_candidates(&self, connection: &ConnectionView) -> Candidates {
+        let view = View { action: Actions::HTTP, target: &self.target, connection, request: RequestState::Pending };
+        self.recorded_http.candidates(&self.recorded, &view, self.tells_grpc_apart)
     }
 
     fn view<'a>(&'a self, connection: &'a ConnectionView, request: RequestState<'a>) -> View<'a> {

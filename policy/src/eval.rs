@@ -75,6 +75,11 @@ pub(crate) struct View<'a> {
 }
 
 impl Target {
+    /// A host outside the mesh: its name in lower case, or its address.
+    pub(crate) fn external(host: &str) -> Self {
+        Self { entities: vec![Entity { kind: Kind::ExternalHost, id: host.to_ascii_lowercase().into() }] }
+    }
+
     pub(crate) fn of_key(key: &str) -> Self {
         let (kind, name) = key.split_once('/').unwrap_or(("workload", key));
         let mut entities = vec![Entity { kind: Kind::Workload, id: name.into() }];
@@ -194,6 +199,9 @@ impl<'a> View<'a> {
             Text::PrincipalName => present(account().map(|a| &*a.name)),
             Text::PrincipalNamespace => present(account().map(|a| &*a.namespace)),
             Text::PrincipalTrustDomain => present(account().map(|a| &*a.trust_domain)),
+            Text::ResourceHost => {
+                present(self.target.entities.first().filter(|e| e.kind == Kind::ExternalHost).map(|e| &*e.id))
+            }
             Text::ExternalPeerId => {
                 present(self.connection.principal.itself().filter(|e| e.kind == Kind::ExternalPeer).map(|e| &*e.id))
             }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::SystemTime};
 
 use crate::{
-    CompiledPolicy, ConnectionFacts, JwtFacts, PolicyRef,
+    CompiledPolicy, ConnectionFacts, JwtFacts, PolicyRef, RequestFacts,
     eval::{Outcome, RequestState, View},
     ipset::show_net,
     ir::{Address, Kind, Node, Number, Program, Test, Text},
@@ -17,6 +17,8 @@ pub struct CapturedRequest {
     pub connection: ConnectionFacts,
     /// The request; `None` for an opaque connection.
     pub http: Option<CapturedHttp>,
+    /// The host outside the mesh that the decision was about; `None` for traffic towards a workload.
+    pub egress_host: Option<Box<str>>,
 }
 
 /// An owned copy of a request, with only those header lines that the engine's policies mention.
@@ -73,12 +75,55 @@ pub struct FailedClause {
     pub actual: String,
 }
 
+impl CapturedRequest {
+    /// The same, as traffic to a host outside the mesh.
+    #[must_use]
+    pub fn towards(self, host: &str) -> Self {
+        Self { egress_host: Some(host.into()), ..self }
+    }
+}
+
+impl CapturedHttp {
+    /// The request as the engine is told of it.
+    pub(crate) fn facts(&self) -> RequestFacts<'_> {
+        let Self { method, scheme, authority, path, headers, remote_ip, jwt, now } = self;
+        RequestFacts { method, scheme, authority, path, headers, remote_ip: *remote_ip, jwt: jwt.as_ref(), now: *now }
+    }
+}
+
 /// The clauses of a permit that did not hold: of an `||` the alternative that came nearest.
 pub(crate) fn failed_clauses(policy: &CompiledPolicy, view: &View<'_>) -> Vec<FailedClause> {
     match policy.program() {
         Some(program) => misses(&program.condition, view, program),
         // What has no compiled form has no fields either.
         None => vec![FailedClause { field: "condition".to_owned(), expected: Vec::new(), actual: String::new() }],
+    }
+}
+
+/// Calls `visit` with each clause: its field path and the tests of that field which stand together. What is about no single field is
+/// not a clause.
+pub(crate) fn clauses(node: &Node, program: &Program, visit: &mut dyn FnMut(String, &[Node])) {
+    let name = |label: u16| program.labels.get(usize::from(label)).cloned().unwrap_or_default();
+    if let Some(label) = field_of(node, program) {
+        return visit(name(label), std::slice::from_ref(node));
+    }
+    match node {
+        Node::All(children) => {
+            let mut at = 0;
+            while let Some(first) = children.get(at) {
+                let field = field_of(first, program);
+                let rest = children.iter().skip(at);
+                let run = rest.take_while(|c| field.is_some() && field_of(c, program) == field).count().max(1);
+                match field {
+                    Some(label) => visit(name(label), children.get(at..at + run).unwrap_or_default()),
+                    None => clauses(first, program, visit),
+                }
+                at += run;
+            }
+        }
+        Node::Any(children) => children.iter().for_each(|child| clauses(child, program, visit)),
+        Node::Not(child) => clauses(child, program, visit),
+        Node::Const(_) | Node::Test(..) => {}
     }
 }
 

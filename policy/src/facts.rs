@@ -146,6 +146,11 @@ impl ClaimSet {
         self.texts.get(key)
     }
 
+    /// All flattened keys with their texts: names joined by `.`, a dot inside a name escaped by a backslash.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &BTreeSet<String>)> {
+        self.iter()
+    }
+
     /// All flattened keys with their texts.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &BTreeSet<String>)> {
         self.texts.iter().map(|(key, texts)| (key.as_str(), texts))

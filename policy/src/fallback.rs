@@ -57,19 +57,22 @@ impl CedarCondition {
 
     /// Whether the policy matches.
     pub(crate) fn eval(&self, view: &View<'_>) -> Outcome {
+        self.try_eval(view).unwrap_or(Outcome::Error)
+    }
+
+    /// Whether the policy matches; `None` where the facts cannot be put into Cedar.
+    pub(crate) fn try_eval(&self, view: &View<'_>) -> Option<Outcome> {
         if matches!(view.request, RequestState::Pending) {
-            return Outcome::Unknown;
+            return Some(Outcome::Unknown);
         }
-        let Ok((request, entities)) = cedar_request(view, &self.patterns, &self.header_names) else {
-            return Outcome::Error;
-        };
+        let (request, entities) = cedar_request(view, &self.patterns, &self.header_names).ok()?;
         let response = Authorizer::new().is_authorized(&request, &self.set, &entities);
         if response.diagnostics().errors().next().is_some() {
-            return Outcome::Error;
+            return Some(Outcome::Error);
         }
         let is_satisfied = response.diagnostics().reason().next().is_some();
         debug_assert!(is_satisfied || response.decision() == Decision::Deny);
-        Outcome::from(is_satisfied)
+        Some(Outcome::from(is_satisfied))
     }
 }
 
@@ -125,9 +128,14 @@ pub(crate) fn cedar_request(
             .filter_map(|(name, value)| Some((name, Expression::new_string(value.as_deref()?.to_owned()))));
         pairs.push(("tls".to_owned(), record(present.chain([version]))?));
     }
-    let mut action = "tcp";
+    let is_egress = view.action.intersects(Actions::EGRESS);
+    let mut action = if is_egress { "egressTcp" } else { "tcp" };
     if let RequestState::Known(request) = view.request {
-        action = if view.action == Actions::GRPC { "grpc" } else { "http" };
+        action = match view.action {
+            Actions::GRPC => "grpc",
+            _ if is_egress => "egressHttp",
+            _ => "http",
+        };
         let http = http_record(request, header_names, matched(PatternLevel::Request), &mut entities)?;
         pairs.push(("http".to_owned(), http));
         if view.action == Actions::GRPC {
@@ -212,7 +220,11 @@ fn resource_entities(view: &View<'_>, entities: &mut Vec<Entity>) -> Result<Enti
         parents.push(group_uid);
     }
     let itself_uid = name_uid(itself)?;
-    entities.push(Entity::new_with_tags(itself_uid.clone(), [], parents, []).map_err(not_cedar)?);
+    let attributes: Vec<(String, Expression)> = match itself.kind {
+        Kind::ExternalHost => vec![("host".to_owned(), Expression::new_string(itself.id.to_string()))],
+        _ => Vec::new(),
+    };
+    entities.push(Entity::new_with_tags(itself_uid.clone(), attributes, parents, []).map_err(not_cedar)?);
     Ok(itself_uid)
 }
 
@@ -291,6 +303,7 @@ fn name_uid(name: &Name) -> Result<EntityUid, NotCedar> {
         Kind::TrustDomain => "Mesh::TrustDomain",
         Kind::Workload => "Mesh::Workload",
         Kind::Gateway => "Mesh::Gateway",
+        Kind::ExternalHost => "Mesh::ExternalHost",
     };
     uid(kind, &name.id)
 }

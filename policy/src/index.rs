@@ -26,27 +26,41 @@ enum Guard<'a> {
     Header(&'a str),
     Claim(&'a str),
     Kind(Kind),
+    ResourceKind(Kind),
 }
 
 /// Whether evaluating the program can never fail: everything that may be absent is asked for first.
 pub(crate) fn is_infallible(program: &Program) -> bool {
-    is_safe(&program.condition, program.actions.intersects(Actions::TCP), &mut Vec::new())
+    let scope = Scope {
+        may_be_opaque: program.actions.intersects(Actions::TCP.union(Actions::EGRESS_TCP)),
+        is_egress: !program.actions.intersects(Actions::INBOUND),
+    };
+    is_safe(&program.condition, scope, &mut Vec::new())
 }
 
-fn is_safe<'a>(node: &'a Node, may_be_opaque: bool, guards: &mut Vec<Guard<'a>>) -> bool {
+/// What the actions alone make certain.
+#[derive(Debug, Clone, Copy)]
+struct Scope {
+    /// There may be no request to look at.
+    may_be_opaque: bool,
+    /// The resource is always a host outside the mesh.
+    is_egress: bool,
+}
+
+fn is_safe<'a>(node: &'a Node, scope: Scope, guards: &mut Vec<Guard<'a>>) -> bool {
     match node {
         Node::Const(_) => true,
-        Node::Not(child) => is_safe(child, may_be_opaque, guards),
+        Node::Not(child) => is_safe(child, scope, guards),
         Node::Any(children) => children.iter().all(|child| {
             let established = guards.len();
-            let is_child_safe = is_safe(child, may_be_opaque, guards);
+            let is_child_safe = is_safe(child, scope, guards);
             guards.truncate(established);
             is_child_safe
         }),
         Node::All(children) => {
             let established = guards.len();
             let are_children_safe = children.iter().all(|child| {
-                let is_child_safe = is_safe(child, may_be_opaque, guards);
+                let is_child_safe = is_safe(child, scope, guards);
                 if let Node::Test(test, _) = child {
                     guards.extend(guard_of(test));
                 }
@@ -55,7 +69,7 @@ fn is_safe<'a>(node: &'a Node, may_be_opaque: bool, guards: &mut Vec<Guard<'a>>)
             guards.truncate(established);
             are_children_safe
         }
-        Node::Test(test, _) => is_test_safe(test, may_be_opaque, guards),
+        Node::Test(test, _) => is_test_safe(test, scope, guards),
     }
 }
 
@@ -65,12 +79,14 @@ fn guard_of(test: &Test) -> Option<Guard<'_>> {
         Test::HasHeader(name) => Some(Guard::Header(name)),
         Test::HasClaim(key) => Some(Guard::Claim(key)),
         Test::PrincipalKind(kind) => Some(Guard::Kind(*kind)),
+        Test::ResourceKind(kind) => Some(Guard::ResourceKind(*kind)),
         _ => None,
     }
 }
 
-fn is_test_safe(test: &Test, may_be_opaque: bool, guards: &[Guard<'_>]) -> bool {
+fn is_test_safe(test: &Test, scope: Scope, guards: &[Guard<'_>]) -> bool {
     let has = |optional| guards.contains(&Guard::Has(optional));
+    let Scope { may_be_opaque, is_egress } = scope;
     let has_request = !may_be_opaque;
     match test {
         Test::PrincipalIs(_)
@@ -94,6 +110,7 @@ fn is_test_safe(test: &Test, may_be_opaque: bool, guards: &[Guard<'_>]) -> bool 
             Text::PrincipalName | Text::PrincipalNamespace | Text::PrincipalTrustDomain => {
                 guards.contains(&Guard::Kind(Kind::ServiceAccount))
             }
+            Text::ResourceHost => is_egress || guards.contains(&Guard::ResourceKind(Kind::ExternalHost)),
             Text::ExternalPeerId => guards.contains(&Guard::Kind(Kind::ExternalPeer)),
         },
         Test::NumberIn(number, _) => match number {

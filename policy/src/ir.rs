@@ -45,8 +45,15 @@ impl Actions {
     pub(crate) const TCP: Self = Self(1);
     pub(crate) const HTTP: Self = Self(2);
     pub(crate) const GRPC: Self = Self(4);
+    pub(crate) const EGRESS_TCP: Self = Self(8);
+    pub(crate) const EGRESS_HTTP: Self = Self(16);
+    /// Requests towards a workload.
     pub(crate) const L7: Self = Self(2 | 4);
-    pub(crate) const ALL: Self = Self(1 | 2 | 4);
+    /// Everything towards a workload.
+    pub(crate) const INBOUND: Self = Self(1 | 2 | 4);
+    /// Everything that leaves the mesh.
+    pub(crate) const EGRESS: Self = Self(8 | 16);
+    pub(crate) const ALL: Self = Self(1 | 2 | 4 | 8 | 16);
 
     pub(crate) fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -54,6 +61,10 @@ impl Actions {
 
     pub(crate) fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+
+    pub(crate) fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
     }
 }
 
@@ -67,6 +78,7 @@ pub(crate) enum Kind {
     TrustDomain,
     Workload,
     Gateway,
+    ExternalHost,
 }
 
 /// One entity by name.
@@ -94,6 +106,7 @@ pub(crate) enum Text {
     PrincipalNamespace,
     PrincipalTrustDomain,
     ExternalPeerId,
+    ResourceHost,
 }
 
 /// Numbers of a request or connection.

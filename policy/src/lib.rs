@@ -8,10 +8,12 @@
 //! Everything fails closed: what is unknown, missing, unreadable or failing denies.
 
 mod admit;
+mod cedar_document;
 mod check;
 mod claims;
 mod compile;
 mod compiled;
+mod counts;
 mod decision;
 mod decision_id;
 mod engine;
@@ -30,12 +32,18 @@ mod rule;
 mod schema;
 mod translate;
 
-pub use admit::{Admission, RuleProblem, admit_rule, default_permit, fold_deny_all};
+pub use admit::{
+    Admission, RuleProblem, admit_rule, default_egress_permit, default_permit, document_marker, fold_deny_all,
+};
+pub use cedar_document::{CedarAdmission, CedarDocument, CedarShare, TemplateLink, admit_cedar};
 pub use check::{Finding, MAX_DEPTH, MAX_TEXT_BYTES, check_text};
 pub use compiled::CompiledPolicy;
+pub use counts::{EngineTotals, RecordedCounts};
 pub use decision::{Decision, Denial, Permit, PolicyIndex, PolicyRef};
 pub use decision_id::{DecisionId, DecisionIds, InvalidDecisionId, ShortId};
-pub use engine::{ConnectionDecision, PolicyEngine, Recorded, RecordedPolicy, Unrestricted};
+pub use engine::{
+    ConnectionDecision, Coverage, Outlook, PolicyCoverage, PolicyEngine, Recorded, RecordedPolicy, Replay, Unrestricted,
+};
 pub use explain::{CapturedHttp, CapturedRequest, Explanation, FailedClause, NearMiss};
 pub use facts::{
     CertificateNames, ClaimSet, ConnectionFacts, HeaderLines, JwtFacts, Peer, RequestFacts, TlsFacts, claim_key,

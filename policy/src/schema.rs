@@ -35,7 +35,13 @@ mod tests {
     fn the_schema_parses_without_warnings() {
         let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA).unwrap();
         assert_eq!(warnings.map(|w| w.to_string()).collect::<Vec<_>>(), Vec::<String>::new());
-        assert_eq!(schema.actions().count(), 6);
+        assert_eq!(schema.actions().count(), 9);
         assert!(mesh_schema().is_ok());
+    }
+
+    #[test]
+    fn the_published_schema_is_this_one() {
+        let published = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/mesh.cedarschema");
+        assert_eq!(std::fs::read_to_string(published).unwrap(), SCHEMA);
     }
 }

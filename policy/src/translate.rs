@@ -9,7 +9,8 @@ mod fields;
 mod keys;
 mod principals;
 
-use expr::{Expr, quote};
+use expr::Expr;
+pub(crate) use expr::quote;
 use fields::{Context, Problems};
 
 /// One Cedar policy made from a rule.

@@ -31,12 +31,13 @@ use crate::{
     },
     runtime::{
         LookupUnavailable, Lookups, Runtime, RuntimeSettings,
+        decisions::DecisionSettings,
         server::{Role, Server},
         source::{LogFilter, RuntimeSource, explain_decision},
         workers::Workers,
     },
     serve::{Bind, DrainOutcome, DrainPlan, ListenerSet, drain::terminated},
-    telemetry::{AccessLog, Metrics},
+    telemetry::{AccessLog, Metrics, bounded_file::BoundedFile},
     tls::IdentityStore,
     transport::{EmbedError, ProxySettings},
 };
@@ -130,6 +131,7 @@ pub struct Process {
     runtime: Arc<Runtime>,
     filter: Arc<dyn LogFilter>,
     writer: crate::telemetry::access_log::AccessLogWriter,
+    decision_writer: Option<crate::telemetry::access_log::AccessLogWriter>,
 }
 
 impl ProxyOptions {
@@ -161,6 +163,9 @@ impl ProxyOptions {
         runtime.system_roots.clone_from(&self.system_roots);
         runtime.socket_mark = self.socket_mark;
         runtime.workers = self.workers;
+        runtime.decisions =
+            DecisionSettings { record_one_in: self.decision_record_one_in, replay_one_in: self.policy_replay_one_in };
+        runtime.decision_log = self.decision_log.clone().map(|path| (path, self.decision_log_bytes));
         ProcessSettings {
             kind,
             pod: (self.namespace.as_str().into(), self.name.as_str().into()),
@@ -185,8 +190,15 @@ impl Process {
         let metrics = Arc::new(Metrics::new());
         let (log, writer) = AccessLog::start(output, metrics.access_log_dropped.clone())?;
         let identities = Arc::new(IdentityStore::new());
-        let runtime = Runtime::new(settings.runtime.clone(), identities, metrics, log);
-        Ok(Self { settings, runtime, filter, writer })
+        let mut decision_log = None;
+        let mut decision_writer = None;
+        if let Some((path, limit)) = &settings.runtime.decision_log {
+            let file = BoundedFile::open(path.clone(), *limit)?;
+            let (log, writer) = AccessLog::start(file, metrics.decision_log_dropped.clone())?;
+            (decision_log, decision_writer) = (Some(log), Some(writer));
+        }
+        let runtime = Runtime::with_decision_log(settings.runtime.clone(), identities, metrics, log, decision_log);
+        Ok(Self { settings, runtime, filter, writer, decision_writer })
     }
 
     /// What the proxy shares.
@@ -205,7 +217,7 @@ impl Process {
         access: ControlAccess,
         terminate: impl Future<Output = ()>,
     ) -> Result<DrainOutcome, ProcessError> {
-        let Self { settings, runtime, filter, writer } = self;
+        let Self { settings, runtime, filter, writer, decision_writer } = self;
         let ProcessSettings { kind, pod, captures, pages, drain, runtime: _ } = settings;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -290,6 +302,9 @@ impl Process {
         pages_stop.send_replace(true);
         tasks.shutdown().await;
         writer.close();
+        if let Some(writer) = decision_writer {
+            writer.close();
+        }
         Ok(outcome)
     }
 }

@@ -11,6 +11,7 @@ pub mod balance;
 pub mod changes;
 pub mod connection;
 pub mod cors;
+mod egress;
 pub mod external;
 pub mod facts;
 mod gate;
@@ -110,7 +111,27 @@ pub fn decide_http_with(
     let seen = Request { headers: &passing.headers, jwt: jwt.as_deref(), ..*request };
     let routed = if passing.reroutes { &*passing.headers } else { request.headers };
     let (request, changes) = (&seen, passing.changes.as_slice());
-    let (decision, authorization) = authorize::request(admitted, request, &authority, &target, remote_ip, chance.now);
+    let (decision, authorization) = if egress::is_restricted(settings, admitted) {
+        let wanted = MatchFacts {
+            path: target.path.as_bytes(),
+            query: target.query,
+            scheme: request.scheme,
+            method: request.method,
+            authority: authority.text,
+            headers: routed,
+            jwt: request.jwt,
+        };
+        let found = route::find(index, admitted, &authority, &wanted);
+        let hosts = match egress::hosts_of(index, admitted, &authority.host, &found) {
+            Ok(hosts) => hosts,
+            Err(query) => return Verdict::early(Reason::ConfigUnavailable, Action::Ask(query)),
+        };
+        let lines = authorize::Lines(request.headers);
+        let facts = authorize::facts(request, &authority, &target, &lines, remote_ip, chance.now);
+        authorize::egress_request(index, admitted, &facts, &hosts, chance.depth)
+    } else {
+        authorize::request(admitted, request, &authority, &target, remote_ip, chance.now, chance.depth)
+    };
     match decision {
         Decision::Deny(_) => {
             let reason = denial_reason(&admitted.entry);
@@ -162,7 +183,15 @@ pub fn decide_tcp_with(
         Ok(external) => external,
         Err(verdict) => return *verdict,
     };
-    let (decision, authorization) = authorize::connection(admitted);
+    let found = route::find_l4(index, admitted, chance);
+    let (decision, authorization) = if egress::is_restricted(index.settings(), admitted) {
+        match egress::hosts_of_bytes(index, admitted, &found) {
+            Ok(hosts) => authorize::egress_connection(index, admitted, &hosts, chance.depth),
+            Err(query) => return Verdict::early(Reason::ConfigUnavailable, Action::Ask(query)),
+        }
+    } else {
+        authorize::connection(admitted, chance.depth)
+    };
     let permit = match decision {
         Decision::Deny(_) => {
             let verdict = Verdict::early(denial_reason(&admitted.entry), Action::Close);
@@ -173,7 +202,7 @@ pub fn decide_tcp_with(
     let mut verdict = Verdict::early(Reason::Ok, Action::Close);
     verdict.authorization = Some(authorization);
     verdict.external = external;
-    let name = match route::find_l4(index, admitted, chance) {
+    let name = match found {
         FoundL4::Route(route, at) => {
             let backend = route.backends.get(at).map(|backend| Arc::clone(&backend.cluster));
             verdict.route = Route::L4(route);

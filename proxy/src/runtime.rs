@@ -7,11 +7,11 @@ use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::BoxFuture;
 use palisade_model::{reason::Reason, service::Query, snapshot::Snapshot};
-use palisade_policy::{DecisionIds, ShortId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub mod connection;
+pub mod decisions;
 pub mod edge;
 pub mod providers;
 pub mod recent;
@@ -20,7 +20,12 @@ pub mod source;
 pub mod transports;
 pub mod workers;
 
-use self::{edge::EdgePorts, providers::Providers, recent::RecentDenials, transports::Transports};
+use self::{
+    decisions::{DecisionSettings, Decisions},
+    edge::EdgePorts,
+    providers::Providers,
+    transports::Transports,
+};
 use crate::{
     http::{copies::Copies, stream::StreamSubject},
     index::{BuildError, RuntimeIndex},
@@ -61,6 +66,10 @@ pub struct RuntimeSettings {
     pub lookup_timeout: Duration,
     /// Threads that serve connections; `None`: one per core.
     pub workers: Option<NonZeroUsize>,
+    /// How many decisions are looked at closer.
+    pub decisions: DecisionSettings,
+    /// File of decision records and its largest size in bytes.
+    pub decision_log: Option<(PathBuf, u64)>,
 }
 
 /// What a running proxy shares.
@@ -86,10 +95,8 @@ pub struct Runtime {
     pub transports: Transports,
     /// Connections to external authorizers.
     pub providers: Providers,
-    /// Ids of denials.
-    pub decisions: DecisionIds,
-    /// Recent denials.
-    pub recent: RecentDenials,
+    /// What is remembered of decisions.
+    pub decisions: Decisions,
     /// Copies of requests in flight.
     pub copies: Copies,
 }
@@ -106,6 +113,8 @@ impl RuntimeSettings {
             socket_mark: None,
             lookup_timeout: Duration::from_secs(5),
             workers: None,
+            decisions: DecisionSettings::default(),
+            decision_log: None,
         }
     }
 }
@@ -118,10 +127,21 @@ impl Runtime {
         metrics: Arc<Metrics>,
         log: AccessLog,
     ) -> Arc<Self> {
+        Self::with_decision_log(settings, identities, metrics, log, None)
+    }
+
+    /// As [`Runtime::new`]; decision records go to `decision_log`.
+    pub fn with_decision_log(
+        settings: RuntimeSettings,
+        identities: Arc<IdentityStore>,
+        metrics: Arc<Metrics>,
+        log: AccessLog,
+        decision_log: Option<AccessLog>,
+    ) -> Arc<Self> {
         let connector = MeshConnector::new(ConnectorSettings::default());
         let transports =
             Transports::new(connector, Arc::clone(&identities), settings.system_roots.clone(), settings.socket_mark);
-        let decisions = DecisionIds::new(ShortId::of(&settings.proxy), fastrand::u64(..));
+        let decisions = Decisions::new(settings.decisions, &settings.proxy, decision_log);
         Arc::new(Self {
             settings,
             index: ArcSwapOption::empty(),
@@ -137,7 +157,6 @@ impl Runtime {
             transports,
             providers: Providers::default(),
             decisions,
-            recent: RecentDenials::default(),
             copies: Copies::default(),
         })
     }
@@ -184,6 +203,7 @@ impl Runtime {
         };
         let edge = EdgePorts::build(&index, &self.edge.load(), self.settings.timeouts);
         self.edge.store(Arc::new(edge));
+        self.metrics.policies.follow(&index);
         self.index.store(Some(Arc::clone(&index)));
         self.metrics.config_applied.inc();
         drop(applying);

@@ -18,6 +18,30 @@ pub(crate) struct Answer {
     pub(super) route: Option<RouteAnswer>,
 }
 
+impl Answer {
+    /// `forward`, `respond`, `reset` or `passthrough`.
+    pub(crate) fn outcome(&self) -> &'static str {
+        self.outcome
+    }
+
+    /// The HTTP status of the proxy's own answer.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// The reason, by its name.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason
+    }
+
+    /// `allow` or `deny`, and `NAMESPACE/NAME` with the rule of the policy that decided.
+    pub(crate) fn decided(&self) -> (Option<&'static str>, Option<(String, Option<u32>)>) {
+        let Some(authz) = &self.authz else { return (None, None) };
+        let first = authz.policies.first();
+        (Some(authz.decision), first.map(|policy| (format!("{}/{}", policy.namespace, policy.name), policy.rule)))
+    }
+}
+
 #[derive(Debug, Serialize)]
 pub(super) struct ConnectionAnswer {
     pub(super) mode: &'static str,
@@ -38,7 +62,7 @@ pub(super) struct AuthzAnswer {
     pub(super) decision: &'static str,
     pub(super) policies: Vec<PolicyAnswer>,
     pub(super) custom: Vec<CustomAnswer>,
-    pub(super) shadow: Vec<Value>,
+    pub(super) shadow: Vec<ShadowAnswer>,
     #[serde(rename = "shadowAll")]
     pub(super) shadow_all: Option<&'static str>,
     pub(super) nearest: Vec<NearAnswer>,
@@ -49,6 +73,19 @@ pub(super) struct AuthzAnswer {
 pub(super) struct CustomAnswer {
     pub(super) provider: String,
     pub(super) decision: &'static str,
+}
+
+/// A dry-run policy with the decision that it would make, or an audited one, which makes none.
+#[derive(Debug, Serialize)]
+pub(super) struct ShadowAnswer {
+    pub(super) kind: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rule: Option<u32>,
+    pub(super) matched: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) decision: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -105,6 +142,9 @@ pub(super) struct EndpointAnswer {
     pub(super) address: String,
     pub(super) priority: u32,
     pub(super) weight: u32,
+    /// Only where the endpoints of a backend differ in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use palisade_model::reason::Reason;
-use palisade_policy::PolicyRef;
+use palisade_policy::{PolicyRef, RecordedPolicy};
 use palisade_proxy::{
     index::RuntimeIndex,
     request::{
+        authorize::Depth,
         changes,
         connection::{Admitted, Carries, Seen, admit},
         decide_http_with, decide_tcp_with,
@@ -15,12 +16,13 @@ use palisade_proxy::{
         status,
         verdict::{Action, Authorization, Verdict},
     },
+    telemetry::shadow::word,
 };
 
 use super::{
     answer::{
         Answer, AuthzAnswer, Bytes, ConnectionAnswer, CustomAnswer, FailedAnswer, NearAnswer, PolicyAnswer,
-        RequestAnswer,
+        RequestAnswer, ShadowAnswer,
     },
     case::Case,
     facts::{self, OwnedRequest},
@@ -36,13 +38,26 @@ const QUESTIONS: usize = 4;
 /// # Errors
 /// What of the case cannot be.
 pub(crate) fn judge(world: &mut World, case: &Case) -> Result<Answer, String> {
+    judge_observed(world, case, Depth::Usual, &mut |_| {})
+}
+
+/// As [`judge`]; `observe` is shown what authorization said, as deep as it is asked to look.
+///
+/// # Errors
+/// What of the case cannot be.
+pub(crate) fn judge_observed(
+    world: &mut World,
+    case: &Case,
+    depth: Depth,
+    observe: &mut dyn FnMut(&Authorization),
+) -> Result<Answer, String> {
     let mut index = world.index(&case.proxy)?;
     let connection = facts::connection(case, index.settings(), world)?;
     let request = case.http.as_ref().map(|http| facts::request(http, connection.tls.is_some()));
     let mut testimony = testimony::of(case);
     let mut asked = 0;
     while asked < QUESTIONS {
-        let mut chance = facts::chance(case)?;
+        let mut chance = facts::chance(case)?.with_depth(depth);
         let outcome = decide(&index, connection.clone(), request.as_ref(), &testimony, &mut chance);
         if let Outcome::Decided(_, verdict) = &outcome
             && let Action::Check(question) = &verdict.action
@@ -58,6 +73,11 @@ pub(crate) fn judge(world: &mut World, case: &Case) -> Result<Answer, String> {
         {
             index = wiser;
             continue;
+        }
+        if let Outcome::Decided(_, verdict) = &outcome
+            && let Some(authorization) = &verdict.authorization
+        {
+            observe(authorization);
         }
         return Ok(answer(case, &index, outcome, request.as_ref().and_then(Option::as_ref)));
     }
@@ -159,8 +179,8 @@ fn forwarded(verdict: &Verdict, admitted: &Admitted, request: Option<&OwnedReque
 }
 
 fn authz(authorization: &Authorization, external: &External) -> AuthzAnswer {
-    let Authorization { is_allowed, deciding, engine, captured } = authorization;
-    let explanation = captured.as_ref().map(|captured| engine.explain(captured));
+    let Authorization { is_allowed, deciding, engine, captured, recorded } = authorization;
+    let explanation = captured.as_ref().filter(|_| !*is_allowed).map(|captured| engine.explain(captured));
     let mut policies: Vec<PolicyAnswer> = deciding.iter().filter_map(policy).collect();
     let mut nearest = Vec::new();
     if let Some(explanation) = explanation {
@@ -177,7 +197,7 @@ fn authz(authorization: &Authorization, external: &External) -> AuthzAnswer {
         }
     }
     AuthzAnswer {
-        decision: if *is_allowed { "allow" } else { "deny" },
+        decision: word(*is_allowed),
         policies,
         custom: external
             .said
@@ -187,10 +207,18 @@ fn authz(authorization: &Authorization, external: &External) -> AuthzAnswer {
                 decision: if *is_allowed { "allow" } else { "deny" },
             })
             .collect(),
-        shadow: Vec::new(),
-        shadow_all: None,
+        shadow: recorded.iter().flat_map(|recorded| &recorded.policies).filter_map(shadow).collect(),
+        shadow_all: recorded.as_ref().and_then(|recorded| recorded.all_allowed).map(word),
         nearest,
     }
+}
+
+/// What an audited or dry-run document says.
+fn shadow(recorded: &RecordedPolicy) -> Option<ShadowAnswer> {
+    let PolicyAnswer { kind, namespace, name, rule } = policy(recorded.policy())?;
+    let decision = recorded.allowed.map(word);
+    let rule = rule.filter(|_| recorded.matched);
+    Some(ShadowAnswer { kind, namespace, name, rule, matched: recorded.matched, decision })
 }
 
 /// The user's document behind a policy; the mesh's own default permits have none and are not listed.

@@ -107,7 +107,14 @@ fn backend(index: &RuntimeIndex, admitted: &Admitted, name: &Arc<str>, weight: u
             sans: Vec::new(),
         };
     };
-    let (tls, sni, sans) = match tls_towards(cluster, cluster.endpoints().first()) {
+    let endpoints = endpoints(admitted, cluster);
+    // Auto-mTLS is an endpoint's affair. Of several kinds the backend shows the weakest, and each endpoint its own.
+    let usable: Vec<_> = cluster.usable().map(|(indexed, _)| indexed).collect();
+    let is_protected =
+        |endpoint: &&_| !matches!(tls_towards(cluster, Some(*endpoint)), PlannedTls::Off | PlannedTls::Refuse(_));
+    let weakest = usable.iter().find(|endpoint| !is_protected(endpoint)).or(usable.first());
+    let shown = weakest.copied().or(cluster.endpoints().first());
+    let (tls, sni, sans) = match tls_towards(cluster, shown) {
         PlannedTls::Off | PlannedTls::Refuse(_) => ("none", None, Vec::new()),
         PlannedTls::Mesh { sni, sans } => {
             ("mesh", Some(sni.to_string()), sans.iter().map(ToString::to_string).collect())
@@ -118,12 +125,21 @@ fn backend(index: &RuntimeIndex, admitted: &Admitted, name: &Arc<str>, weight: u
             originate.subject_alt_names.iter().map(ToString::to_string).collect(),
         ),
     };
-    BackendAnswer { cluster: name.to_string(), weight, endpoints: endpoints(admitted, cluster), tls, sni, sans }
+    BackendAnswer { cluster: name.to_string(), weight, endpoints, tls, sni, sans }
 }
 
 fn endpoints(admitted: &Admitted, cluster: &IndexedCluster) -> Vec<EndpointAnswer> {
     let destination = admitted.facts.destination;
-    let only = |address: String| vec![EndpointAnswer { address, priority: 0, weight: 1 }];
+    let only = |address: String| vec![EndpointAnswer { address, priority: 0, weight: 1, tls: None }];
+    let word = |endpoint: &_| match tls_towards(cluster, Some(endpoint)) {
+        PlannedTls::Off | PlannedTls::Refuse(_) => "none",
+        PlannedTls::Mesh { .. } => "mesh",
+        PlannedTls::Originate(originate) if originate.client_certificate.is_some() => "mutual",
+        PlannedTls::Originate(_) => "simple",
+    };
+    let mut words: Vec<&str> = cluster.usable().map(|(indexed, _)| word(indexed)).collect();
+    words.dedup();
+    let is_mixed = words.len() > 1;
     match &cluster.cluster().discovery {
         Discovery::Endpoints { key: _, subset: _ } => cluster
             .usable()
@@ -135,6 +151,7 @@ fn endpoints(admitted: &Admitted, cluster: &IndexedCluster) -> Vec<EndpointAnswe
                 },
                 priority: indexed.endpoint.priority,
                 weight: indexed.endpoint.weight,
+                tls: is_mixed.then(|| word(indexed)),
             })
             .collect(),
         Discovery::OriginalDestination => only(destination.to_string()),

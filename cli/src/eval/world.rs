@@ -49,6 +49,19 @@ impl World {
         Ok(index)
     }
 
+    /// The mesh.
+    pub(crate) fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// The index of a proxy by its reference, without what it might ask for.
+    ///
+    /// # Errors
+    /// When its slice cannot be served.
+    pub(crate) fn index_of(&self, proxy: &ProxyRef) -> Result<Arc<RuntimeIndex>, String> {
+        build(&self.mesh, proxy, &BTreeSet::new(), None)
+    }
+
     /// The index of a proxy that has asked one more query; `None` when it had asked that before.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 mod gateway_api;
 mod gateways;
 mod peers;
+mod policies;
 mod sidecars;
 mod virtual_services;
 
@@ -24,6 +25,7 @@ pub(crate) fn check(resolved: &Resolved, reports: &mut Reports) {
     gateway_api::check(resolved, reports);
     peers::check(resolved, reports);
     sidecars::check(resolved, reports);
+    policies::check(resolved, reports);
 }
 
 /// DestinationRules for hosts that nothing has.

@@ -8,7 +8,7 @@ mod sources;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::{Broken, gateway_api, istio};
+use palisade_crds::{Broken, gateway_api, istio, palisade};
 
 pub use gateway_pods::GatewayKind;
 pub(crate) use gateway_pods::is_served_class;
@@ -77,6 +77,8 @@ pub struct Inputs {
     pub request_authentications: Objects<istio::RequestAuthentication>,
     /// Keys that were fetched for the documents' token rules; empty when made from documents alone.
     pub keys: Keys,
+    /// CedarPolicies.
+    pub cedar_policies: Objects<palisade::CedarPolicy>,
     /// Security documents that were rejected: what they select fails closed.
     pub broken_policies: Vec<(Head, Broken)>,
     /// Findings so far.

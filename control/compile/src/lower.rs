@@ -50,6 +50,7 @@ pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query
     let mut assembly = Assembly::new(client);
     let policies = authorization::add(&mut assembly)?;
     access::add(&mut assembly, &policies)?;
+    let egress = authorization::add_egress(&mut assembly)?;
     let mut http_ports = BTreeSet::new();
     let mut tls_ports = BTreeSet::new();
     match proxy.kind {
@@ -71,7 +72,7 @@ pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query
             gateway_api::add(&mut assembly, &policies)?;
         }
     }
-    assembly.add(Resource::Settings(proxy_settings::of(client, http_ports, tls_ports)), None)?;
+    assembly.add(Resource::Settings(proxy_settings::of(client, http_ports, tls_ports, egress)), None)?;
     Ok(assembly.into_entries())
 }
 

@@ -9,6 +9,7 @@ use std::{
 use palisade_model::{
     hash::HashError,
     identity::{InvalidSpiffeId, SpiffeId},
+    policy::Policy,
     service::Query,
     settings::ProxyKind,
     snapshot::{InvalidSnapshot, Snapshot},
@@ -138,6 +139,16 @@ impl Mesh {
     /// What the mesh was compiled from.
     pub fn inputs(&self) -> &Arc<Inputs> {
         &self.resolved.inputs
+    }
+
+    /// Every authorization policy of every document, in canonical order: what there is, whoever it applies to. Policies that only speak
+    /// for a whole document are left out.
+    pub fn policies(&self) -> Vec<&Policy> {
+        let mut policies: Vec<&Policy> =
+            self.resolved.authorization.policies().filter(|policy| policy.rule.is_some()).collect();
+        policies.sort_by(|a, b| a.id.cmp(&b.id));
+        policies.dedup_by(|a, b| a.id == b.id);
+        policies
     }
 
     /// A proxy with what its pod says about it.

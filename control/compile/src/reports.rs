@@ -116,10 +116,30 @@ codes! {
     PolicyRule = "PLS0401", Warning;
     /// A policy that is older than another one and makes it void.
     PolicyVoid = "PLS0402", Warning;
+    /// The dry-run annotation cannot be read: the policy is enforced.
+    PolicyDryRun = "PLS0403", Warning;
+    /// A hand-written policy that strict checking refuses; it fails closed.
+    CedarText = "PLS0404", Error;
+    /// A hand-written policy that Cedar itself evaluates.
+    CedarUncompiled = "PLS0405", Info;
+    /// A policy, or one of its targets, that applies to nothing.
+    PolicyUnbound = "PLS0406", Warning;
+    /// An HTTP-only field at a declared TCP port: the rule is gone (ALLOW) or wider (the others) there.
+    PolicyTcp = "PLS0407", Warning;
+    /// A namespace, service account or principal that nobody has.
+    PolicyUnknownName = "PLS0408", Warning;
+    /// A rule that adds nothing to an earlier one.
+    PolicyShadowed = "PLS0409", Warning;
+    /// A rule that no request can match.
+    PolicyNeverMatches = "PLS0410", Warning;
     /// Keys of tokens that cannot be fetched or used: without keys every token of the rule is refused.
     KeysUnavailable = "PLS0411", Warning;
     /// An external authorizer that cannot be asked: what needs its word is denied.
     UnknownProvider = "PLS0412", Warning;
+    /// A host without a port form.
+    PolicyHostPort = "PLS0413", Info;
+    /// An annotation that looks like one that policies understand.
+    PolicyTypo = "PLS0414", Warning;
     /// A mesh setting with a malformed value.
     MeshSetting = "PLS0501", Warning;
     /// A route or reference of the Gateway API that is not resolved.
@@ -181,6 +201,18 @@ impl Reports {
         let file = document.map(|document| Arc::clone(&document.file)).unwrap_or_default();
         let line = document.and_then(|document| document.line_of(&report.path)).unwrap_or(0);
         self.diagnostics.push(report.at(file, line));
+    }
+
+    /// Adds a finding about a line (from 1) inside a text field. A text of several lines is taken for a YAML block, whose first line is
+    /// the one below its key.
+    pub(crate) fn add_inside(&mut self, report: Report, line: Option<usize>) {
+        let document = self.documents.get(&report.object);
+        let file = document.map(|document| Arc::clone(&document.file)).unwrap_or_default();
+        let key_line = document.and_then(|document| document.line_of(&report.path)).unwrap_or(0);
+        let is_block =
+            document.is_some_and(|document| document.text_at(&report.path).is_some_and(|t| t.contains('\n')));
+        let inside = line.filter(|_| is_block && key_line > 0).and_then(|line| u32::try_from(line).ok()).unwrap_or(0);
+        self.diagnostics.push(report.at(file, key_line.saturating_add(inside)));
     }
 
     /// Notes where an object's text stands.

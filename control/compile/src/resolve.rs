@@ -1,6 +1,7 @@
 //! Resolving: every reference bound or marked unresolved, conflicts decided. Later steps cannot fail on one.
 
 pub(crate) mod authorization;
+mod cedar;
 mod conversions;
 pub(crate) mod delegates;
 pub(crate) mod destination_rules;
@@ -79,7 +80,10 @@ impl Resolved {
             DestinationPolicies::new(Arc::clone(&root), conversions::destination_policies(&inputs, &settings, reports));
         let virtual_services = VirtualServices::new(inputs.virtual_services.values(), &settings);
         let peers = Peers::new(Arc::clone(&root), conversions::peer_policies(&inputs));
-        let authorization = Authorization::new(root, conversions::restrictions(&inputs, &settings, reports));
+        let (of_cedar, egress) = cedar::restrictions(&inputs, reports);
+        let mut restrictions = conversions::restrictions(&inputs, &settings, reports);
+        restrictions.extend(of_cedar);
+        let authorization = Authorization::new(root, restrictions, egress);
         let custom = providers::custom_policies(&inputs, &settings, reports);
         let tokens = TokenPolicies::new(&inputs, reports);
         let secrets = Secrets::new(&inputs);

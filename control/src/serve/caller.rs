@@ -114,7 +114,8 @@ pub(crate) fn authenticate(
 }
 
 /// The pod whose slice a proven caller gets. What the proxy believes to be must be what it proved; with a certificate
-/// alone, which names no pod, it may be any pod of exactly that identity.
+/// alone, which names no pod, it may be any pod of exactly that identity, but no gateway: what a gateway is told holds private keys, and pods of one service
+/// account need not share those.
 pub(crate) fn pod_of(caller: &Caller, believed: WorkloadRef, mesh: &dyn Slices) -> Result<WorkloadRef, Refused> {
     let text = |pod: &WorkloadRef| format!("{}/{}", pod.namespace, pod.name);
     if let Some(pod) = &caller.pod {
@@ -125,6 +126,13 @@ pub(crate) fn pod_of(caller: &Caller, believed: WorkloadRef, mesh: &dyn Slices) 
         };
     }
     let known = mesh.workload(&believed).ok_or_else(|| Refused::UnknownPod(text(&believed)))?;
+    if known.is_gateway {
+        return Err(Refused::OtherPod {
+            pod: text(&believed),
+            proof: "certificate",
+            what: "kind (a gateway shows its token)",
+        });
+    }
     if identity(mesh, &believed.namespace, &known.service_account)? != caller.identity {
         return Err(Refused::OtherPod { pod: text(&believed), proof: "certificate", what: "identity" });
     }

@@ -94,7 +94,7 @@ pub static KNOWN_KINDS: &[KnownKind] = &[
     known("telemetry.istio.io", "Telemetry", &["v1", "v1alpha1"], Support::Checked),
     known("extensions.istio.io", "WasmPlugin", &["v1alpha1"], Support::Named),
     known("extensions.istio.io", "TrafficExtension", &["v1alpha1"], Support::Named),
-    known(crate::palisade::GROUP, "CedarPolicy", &["v1alpha1"], Support::Checked),
+    known(crate::palisade::GROUP, "CedarPolicy", &["v1alpha1"], Support::Served),
     known(crate::palisade::GROUP, "PolicyTest", &["v1alpha1"], Support::Served),
     known(crate::palisade::GROUP, "EgressPolicy", &["v1alpha1"], Support::Named),
     known(crate::palisade::GROUP, "RateLimitPolicy", &["v1alpha1"], Support::Named),

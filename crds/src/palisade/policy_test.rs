@@ -48,14 +48,26 @@ record! {
     pub struct Expectation {
         /// `forward`, `respond`, `reset` or `passthrough`.
         outcome: Option<Outcome> = "outcome";
+        /// What authorization says.
+        decision: Option<Decision> = "decision";
         /// HTTP status.
         status: Option<u16> = "status";
         /// One of the closed list of reasons.
         reason: Option<String> = "reason";
-        /// `namespace/name` of the deciding policy.
+        /// `namespace/name` of the deciding policy; empty: none decided.
         policy: Option<String> = "policy";
         /// Index of the deciding rule in that policy.
         rule: Option<u32> = "rule";
+    }
+}
+
+choice! {
+    /// What authorization says.
+    pub enum Decision {
+        /// It may go on.
+        Allow = "allow",
+        /// It may not.
+        Deny = "deny",
     }
 }
 

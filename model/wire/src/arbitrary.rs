@@ -74,11 +74,14 @@ fn settings() -> impl Strategy<Value = ProxySettings> {
         set(any::<u16>()),
         set(any::<u16>()),
         text(),
+        // A set that is named must be there: tests of its own name one.
+        Just(None),
     );
     (who, mesh, edge).prop_map(|(who, mesh, edge)| {
         let (kind, workload, identity, addresses) = who;
         let (trust_domain, trust_domain_aliases, path_normalization, reject_path_parameters, client) = mesh;
-        let (forward_client_cert, outbound, outbound_http_ports, outbound_tls_ports, cluster_domain) = edge;
+        let (forward_client_cert, outbound, outbound_http_ports, outbound_tls_ports, cluster_domain, egress_policies) =
+            edge;
         ProxySettings {
             kind,
             workload,
@@ -94,6 +97,7 @@ fn settings() -> impl Strategy<Value = ProxySettings> {
             outbound_http_ports,
             outbound_tls_ports,
             cluster_domain,
+            egress_policies,
         }
     })
 }
@@ -168,14 +172,15 @@ fn service() -> impl Strategy<Value = Service> {
             takes_any_address,
         },
     );
-    (name(), name(), list(ip()), any::<bool>(), list(dns), list(port)).prop_map(
-        |(host, namespace, addresses, is_headless, names, ports)| Service {
+    (name(), name(), list(ip()), any::<bool>(), list(dns), list(port), any::<bool>()).prop_map(
+        |(host, namespace, addresses, is_headless, names, ports, is_external)| Service {
             host,
             namespace,
             addresses,
             is_headless,
             names,
             ports,
+            is_external,
         },
     )
 }

@@ -23,6 +23,7 @@ wire_struct!(Cluster => v1::Cluster {
     tcp_keepalive: optional,
     idle_timeout: optional,
     traffic: required,
+    is_external: same,
 });
 wire_enum!(UpstreamProtocol => v1::UpstreamProtocol { Http1, Http2, Client, Tcp });
 wire_struct!(MeshTls => v1::MeshTls { sni: plain, subject_alt_names: list });

@@ -16,6 +16,7 @@ wire_struct!(Service => v1::Service {
     is_headless: same,
     names: list,
     ports: list,
+    is_external: same,
 });
 wire_struct!(DnsName => v1::DnsName { name: plain, addresses: list });
 wire_struct!(ServicePort => v1::ServicePort {

@@ -26,6 +26,7 @@ wire_struct!(ProxySettings => v1::ProxySettings {
     outbound_http_ports: set,
     outbound_tls_ports: set,
     cluster_domain: plain,
+    egress_policies: optional,
 });
 wire_enum!(PathNormalization => v1::PathNormalization { None, Base, MergeSlashes, DecodeAndMergeSlashes });
 wire_struct!(ClientAddress => v1::ClientAddress { trusted_hops: same, proxy_protocol: same });

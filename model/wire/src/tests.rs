@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use palisade_model::{
     resource::{Entry, Feature, Meta, Resource, ResourceKind},
     secret::Secret,
+    settings::ProxySettings,
     transaction::{apply, diff},
 };
 use proptest::prelude::*;
@@ -34,6 +35,12 @@ proptest! {
         let back = decode_entry(v1::Entry::decode(&*bytes).unwrap(), &everything()).unwrap();
         prop_assert_eq!(&back, &*entry);
         prop_assert_eq!(back.hash(), entry.hash());
+        if let Resource::Settings(settings) = entry.resource() {
+            let settings = ProxySettings { egress_policies: Some("egress/a/b".into()), ..settings.clone() };
+            let entry = Entry::new(Resource::Settings(settings), entry.meta().clone()).unwrap();
+            let back = decode_entry(encode_entry(&entry), &everything()).unwrap();
+            prop_assert_eq!(&back, &entry);
+        }
     }
 
     #[test]

@@ -39,35 +39,29 @@ impl PolicyEngine {
             jwt: jwt.cloned(),
             now: *now,
         };
-        CapturedRequest { connection: connection.facts.clone(), http: Some(http) }
+        CapturedRequest { connection: connection.facts.clone(), http: Some(http), egress_host: None }
     }
 
     /// Copies what [`PolicyEngine::explain`] needs of an opaque connection.
     pub fn capture_tcp(&self, connection: &ConnectionDecision) -> CapturedRequest {
-        CapturedRequest { connection: connection.facts.clone(), http: None }
+        CapturedRequest { connection: connection.facts.clone(), http: None, egress_host: None }
     }
 
     /// Decides again, slowly, and says why: for `why`, `eval` and the admin page.
     pub fn explain(&self, captured: &CapturedRequest) -> Explanation {
-        let CapturedRequest { connection, http } = captured;
+        let CapturedRequest { connection, http, egress_host } = captured;
+        if let Some(host) = egress_host {
+            return self.explain_egress(captured, host);
+        }
         let connection = ConnectionView::of(connection);
         let Some(http) = http else { return self.explain_view(&self.view(&connection, RequestState::Opaque)) };
-        let facts = RequestFacts {
-            method: &http.method,
-            scheme: &http.scheme,
-            authority: &http.authority,
-            path: &http.path,
-            headers: &http.headers,
-            remote_ip: http.remote_ip,
-            jwt: http.jwt.as_ref(),
-            now: http.now,
-        };
+        let facts = http.facts();
         let mut lowered = Vec::new();
         let request = RequestView::of(&facts, &mut lowered);
         self.explain_view(&self.view(&connection, RequestState::Known(&request)))
     }
 
-    fn explain_view(&self, view: &View<'_>) -> Explanation {
+    pub(super) fn explain_view(&self, view: &View<'_>) -> Explanation {
         if let Some(denies_all) = &self.denies_all {
             return Explanation {
                 allowed: false,
@@ -76,7 +70,8 @@ impl PolicyEngine {
                 message: Some(denies_all.message.clone()),
             };
         }
-        let said: Vec<(&PolicyRef, Outcome)> = self.enforced.iter().map(|p| (p.policy(), p.eval(view))).collect();
+        let said: Vec<(&PolicyRef, Outcome)> =
+            self.enforced.iter().map(|p| (p.policy(), self.outcome(p, view))).collect();
         let matching = |effect: Effect| -> Vec<PolicyRef> {
             let is_hit = |outcome: Outcome| {
                 if effect == Effect::Forbid { is_forbidding(outcome) } else { outcome == Outcome::True }
@@ -94,7 +89,10 @@ impl PolicyEngine {
         if !permits.is_empty() {
             return Explanation { allowed: true, policies: permits, nearest: Vec::new(), message: None };
         }
-        let layer = if view.action == Actions::TCP { Actions::TCP } else { Actions::L7 };
+        let layer = match view.action {
+            Actions::HTTP | Actions::GRPC => Actions::L7,
+            other => other,
+        };
         let mut nearest: Vec<NearMiss> = self
             .enforced
             .iter()

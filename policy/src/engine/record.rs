@@ -1,129 +1,231 @@
-//! What audited and shadowed policies say, beside the decision that counts.
+//! What audited and dry-run documents say, beside the decision that counts and from the same look at the request.
 
-use palisade_model::{origin::Origin, policy::PolicyMode};
+use std::sync::Arc;
 
-use super::{ConnectionDecision, PolicyEngine, is_forbidding};
+use palisade_model::policy::{Effect, PolicyMode};
+
+use super::{ConnectionDecision, PolicyEngine, is_forbidding, stage::Hit};
 use crate::{
-    PolicyRef, RequestFacts,
+    CompiledPolicy, PolicyRef, RequestFacts,
     eval::{Outcome, RequestState, RequestView, View},
+    index::PathLookup,
     ir::Actions,
 };
 
-/// What audited and shadowed policies say of a request. They never change the answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What audited and dry-run documents say of a request. They never change the answer.
+#[derive(Debug, Clone)]
 pub struct Recorded {
-    /// One entry for each audited and shadowed rule, in canonical order.
+    /// One entry for each audited and dry-run document, in the order of their first policies.
     pub policies: Vec<RecordedPolicy>,
-    /// The decision if all shadowed policies were enforced as well (`true`: allowed); `None` without shadowed policies.
+    /// The decision if all dry-run documents were enforced as well (`true`: allowed); `None` without any.
     pub all_allowed: Option<bool>,
 }
 
-/// One audited or shadowed policy's say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One document's say.
+#[derive(Debug, Clone)]
 pub struct RecordedPolicy {
-    /// The policy.
-    pub policy: PolicyRef,
-    /// Whether it matched. A policy that failed to evaluate counts as matched if it is a forbid.
+    policy: Arc<CompiledPolicy>,
+    /// Whether one of its rules matched. A rule that failed to evaluate counts as matched if it is a forbid.
     pub matched: bool,
-    /// The decision if the policy's whole document were enforced as well (`true`: allowed); `None` for an audited policy.
+    /// The decision if this document alone were enforced as well (`true`: allowed); `None` for an audited one.
     pub allowed: Option<bool>,
 }
 
-/// What the enforced set says, apart by side.
-struct Verdict {
-    is_denied: bool,
-    /// A permit of a document matched; the mesh's own default does not count, because any ALLOW document removes it.
+/// An audited or dry-run document of an engine.
+#[derive(Debug)]
+pub(super) struct Document {
+    /// Place of its first policy, which counts for it.
+    head: usize,
+    is_shadow: bool,
+    /// It has a permit: enforced, it would remove the default.
+    permits: bool,
+}
+
+/// The documents of an engine.
+#[derive(Debug, Default)]
+pub(super) struct Documents {
+    documents: Vec<Document>,
+    /// For each recorded policy the place of its document.
+    document_of: Vec<usize>,
+}
+
+/// What matched of a document.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// The first rule that matched.
+    first: Option<usize>,
+    is_forbidden: bool,
     is_permitted: bool,
-    is_default_permitted: bool,
+}
+
+/// What the enforced set came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Denied,
+    Permitted,
+    /// By the mesh's own default, which any enforced permit removes.
+    ByDefault,
+    Nothing,
+}
+
+impl Documents {
+    pub(super) fn of(recorded: &[Arc<CompiledPolicy>]) -> Self {
+        let mut all = Self::default();
+        for (position, policy) in recorded.iter().enumerate() {
+            let of = policy.policy();
+            let is_same = |document: &Document| {
+                recorded.get(document.head).is_some_and(|head| {
+                    let head = head.policy();
+                    head.mode == of.mode && head.source.is_some() && head.source == of.source
+                })
+            };
+            let at = all.documents.iter().position(is_same).unwrap_or_else(|| {
+                let is_shadow = of.mode == PolicyMode::Shadow;
+                all.documents.push(Document { head: position, is_shadow, permits: false });
+                all.documents.len() - 1
+            });
+            if let Some(document) = all.documents.get_mut(at) {
+                document.permits |= of.effect == Effect::Permit;
+            }
+            all.document_of.push(at);
+        }
+        all
+    }
+}
+
+impl Standing {
+    fn of(engine: &PolicyEngine, hit: Hit) -> Self {
+        match hit {
+            Hit::Forbidden(_) | Hit::Failed(_) => Self::Denied,
+            Hit::Nothing => Self::Nothing,
+            Hit::Permitted(index) if engine.policy(index).is_some_and(|policy| policy.source.is_some()) => {
+                Self::Permitted
+            }
+            Hit::Permitted(_) => Self::ByDefault,
+        }
+    }
+
+    fn is_allowed(self) -> bool {
+        matches!(self, Self::Permitted | Self::ByDefault)
+    }
+
+    /// The decision if these documents were enforced as well.
+    fn with<'a>(self, documents: impl Iterator<Item = (&'a Document, &'a Seen)>) -> bool {
+        let (mut is_denied, mut is_permitted, mut has_permits) = (self == Self::Denied, self == Self::Permitted, false);
+        for (document, seen) in documents {
+            is_denied |= seen.is_forbidden;
+            is_permitted |= seen.is_permitted;
+            has_permits |= document.permits;
+        }
+        !is_denied && (is_permitted || (self == Self::ByDefault && !has_permits))
+    }
+}
+
+impl RecordedPolicy {
+    /// The document's names; of its rules the first that matched.
+    pub fn policy(&self) -> &PolicyRef {
+        self.policy.policy()
+    }
 }
 
 impl PolicyEngine {
-    /// Whether there are audited or shadowed policies, so that recording is worth asking for.
+    /// Whether there are audited or dry-run documents.
     pub fn records(&self) -> bool {
         !self.recorded.is_empty()
     }
 
-    /// What audited and shadowed policies say of a request.
+    /// Whether any audited or dry-run document has said something that is worth a line: it matched, or it would change the answer.
+    pub fn is_telling(recorded: &Recorded, is_allowed: bool) -> bool {
+        recorded.policies.iter().any(|p| p.matched || p.allowed.is_some_and(|allowed| allowed != is_allowed))
+    }
+
+    /// What audited and dry-run documents say of a request, without counting it.
     pub fn record_http(&self, connection: &ConnectionDecision, request: &RequestFacts<'_>) -> Recorded {
         let mut lowered = Vec::new();
         let request = RequestView::of(request, &mut lowered);
-        self.record(&self.view(&connection.view, RequestState::Known(&request)))
+        let hit = self.hit_http(connection, &request);
+        self.recorded_http(connection, &request, hit).0
     }
 
-    /// What audited and shadowed policies say of an opaque connection.
+    /// What audited and dry-run documents say of an opaque connection, without counting it.
     pub fn record_tcp(&self, connection: &ConnectionDecision) -> Recorded {
-        self.record(&self.view(&connection.view, RequestState::Opaque))
+        let view = self.view(&connection.view, RequestState::Opaque);
+        let hit = self.hit_tcp(&view);
+        self.recorded_linear(&view, Actions::TCP, hit).0
     }
 
-    fn record(&self, view: &View<'_>) -> Recorded {
-        let layer = if view.action == Actions::TCP { Actions::TCP } else { Actions::L7 };
-        // A rule with two forms speaks once. One that has no form on this layer speaks too: its document counts.
-        let has_other_form = |policy: &PolicyRef| {
-            let is_form = |p: &PolicyRef| (&p.source, p.rule, p.mode) == (&policy.source, policy.rule, policy.mode);
-            self.recorded.iter().any(|p| p.is_about(layer) && is_form(p.policy()))
-        };
-        let said: Vec<(&PolicyRef, bool)> = self
-            .recorded
-            .iter()
-            .filter(|p| p.is_about(layer) || !has_other_form(p.policy()))
-            .map(|p| {
-                let outcome = p.eval(view);
-                (p.policy(), outcome == Outcome::True || (p.is_forbid() && is_forbidding(outcome)))
-            })
-            .collect();
-        let is_shadow = |policy: &PolicyRef| policy.mode == PolicyMode::Shadow;
-        let has_shadow = said.iter().any(|(policy, _)| is_shadow(policy));
-        let enforced = has_shadow.then(|| self.verdict(view));
-        let with = |is_member: &dyn Fn(&PolicyRef) -> bool| {
-            enforced.as_ref().map(|enforced| enforced.with(said.iter().filter(|(p, _)| is_shadow(p) && is_member(p))))
-        };
-        let policies = said
-            .iter()
-            .map(|(policy, matched)| {
-                let document: Option<&Origin> = policy.source.as_ref();
-                let allowed = if is_shadow(policy) {
-                    with(&|p| p.id == policy.id || (document.is_some() && p.source.as_ref() == document))
-                } else {
-                    None
-                };
-                RecordedPolicy { policy: (*policy).clone(), matched: *matched, allowed }
-            })
-            .collect();
-        Recorded { policies, all_allowed: with(&|_| true) }
+    pub(super) fn recorded_http(
+        &self,
+        connection: &ConnectionDecision,
+        request: &RequestView<'_>,
+        hit: Option<Hit>,
+    ) -> (Recorded, Standing) {
+        let view = self.view(&connection.view, RequestState::Known(request));
+        if connection.generation != self.generation || self.is_on_cedar() {
+            return self.recorded_linear(&view, Actions::L7, hit);
+        }
+        let candidates = connection.recorded.get_or_init(|| self.recorded_candidates(&connection.view));
+        let mut seen = vec![Seen::default(); self.documents.documents.len()];
+        self.recorded_http.for_each_match(
+            &self.recorded,
+            candidates,
+            &view,
+            &PathLookup::of(request.path),
+            |position| self.note(&mut seen, position),
+        );
+        self.conclude(&seen, hit)
     }
 
-    fn verdict(&self, view: &View<'_>) -> Verdict {
-        let mut verdict =
-            Verdict { is_denied: self.denies_all.is_some(), is_permitted: false, is_default_permitted: false };
-        for policy in &self.enforced {
-            let outcome = policy.eval(view);
-            if policy.is_forbid() {
-                verdict.is_denied |= is_forbidding(outcome);
-            } else if outcome == Outcome::True {
-                if policy.policy().source.is_some() {
-                    verdict.is_permitted = true;
-                } else {
-                    verdict.is_default_permitted = true;
-                }
+    /// Without an index: for opaque connections, and where the index is not to be used.
+    pub(super) fn recorded_linear(&self, view: &View<'_>, layer: Actions, hit: Option<Hit>) -> (Recorded, Standing) {
+        let mut seen = vec![Seen::default(); self.documents.documents.len()];
+        for (position, policy) in self.recorded.iter().enumerate().filter(|(_, policy)| policy.is_about(layer)) {
+            let outcome = self.outcome(policy, view);
+            if outcome == Outcome::True || (policy.is_forbid() && is_forbidding(outcome)) {
+                self.note(&mut seen, position);
             }
         }
-        verdict
+        self.conclude(&seen, hit)
     }
-}
 
-impl Verdict {
-    /// The decision if these policies were enforced as well.
-    fn with<'a>(&self, shadows: impl Iterator<Item = &'a (&'a PolicyRef, bool)>) -> bool {
-        let (mut is_denied, mut is_permitted, mut has_permits) = (self.is_denied, self.is_permitted, false);
-        for (policy, matched) in shadows {
-            match policy.effect {
-                palisade_model::policy::Effect::Forbid => is_denied |= *matched,
-                palisade_model::policy::Effect::Permit => {
-                    has_permits = true;
-                    is_permitted |= *matched;
-                }
+    fn note(&self, seen: &mut [Seen], position: usize) {
+        let Some(document) = self.documents.document_of.get(position) else { return };
+        let (Some(seen), Some(policy)) = (seen.get_mut(*document), self.recorded.get(position)) else { return };
+        seen.first = Some(seen.first.map_or(position, |first| first.min(position)));
+        if policy.is_forbid() {
+            seen.is_forbidden = true;
+        } else {
+            seen.is_permitted = true;
+        }
+    }
+
+    fn conclude(&self, seen: &[Seen], hit: Option<Hit>) -> (Recorded, Standing) {
+        // `None`: the whole target is denied.
+        let standing = hit.map_or(Standing::Denied, |hit| Standing::of(self, hit));
+        let all = || self.documents.documents.iter().zip(seen);
+        let has_shadow = all().any(|(document, _)| document.is_shadow);
+        let policies = all().filter_map(|(document, seen)| {
+            let policy = self.recorded.get(seen.first.unwrap_or(document.head))?;
+            let allowed = document.is_shadow.then(|| standing.with(std::iter::once((document, seen))));
+            Some(RecordedPolicy { policy: Arc::clone(policy), matched: seen.first.is_some(), allowed })
+        });
+        let all_allowed = has_shadow.then(|| standing.with(all().filter(|(document, _)| document.is_shadow)));
+        (Recorded { policies: policies.collect(), all_allowed }, standing)
+    }
+
+    /// Counts what was recorded, each document by its first policy.
+    pub(super) fn count(&self, recorded: &Recorded, standing: Standing) {
+        for (document, said) in self.documents.documents.iter().zip(&recorded.policies) {
+            let is_change = said.allowed.is_some_and(|allowed| allowed != standing.is_allowed());
+            if let Some(head) = self.recorded.get(document.head) {
+                head.recordings.count(said.matched, is_change);
             }
         }
-        !is_denied && (is_permitted || (self.is_default_permitted && !has_permits))
+    }
+
+    /// The audited and dry-run documents, each by its first policy, with what has been counted.
+    pub fn recorded_documents(&self) -> impl Iterator<Item = (&PolicyRef, crate::RecordedCounts)> {
+        let heads = self.documents.documents.iter().filter_map(|document| self.recorded.get(document.head));
+        heads.map(|head| (head.policy(), head.recordings.read()))
     }
 }

@@ -49,7 +49,15 @@ pub(super) struct Candidates {
 #[derive(Debug)]
 struct Narrowed {
     group: usize,
-    outcomes: Box<[Outcome]>,
+    outcomes: Box<[Narrow]>,
+}
+
+/// What is left of one policy for one connection.
+#[derive(Debug, Clone, Copy)]
+struct Narrow {
+    outcome: Outcome,
+    /// Of an open one, the parts that the request still decides.
+    open: u64,
 }
 
 impl Stage {
@@ -100,11 +108,19 @@ impl Stage {
         for group in std::iter::once(0).chain(of_principal) {
             let Some(members) = self.groups.get(group).map(|g| &g.members).filter(|m| !m.is_empty()) else { continue };
             let outcomes = members.iter().map(|index| {
-                let Some(policy) = policy_at(policies, *index) else { return Outcome::Error };
-                let outcome =
-                    if may_be_grpc && policy.tells_grpc_apart() { Outcome::Unknown } else { policy.eval(view) };
+                let Some(policy) = policy_at(policies, *index) else {
+                    return Narrow { outcome: Outcome::Error, open: 0 };
+                };
+                // Which action it is going to be is not known either.
+                let is_apart = may_be_grpc && policy.tells_grpc_apart();
+                let outcome = if is_apart { Outcome::Unknown } else { policy.eval(view) };
                 summary.add(*index, policy.is_forbid(), outcome);
-                outcome
+                let open = match outcome {
+                    Outcome::Unknown if is_apart => u64::MAX,
+                    Outcome::Unknown => policy.open_parts(view),
+                    Outcome::True | Outcome::False | Outcome::Error => 0,
+                };
+                Narrow { outcome, open }
             });
             groups.push(Narrowed { group, outcomes: outcomes.collect() });
         }
@@ -128,6 +144,39 @@ impl Stage {
             .map_or(Hit::Nothing, |(index, _)| Hit::Permitted(PolicyIndex(index)))
     }
 
+    /// Calls `visit` with the place of every policy that matches a request; a forbid that fails counts as one.
+    pub(super) fn for_each_match(
+        &self,
+        policies: &[Arc<CompiledPolicy>],
+        candidates: &Candidates,
+        view: &View<'_>,
+        lookup: &PathLookup<'_>,
+        mut visit: impl FnMut(usize),
+    ) {
+        for narrowed in &candidates.groups {
+            let Some(group) = self.groups.get(narrowed.group) else { continue };
+            for (index, is_forbid) in [(&group.forbids, true), (&group.permits, false)] {
+                index.for_each_list(lookup, |list| {
+                    for at in list.iter().filter_map(|at| usize::try_from(*at).ok()) {
+                        let (Some(known), Some(place)) = (narrowed.outcomes.get(at), group.members.get(at)) else {
+                            continue;
+                        };
+                        let outcome = match known.outcome {
+                            Outcome::Unknown => {
+                                policy_at(policies, *place).map_or(Outcome::Error, |p| p.eval_open(view, known.open))
+                            }
+                            decided => decided,
+                        };
+                        let is_match = outcome == Outcome::True || (is_forbid && super::is_forbidding(outcome));
+                        if let (true, Ok(place)) = (is_match, usize::try_from(*place)) {
+                            visit(place);
+                        }
+                    }
+                });
+            }
+        }
+    }
+
     fn first(
         &self,
         policies: &[Arc<CompiledPolicy>],
@@ -149,9 +198,10 @@ impl Stage {
                     if best.is_some_and(|(first, _)| *policy_index >= first) {
                         break;
                     }
-                    let outcome = match known {
-                        Outcome::Unknown => policy_at(policies, *policy_index).map_or(Outcome::Error, |p| p.eval(view)),
-                        decided => *decided,
+                    let outcome = match known.outcome {
+                        Outcome::Unknown => policy_at(policies, *policy_index)
+                            .map_or(Outcome::Error, |policy| policy.eval_open(view, known.open)),
+                        decided => decided,
                     };
                     if outcome == Outcome::True || (is_forbid && super::is_forbidding(outcome)) {
                         best = Some((*policy_index, outcome));
@@ -165,13 +215,17 @@ impl Stage {
 }
 
 /// Decides without an index: for opaque connections, which are asked about once.
-pub(super) fn decide_all(policies: &[Arc<CompiledPolicy>], view: &View<'_>) -> Hit {
+pub(super) fn decide_all(
+    policies: &[Arc<CompiledPolicy>],
+    view: &View<'_>,
+    eval: impl Fn(&CompiledPolicy, &View<'_>) -> Outcome,
+) -> Hit {
     let mut permitted = None;
     for (position, policy) in policies.iter().enumerate() {
         if !policy.is_forbid() && permitted.is_some() {
             continue;
         }
-        match (policy.is_forbid(), policy.eval(view)) {
+        match (policy.is_forbid(), eval(policy, view)) {
             (true, Outcome::True) => return Hit::Forbidden(index_of(position)),
             (true, Outcome::Error | Outcome::Unknown) => return Hit::Failed(index_of(position)),
             (false, Outcome::True) => permitted = Some(index_of(position)),

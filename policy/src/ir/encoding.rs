@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Actions, Node, Program, Test};
 
 /// The version that [`encode`] writes and [`decode`] reads. Any change of these types, or of what a test means, takes a new number.
-pub(crate) const IR_VERSION: u32 = 1;
+pub(crate) const IR_VERSION: u32 = 2;
 
 /// Bytes beyond this are not decoded. A policy's text has the same limit, and the compiled form is shorter.
 const MAX_BYTES: usize = 1 << 20;

@@ -217,7 +217,7 @@ fn dry_runs_and_audits_are_recorded_and_change_nothing() {
     assert!(engine.records());
     let connection = engine.connect(&plain.connection());
     let recorded = plain.with_request(|r| engine.record_http(&connection, r));
-    let rows: Vec<_> = recorded.policies.iter().map(|p| (p.policy.id.as_str(), p.matched, p.allowed)).collect();
+    let rows: Vec<_> = recorded.policies.iter().map(|p| (p.policy().id.as_str(), p.matched, p.allowed)).collect();
     assert_eq!(
         rows,
         [
@@ -328,4 +328,92 @@ fn every_policy_of_a_large_set_is_found_by_its_principal_and_path() {
             }
         }
     }
+}
+
+#[test]
+fn a_wrong_compiled_form_is_found_by_replay_and_cedar_decides_from_then_on() {
+    // The text forbids POST; the compiled form, damaged on purpose, forbids nothing.
+    let mut deny = rule(RuleAction::Deny);
+    deny.to = to(Operation { methods: strings(&["POST"]), ..Operation::default() });
+    let sound = admit_rule(&deny, &TrustDomains::default()).policies.remove(0);
+    let condition = crate::ir::Node::Const(false);
+    let program = crate::ir::Program { actions: crate::ir::Actions::ALL, condition, labels: Vec::new() };
+    let wrong = Policy { ir: Bytes::from(crate::ir::encode(&program).unwrap()), ..sound };
+    let policies = [wrong, default_permit()];
+    let loaded: Vec<_> = policies.iter().map(|p| Arc::new(CompiledPolicy::load(p))).collect();
+    let set = PolicySet {
+        key: "workload/foo/x".into(),
+        policies: policies.iter().map(|p| p.id.clone()).collect(),
+        deny_all: None,
+    };
+    let lookup = |id: &PolicyId| loaded.iter().find(|p| p.policy().id == *id).cloned();
+    let engine = PolicyEngine::build(&set, lookup);
+    let post =
+        Plain { http: Some(PlainHttp { method: "POST".to_owned(), ..PlainHttp::default() }), ..Plain::default() };
+    assert!(decide(&engine, &post).is_allowed());
+    let connection = engine.connect(&post.connection());
+    let captured = post.with_request(|request| engine.capture_http(&connection, request));
+    assert!(matches!(engine.replay(&captured), crate::Replay::Differs(policies) if policies.len() == 1));
+    assert!(engine.is_on_cedar());
+    assert!(matches!(decide(&engine, &post), Decision::Deny(Denial::Forbidden(_))));
+    assert!(decide(&engine, &Plain::default()).is_allowed());
+    // A later configuration with the same policy does not trust it either.
+    assert!(!decide(&PolicyEngine::build(&set, lookup), &post).is_allowed());
+    assert!(loaded[0].fallback_evaluations() > 0);
+}
+
+#[test]
+fn sound_policies_agree_with_cedar() {
+    let mut allow = rule(RuleAction::Allow);
+    allow.from = from(Source { ip_blocks: strings(&["10.0.0.0/8"]), ..Source::default() });
+    allow.to = to(Operation { paths: strings(&["/get", "/x/{*}"]), ..Operation::default() });
+    let engine = engine(&[allow]);
+    let plain = Plain::default();
+    let connection = engine.connect(&plain.connection());
+    let captured = plain.with_request(|request| engine.capture_http(&connection, request));
+    assert_eq!(engine.replay(&captured), crate::Replay::Agrees);
+    let odd = Plain {
+        http: Some(PlainHttp { headers: vec![("x".to_owned(), "y".to_owned())], ..PlainHttp::default() }),
+        ..Plain::default()
+    };
+    let mut captured = odd.with_request(|request| engine.capture_http(&connection, request));
+    if let Some(http) = &mut captured.http {
+        http.path = b"/\xff".to_vec();
+    }
+    assert_eq!(engine.replay(&captured), crate::Replay::NotComparable);
+    assert!(!engine.is_on_cedar());
+}
+
+#[test]
+fn a_decision_allocates_nothing() {
+    let rules: Vec<_> = (0..50)
+        .map(|number| {
+            let mut allow = numbered_rule(RuleAction::Allow, number);
+            allow.from = from(Source { namespaces: strings(&["foo"]), ..Source::default() });
+            allow.to = to(Operation {
+                methods: strings(&["GET", "HEAD"]),
+                paths: vec![format!("/api/{number}/*"), format!("/{{*}}/{number}")],
+                hosts: strings(&["httpbin.foo:8000", "*.example"]),
+                ports: strings(&["8080"]),
+                ..Operation::default()
+            });
+            allow.when = when("request.headers[x-tenant]", &["acme", "umb*"], &[]);
+            allow
+        })
+        .collect();
+    let engine = engine(&rules);
+    let http = PlainHttp {
+        path: "/api/49/x".to_owned(),
+        headers: vec![("x-tenant".to_owned(), "umbrella".to_owned())],
+        ..PlainHttp::default()
+    };
+    let plain = Plain { http: Some(http), ..Plain::default() };
+    let connection = engine.connect(&plain.connection());
+    plain.with_request(|request| {
+        assert!(engine.decide_http(&connection, request).is_allowed());
+        let counted = allocation_counter::measure(|| {
+            assert!(engine.decide_http(&connection, request).is_allowed());
+        });
+        assert_eq!(counted.count_total, 0);
+    });
 }

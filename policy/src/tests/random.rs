@@ -40,6 +40,11 @@ impl Rng {
     }
 }
 
+/// Sets of rules, and requests to each: 20,000 pairs, a million with `PALISADE_LONG=1`.
+pub(super) fn pairs() -> (u64, usize) {
+    if std::env::var_os("PALISADE_LONG").is_some() { (5_000, 200) } else { (rounds(250), 80) }
+}
+
 /// How many rounds the random tests run; `PALISADE_TEST_ROUNDS` asks for more.
 pub(super) fn rounds(default: u64) -> u64 {
     std::env::var("PALISADE_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)

@@ -123,7 +123,7 @@ fn group(items: &[Expr], operator: &str, indent: usize) -> String {
 
 /// A Cedar text literal. Whatever the text, the literal ends where it should: quotes, backslashes and everything that is not plainly
 /// readable are escaped.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
     escape(text, false, &mut out);

@@ -152,8 +152,10 @@ pub(super) fn paths(values: &[String], field: &Rc<str>, problems: &mut Problems)
 pub(super) fn ports(values: &[String], field: &Rc<str>, problems: &mut Problems) -> Expr {
     let mut ports = Vec::new();
     for (position, value) in values.iter().enumerate() {
+        // As Go reads it: digits alone. Istio admits 0, which no connection has.
+        let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
         match value.parse::<u16>() {
-            Ok(port) if port > 0 => ports.push(port),
+            Ok(port) if is_number => ports.push(port),
             _ => problems.add(&format!("{field}[{position}]"), &format!("`{value}` is not a port from 1 to 65535")),
         }
     }

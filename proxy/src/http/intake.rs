@@ -20,10 +20,10 @@ use crate::{
     runtime::{
         Runtime,
         connection::{ConnectionContext, Standing},
+        decisions::{Circumstances, Sample},
         providers::Providers,
-        recent::Denied,
     },
-    telemetry::TraceContext,
+    telemetry::{ShadowRecord, TraceContext},
     transport::downstream_meta,
 };
 
@@ -41,6 +41,7 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
     ctx.connection = Some(Arc::clone(&connection));
     ctx.record.direction = connection.facts().direction;
     let mut asked = 0;
+    let sample = runtime.decisions.sample();
     let now = SystemTime::now();
     let mut gathered = Gathered::default();
     let mut testimony = Testimony { tokens_at: Some(now), ..Testimony::default() };
@@ -64,7 +65,7 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
             let facts = head.as_ref().map(|head| head.facts());
             ctx.is_grpc = facts.as_ref().is_some_and(is_grpc);
             ctx.is_upgrade = facts.as_ref().is_some_and(is_upgrade);
-            let mut chance = Chance::random(now, fastrand::Rng::new());
+            let mut chance = Chance::random(now, fastrand::Rng::new()).with_depth(sample.depth());
             request::decide_http_with(&index, &standing.admitted, facts.as_ref(), &testimony, &mut chance)
         };
         if let Action::Check(question) = &mut verdict.action {
@@ -91,7 +92,7 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
             }
             verdict.action = Action::Respond(Answer::refusal(Reason::ConfigUnavailable, ctx.is_grpc, None));
         }
-        note(runtime, session, ctx, &standing, &verdict);
+        note(runtime, session, ctx, &standing, &verdict, sample);
         for question in std::mem::take(&mut verdict.external.beside) {
             Providers::ask_beside(runtime, &standing, question);
         }
@@ -116,7 +117,14 @@ fn register(
     }
 }
 
-fn note(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, standing: &Standing, verdict: &Verdict) {
+fn note(
+    runtime: &Runtime,
+    session: &Session,
+    ctx: &mut RequestCtx,
+    standing: &Standing,
+    verdict: &Verdict,
+    sample: Sample,
+) {
     let admitted = &standing.admitted;
     let header = session.req_header();
     let record = &mut ctx.record;
@@ -156,19 +164,18 @@ fn note(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, standing: &S
         record.grpc_status = grpc;
     }
     let Some(said) = &verdict.authorization else { return };
+    record.shadow = ShadowRecord::of(said).map(Box::new);
     record.policies =
         said.deciding.iter().filter(|policy| policy.source.is_some()).map(|p| Arc::clone(&p.id.0)).collect();
-    if let Some(captured) = &said.captured {
-        let id = runtime.decisions.next().to_string();
+    let circumstances = Circumstances {
+        time: record.time,
+        reason: verdict.reason,
+        proxy: &runtime.settings().proxy,
+        direction: record.direction,
+    };
+    if let Some(id) = runtime.decisions.note(said, sample, &circumstances) {
         record.decision = Some(id.as_str().into());
-        runtime.recent.remember(Denied {
-            id: id.as_str().into(),
-            time: record.time,
-            reason: verdict.reason,
-            captured: captured.clone(),
-            engine: Arc::clone(&said.engine),
-        });
-        ctx.decision = Some(id);
+        ctx.decision = (!said.is_allowed).then_some(id);
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
     index::RuntimeIndex,
     request::{
         self,
+        authorize::Depth,
         external::Testimony,
         facts::{Chance, HttpVersion, Request},
         verdict::Action,
@@ -67,7 +68,7 @@ impl StreamSubject {
     /// The reason for which it ends.
     pub fn still_permitted(&self, index: &Arc<RuntimeIndex>) -> Result<(), Reason> {
         let standing = self.connection.standing(index).map_err(|refused| refused.reason)?;
-        let mut chance = Chance::fixed(std::time::SystemTime::now(), 0.0);
+        let mut chance = Chance::fixed(std::time::SystemTime::now(), 0.0).with_depth(Depth::Recheck);
         let (admitted, facts) = (&standing.admitted, self.head.facts());
         let verdict = request::decide_http_with(index, admitted, Some(&facts), &self.testimony, &mut chance);
         match (&verdict.authorization, &verdict.action) {

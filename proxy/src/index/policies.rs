@@ -9,7 +9,7 @@ use palisade_model::{
     resource::{Resource, ResourceKind},
     snapshot::Snapshot,
 };
-use palisade_policy::{CompiledPolicy, PolicyEngine, Unrestricted};
+use palisade_policy::{CompiledPolicy, EngineTotals, PolicyEngine, PolicyRef, RecordedCounts, Unrestricted};
 
 /// The engines of a snapshot.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct PolicyTable {
     unknown: Arc<PolicyEngine>,
     egress: Arc<PolicyEngine>,
     passthrough: Arc<PolicyEngine>,
+    /// Counts of the whole process, handed on from table to table.
+    totals: Arc<EngineTotals>,
 }
 
 #[derive(Debug, Clone)]
@@ -29,6 +31,7 @@ struct IndexedSet {
 
 impl PolicyTable {
     pub(super) fn build(snapshot: &Snapshot, previous: Option<&Self>) -> Self {
+        let totals = previous.map(|p| Arc::clone(&p.totals)).unwrap_or_default();
         let mut changed = ahash::AHashSet::new();
         let mut policies = AHashMap::new();
         for entry in snapshot.of_kind(ResourceKind::Policy) {
@@ -37,7 +40,7 @@ impl PolicyTable {
             let held = previous.and_then(|p| p.policies.get(name)).filter(|(hash, _)| *hash == entry.hash());
             let compiled = held.map(|(_, compiled)| Arc::clone(compiled)).unwrap_or_else(|| {
                 changed.insert(Arc::clone(name));
-                Arc::new(CompiledPolicy::load(policy))
+                Arc::new(CompiledPolicy::load_counted(policy, &totals))
             });
             policies.insert(Arc::clone(name), (entry.hash(), compiled));
         }
@@ -65,12 +68,22 @@ impl PolicyTable {
                 Arc::new(PolicyEngine::unrestricted(Unrestricted::AutoPassthrough)),
             ),
         };
-        Self { policies, sets, unknown, egress, passthrough }
+        Self { policies, sets, unknown, egress, passthrough, totals }
     }
 
     /// The engine of a set; one that denies everything when the set is not known.
     pub fn engine(&self, set: &str) -> &Arc<PolicyEngine> {
         self.sets.get(set).map_or(&self.unknown, |indexed| &indexed.engine)
+    }
+
+    /// What all policies that this process ever loaded have counted together.
+    pub fn totals(&self) -> &EngineTotals {
+        &self.totals
+    }
+
+    /// Every audited and dry-run document of every set, with what it has counted; one that several sets share comes several times.
+    pub fn recorded_documents(&self) -> impl Iterator<Item = (&PolicyRef, RecordedCounts)> {
+        self.sets.values().flat_map(|indexed| indexed.engine.recorded_documents())
     }
 
     /// The engine of outbound traffic that no egress policy selects.

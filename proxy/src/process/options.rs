@@ -70,6 +70,18 @@ pub struct ProxyOptions {
         default_value = "/etc/ssl/certs/ca-certificates.crt"
     )]
     pub system_roots: PathBuf,
+    /// File for decision records, one JSON object a line: every denial, and a sample of permissions.
+    #[arg(long, env = "PALISADE_DECISION_LOG", value_name = "FILE")]
+    pub decision_log: Option<PathBuf>,
+    /// Size in bytes at which the file of decision records is put aside as FILE.1 and begun again.
+    #[arg(long, env = "PALISADE_DECISION_LOG_BYTES", value_name = "BYTES", default_value_t = 64 << 20)]
+    pub decision_log_bytes: u64,
+    /// One permission in this many is recorded like a denial; 0 = none.
+    #[arg(long, env = "PALISADE_DECISION_RECORD_ONE_IN", value_name = "N", default_value_t = 1_000)]
+    pub decision_record_one_in: u32,
+    /// One decision in this many is made again on Cedar itself, off the request's path; 0 = none.
+    #[arg(long, env = "PALISADE_POLICY_REPLAY_ONE_IN", value_name = "N", default_value_t = 10_000)]
+    pub policy_replay_one_in: u32,
     /// Log filter on standard error, as `info` or `palisade_proxy=debug,warn`.
     #[arg(long, env = "PALISADE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,

@@ -117,14 +117,21 @@ pub fn admit(index: &RuntimeIndex, facts: Connection, seen: Seen) -> Result<Admi
     let policies = index.policies();
     let engine = match &entry {
         Entry::Inbound(port) => policies.engine(&port.policies),
-        Entry::Outbound(_) => policies.egress(),
+        Entry::Outbound(_) => match &index.settings().egress_policies {
+            Some(set) => policies.engine(set),
+            None => policies.egress(),
+        },
         Entry::Gateway(listener, chain) => match listener.chains.get(*chain).map(|chain| &chain.handler) {
             Some(ChainHandler::AutoPassthrough) => policies.auto_passthrough(),
             _ => policies.engine(&listener.policies),
         },
     };
     let engine = Arc::clone(engine);
-    let known = policy_facts(&facts, mode);
+    let mut known = policy_facts(&facts, mode);
+    if matches!(entry, Entry::Outbound(_)) {
+        // The caller is the workload that this proxy stands beside.
+        known.peer = Peer::Mesh(index.settings().identity.clone());
+    }
     let standing = engine.connect(&known);
     let target = match &entry {
         Entry::Inbound(port) => Some(&port.policies),

@@ -288,7 +288,7 @@ impl HttpCheck<'_> {
         let decision = engine.decide_http(&admitted.standing, &facts);
         let asked = Asked::of(&decision)?;
         let captured = engine.capture_http(&admitted.standing, &facts);
-        Some((asked, Authorization::of(engine, &decision, Some(captured))))
+        Some((asked, Authorization::of(engine, &decision, Some(captured), None)))
     }
 
     fn question(&self, admitted: &AdmittedCheck, passing: &Passing<'_>) -> Question {
@@ -326,7 +326,7 @@ pub(super) fn connection(admitted: &Admitted, testimony: &Testimony) -> Result<E
             continue;
         }
         let captured = engine.capture_tcp(&admitted.standing);
-        let authorization = Authorization::of(engine, &decision, Some(captured));
+        let authorization = Authorization::of(engine, &decision, Some(captured), None);
         let close = |reason| {
             let verdict = Verdict::early(reason, Action::Close);
             Box::new(Verdict { authorization: Some(authorization), ..verdict })

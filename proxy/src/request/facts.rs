@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 use http::HeaderMap;
 use palisade_policy::{CertificateNames, JwtFacts};
 
+use super::authorize::Depth;
 pub use crate::telemetry::Direction;
 
 /// One downstream connection.
@@ -88,6 +89,8 @@ pub enum HttpVersion {
 pub struct Chance {
     /// The time of the request.
     pub now: SystemTime,
+    /// How much of the authorization is kept.
+    pub depth: Depth,
     draws: Draws,
 }
 
@@ -100,12 +103,18 @@ enum Draws {
 impl Chance {
     /// Every draw comes out as `draw` (`0.0..1.0`).
     pub fn fixed(now: SystemTime, draw: f64) -> Self {
-        Self { now, draws: Draws::Fixed(draw) }
+        Self { now, depth: Depth::Usual, draws: Draws::Fixed(draw) }
     }
 
     /// Draws from a generator.
     pub fn random(now: SystemTime, generator: fastrand::Rng) -> Self {
-        Self { now, draws: Draws::Random(generator) }
+        Self { now, depth: Depth::Usual, draws: Draws::Random(generator) }
+    }
+
+    /// The same draws, with this much of the authorization kept.
+    #[must_use]
+    pub fn with_depth(self, depth: Depth) -> Self {
+        Self { depth, ..self }
     }
 
     /// Whether every draw is the same.

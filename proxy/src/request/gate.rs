@@ -94,7 +94,7 @@ fn refused(admitted: &Admitted, facts: &RequestFacts<'_>, status: TokenStatus) -
     let reason = DenyAll { id: PolicyId("mesh/tokens".into()), source: None, message: status.message().into() };
     let engine = Arc::new(PolicyEngine::deny_all(&reason));
     let captured = engine.capture_http(&admitted.standing, facts);
-    Authorization { is_allowed: false, deciding: None, engine, captured: Some(Box::new(captured)) }
+    Authorization { is_allowed: false, deciding: None, engine, captured: Some(Box::new(captured)), recorded: None }
 }
 
 /// The answer to a refused token (RFC 6750).

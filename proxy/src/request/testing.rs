@@ -33,6 +33,7 @@ pub(crate) fn settings(kind: ProxyKind) -> ProxySettings {
         outbound_http_ports: [9080].into(),
         outbound_tls_ports: BTreeSet::new(),
         cluster_domain: "cluster.local".into(),
+        egress_policies: None,
     }
 }
 
@@ -48,6 +49,7 @@ pub(crate) fn cluster(name: &str, discovery: Discovery) -> Cluster {
         tcp_keepalive: None,
         idle_timeout: None,
         traffic: Default::default(),
+        is_external: false,
     }
 }
 

@@ -9,7 +9,7 @@ use palisade_model::{
     route::RetryPolicy,
     service::{L4Route, Query},
 };
-use palisade_policy::{CapturedRequest, Decision, Permit, PolicyEngine, PolicyRef};
+use palisade_policy::{CapturedRequest, Decision, Permit, PolicyEngine, PolicyRef, Recorded};
 
 use super::{
     changes::HeaderChange,
@@ -61,8 +61,10 @@ pub struct Authorization {
     pub deciding: Option<PolicyRef>,
     /// Who judged.
     pub engine: Arc<PolicyEngine>,
-    /// What a denial is explained from; `None` for what was allowed.
+    /// What a denial, or a sampled permission, is explained from.
     pub captured: Option<Box<CapturedRequest>>,
+    /// What audited and dry-run documents say; `None` where there are none.
+    pub recorded: Option<Box<Recorded>>,
 }
 
 /// The route that was found.
@@ -158,12 +160,18 @@ impl Verdict {
 
 impl Authorization {
     /// Notes what an engine decided.
-    pub(super) fn of(engine: &Arc<PolicyEngine>, decision: &Decision, captured: Option<CapturedRequest>) -> Self {
+    pub(super) fn of(
+        engine: &Arc<PolicyEngine>,
+        decision: &Decision,
+        captured: Option<CapturedRequest>,
+        recorded: Option<Recorded>,
+    ) -> Self {
         Self {
             is_allowed: decision.is_allowed(),
             deciding: engine.deciding(decision).cloned(),
             engine: Arc::clone(engine),
             captured: captured.map(Box::new),
+            recorded: recorded.map(Box::new),
         }
     }
 }

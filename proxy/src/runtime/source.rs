@@ -85,7 +85,7 @@ impl AdminSource for RuntimeSource {
 
 /// The explanation of a recent decision; `None` = not known any more.
 pub(crate) fn explain_decision(runtime: &Runtime, decision: &str) -> Option<Value> {
-    runtime.recent.find(decision).map(|denied| story(&denied))
+    runtime.decisions.recent.find(decision).map(|denied| story(&denied))
 }
 
 /// The whole story of a denial, as `palisade policy why` reads it.

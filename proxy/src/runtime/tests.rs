@@ -157,6 +157,7 @@ fn outbound_resources(peers: &[SocketAddr], change: impl FnOnce(&mut RouteRule))
             host: "b.foo.svc.cluster.local".into(),
             namespace: "foo".into(),
             addresses: ["10.96.0.7".parse().unwrap()].into(),
+            is_external: false,
             is_headless: false,
             names: [].into(),
             ports: [ServicePort {

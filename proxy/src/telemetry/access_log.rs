@@ -71,6 +71,11 @@ impl AccessLog {
 
     /// Queues one record. Never waits for the output.
     pub fn write(&self, record: &Record) {
+        self.write_line(record);
+    }
+
+    /// Queues anything as one line of JSON. Never waits for the output.
+    pub fn write_line(&self, record: &impl serde::Serialize) {
         let is_queued = LINE.with_borrow_mut(|line| {
             line.clear();
             // INVARIANT: a record holds no map with non-text keys, so it always serialises.

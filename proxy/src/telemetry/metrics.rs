@@ -9,7 +9,10 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::record::{Direction, Record};
+use super::{
+    policies::PolicyCounts,
+    record::{Direction, Record},
+};
 
 /// Upper bounds of the request duration histogram, in seconds.
 const DURATION_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
@@ -40,6 +43,8 @@ pub struct Metrics {
     pub open_streams: Gauge,
     /// Access log lines that did not fit into the queue.
     pub access_log_dropped: Counter,
+    /// Decision records that did not fit into the queue.
+    pub decision_log_dropped: Counter,
     /// Snapshots swapped in.
     pub config_applied: Counter,
     /// Snapshots refused.
@@ -50,10 +55,8 @@ pub struct Metrics {
     pub certificate_expiry: Gauge<f64, AtomicU64>,
     /// Workload certificates obtained since the start.
     pub certificates_issued: Counter,
-    /// Errors while evaluating a policy; each one decided as a denial or as no match.
-    pub policy_errors: Counter,
-    /// Decisions made by Cedar itself because a policy has no compiled form.
-    pub policy_fallbacks: Counter,
+    /// What the policies in force count.
+    pub policies: PolicyCounts,
     copies: [Counter; 3],
 }
 
@@ -110,13 +113,13 @@ impl Metrics {
             open_connections: Gauge::default(),
             open_streams: Gauge::default(),
             access_log_dropped: Counter::default(),
+            decision_log_dropped: Counter::default(),
             config_applied: Counter::default(),
             config_rejected: Counter::default(),
             control_connected: Gauge::default(),
             certificate_expiry: Gauge::default(),
             certificates_issued: Counter::default(),
-            policy_errors: Counter::default(),
-            policy_fallbacks: Counter::default(),
+            policies: PolicyCounts::default(),
             copies,
         };
         metrics.register_rest();
@@ -168,18 +171,19 @@ impl Metrics {
             open_connections,
             open_streams,
             access_log_dropped,
+            decision_log_dropped,
             config_applied,
             config_rejected,
             control_connected,
             certificate_expiry,
             certificates_issued,
-            policy_errors,
-            policy_fallbacks,
+            policies,
             copies: _,
         } = self;
         registry.register("open_connections", "Downstream connections open now", open_connections.clone());
         registry.register("open_streams", "Requests and opaque connections in progress", open_streams.clone());
         registry.register("access_log_dropped", "Access log lines dropped", access_log_dropped.clone());
+        registry.register("decision_log_dropped", "Decision records dropped", decision_log_dropped.clone());
         registry.register("config_applied", "Configurations swapped in", config_applied.clone());
         registry.register("config_rejected", "Configurations refused", config_rejected.clone());
         registry.register("control_connected", "1 while connected to the control plane", control_connected.clone());
@@ -189,8 +193,7 @@ impl Metrics {
             certificate_expiry.clone(),
         );
         registry.register("certificates_issued", "Workload certificates obtained", certificates_issued.clone());
-        registry.register("policy_errors", "Errors while evaluating policies", policy_errors.clone());
-        registry.register("policy_fallbacks", "Decisions by Cedar's own evaluator", policy_fallbacks.clone());
+        registry.register_collector(Box::new(policies.clone()));
     }
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use palisade_model::reason::Reason;
 use serde::{Serialize, Serializer};
 
-use super::trace::TraceContext;
+use super::{shadow::ShadowRecord, trace::TraceContext};
 
 /// Which way the traffic goes, seen from the proxy's workload. A gateway is always inbound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -58,6 +58,8 @@ pub struct Record {
     pub decision: Option<Box<str>>,
     /// Policies that decided, the deciding one first.
     pub policies: Vec<Arc<str>>,
+    /// What audited and dry-run policies said; `null` where they had nothing to say.
+    pub shadow: Option<Box<ShadowRecord>>,
     /// `KIND NS/NAME[RULE]` of the route.
     pub route: Option<Box<str>>,
     /// Cluster that was chosen.
@@ -103,6 +105,7 @@ impl Record {
             details: None,
             decision: None,
             policies: Vec::new(),
+            shadow: None,
             route: None,
             cluster: None,
             upstream: None,

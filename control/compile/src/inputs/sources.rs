@@ -101,6 +101,7 @@ impl Inputs {
             peer_authentications: Objects::new(),
             request_authentications: Objects::new(),
             keys: BTreeMap::new(),
+            cedar_policies: Objects::new(),
             broken_policies: Vec::new(),
             reports,
         };
@@ -181,11 +182,11 @@ impl Inputs {
             Kind::AuthorizationPolicy(policy) => insert(&mut self.authorization_policies, head, (**policy).clone()),
             Kind::PeerAuthentication(policy) => insert(&mut self.peer_authentications, head, (**policy).clone()),
             Kind::RequestAuthentication(policy) => insert(&mut self.request_authentications, head, (**policy).clone()),
+            Kind::CedarPolicy(policy) => insert(&mut self.cedar_policies, head, (**policy).clone()),
             Kind::Broken(broken) => self.add_broken(head, broken),
             // Checked and reported where they were read; nothing is compiled from them.
             Kind::ServiceAccount(_)
             | Kind::Telemetry(_)
-            | Kind::CedarPolicy(_)
             | Kind::PolicyTest(_)
             | Kind::Unknown { group: _, kind: _ } => {}
         }

@@ -139,6 +139,7 @@ fn cluster(
         tcp_keepalive: keepalive,
         idle_timeout: idle_timeout.map_or(Some(IDLE_TIMEOUT), |written| (!written.is_zero()).then_some(written)),
         traffic: TrafficPolicy::default(),
+        is_external: service.is_external,
     }
 }
 

@@ -26,6 +26,7 @@ fn plain(name: Arc<str>, discovery: Discovery, protocol: UpstreamProtocol) -> Cl
         tcp_keepalive: None,
         idle_timeout: Some(Duration::from_secs(3600)),
         traffic: TrafficPolicy::default(),
+        is_external: false,
     }
 }
 

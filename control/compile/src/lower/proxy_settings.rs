@@ -11,6 +11,7 @@ pub(crate) fn of(
     client: Client<'_>,
     outbound_http_ports: BTreeSet<u16>,
     outbound_tls_ports: BTreeSet<u16>,
+    egress_policies: Option<Arc<str>>,
 ) -> ProxySettings {
     let settings = &client.resolved.settings;
     let proxy = client.proxy;
@@ -41,5 +42,6 @@ pub(crate) fn of(
         outbound_http_ports,
         outbound_tls_ports,
         cluster_domain: Arc::clone(&settings.cluster_domain),
+        egress_policies,
     }
 }

@@ -66,6 +66,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, service: &Registered) -> Result<(
         is_headless: service.is_headless,
         names: dns_names(assembly.client, service),
         ports: ports.into(),
+        is_external: service.is_external,
     };
     assembly.add(Resource::Service(resource), [service.origin.clone()])
 }

@@ -7,7 +7,7 @@ use palisade_model::{
     origin::Origin,
     policy::{DenyAll, Policy, PolicyId, PolicyMode},
 };
-use palisade_policy::{RuleAction, RuleSpec, TrustDomains};
+use palisade_policy::{CedarShare, RuleAction, RuleSpec, TrustDomains, document_marker};
 
 use crate::{
     lower::client::Proxy,
@@ -40,6 +40,8 @@ pub(crate) enum Target {
     Workloads(BTreeMap<String, String>),
     /// Named objects.
     Objects(Vec<PolicyTargetReference>),
+    /// The workloads behind a Service of the document's own namespace, by its selector.
+    Service(BTreeMap<String, String>),
 }
 
 /// All restrictions, in age order.
@@ -47,13 +49,26 @@ pub(crate) enum Target {
 pub(crate) struct Authorization {
     root: Arc<str>,
     restrictions: Vec<Restriction>,
+    /// What workloads may reach outside the mesh.
+    egress: Vec<Restriction>,
 }
 
 impl Authorization {
     /// Sorts restrictions.
-    pub(crate) fn new(root: Arc<str>, mut restrictions: Vec<Restriction>) -> Self {
+    pub(crate) fn new(root: Arc<str>, mut restrictions: Vec<Restriction>, mut egress: Vec<Restriction>) -> Self {
         restrictions.sort_by(|a, b| a.origin.cmp(&b.origin));
-        Self { root, restrictions }
+        egress.sort_by(|a, b| a.origin.cmp(&b.origin));
+        Self { root, restrictions, egress }
+    }
+
+    /// Every policy of every document.
+    pub(crate) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        self.restrictions.iter().chain(&self.egress).flat_map(|restriction| &restriction.policies)
+    }
+
+    /// Those that say what a proxy's workload may reach outside the mesh.
+    pub(crate) fn egress_of_proxy<'a>(&'a self, proxy: &'a Proxy) -> impl Iterator<Item = &'a Restriction> {
+        self.egress.iter().filter(|restriction| self.applies(restriction, proxy))
     }
 
     /// Those that apply to a proxy (istio-semantics 1.2).
@@ -71,6 +86,7 @@ impl Authorization {
         let is_own = *namespace == proxy.namespace;
         match target {
             Target::Workloads(labels) => (is_own || *namespace == self.root) && object::selects(labels, &proxy.labels),
+            Target::Service(selector) => is_own && object::selects(selector, &proxy.labels),
             Target::Objects(targets) => proxy.gateway.as_ref().is_some_and(|gateway| {
                 targets.iter().any(|target| {
                     target.group == GATEWAY_GROUP
@@ -100,7 +116,7 @@ impl Restriction {
         }
     }
 
-    /// What an AuthorizationPolicy does; `None` = nothing (a dry run).
+    /// What an AuthorizationPolicy does; `None` = nothing.
     pub(crate) fn new(
         document: &Object<AuthorizationPolicy>,
         domains: &TrustDomains,
@@ -113,20 +129,16 @@ impl Restriction {
         let target = match (labels, targets.is_empty()) {
             (Some(labels), false) => {
                 // Which of the two is meant cannot be known: both are denied.
-                return Some(Self::denying(head, Target::Workloads(labels), "selector together with targetRefs"));
+                let target = Target::Workloads(labels);
+                return Some(match is_dry_run(head) {
+                    true => Self::recording(head, target),
+                    false => Self::denying(head, target, "selector together with targetRefs"),
+                });
             }
             (labels, true) => Target::Workloads(labels.unwrap_or_default()),
             (None, false) => Target::Objects(targets),
         };
-        if is_dry_run(head) {
-            reports.add(Report::warning(
-                head,
-                Code::NotServed,
-                "metadata.annotations[istio.io/dry-run]",
-                "dry runs are not served yet: the policy has no effect",
-            ));
-            return None;
-        }
+        let mode = mode_of(head, reports);
         let action = match spec.action {
             Action::Allow => RuleAction::Allow,
             Action::Deny => RuleAction::Deny,
@@ -140,10 +152,18 @@ impl Restriction {
             target,
             policies: Vec::new(),
             deny_all: None,
-            is_allow: spec.action == Action::Allow,
+            is_allow: spec.action == Action::Allow && mode == PolicyMode::Enforce,
         };
+        let mut would_deny_all = false;
         for (index, entry) in spec.rules() {
-            restriction.add_rule(head, action, index, entry, domains, reports);
+            would_deny_all |= restriction.add_rule(head, (action, mode), index, entry, domains, reports);
+        }
+        let recorded_mode = if action == RuleAction::Audit { PolicyMode::Audit } else { mode };
+        if recorded_mode != PolicyMode::Enforce {
+            // Audited and dry-run documents are seen, and counted, whatever became of their rules.
+            let id = head.key.to_string();
+            let permits = action != RuleAction::Deny;
+            restriction.policies.push(document_marker(&id, head.origin(), recorded_mode, permits, would_deny_all));
         }
         Some(restriction)
     }
@@ -174,30 +194,53 @@ impl Restriction {
             is_allow: false,
         };
         for (index, entry) in spec.rules() {
-            restriction.add_rule(head, RuleAction::Deny, index, entry, domains, reports);
+            restriction.add_rule(head, (RuleAction::Deny, PolicyMode::Enforce), index, entry, domains, reports);
         }
         Some(restriction)
     }
 
+    /// One direction's share of a CedarPolicy.
+    pub(crate) fn of_cedar(head: &Head, target: Target, share: CedarShare) -> Self {
+        let CedarShare { policies, has_permit, deny_all } = share;
+        let namespace = Arc::clone(&head.key.namespace);
+        Self { origin: head.origin(), namespace, target, policies, deny_all, is_allow: has_permit }
+    }
+
+    /// A rejected document that is only a dry run: seen, never in force.
+    pub(crate) fn recording(head: &Head, target: Target) -> Self {
+        let marker = document_marker(&head.key.to_string(), head.origin(), PolicyMode::Shadow, false, true);
+        Self {
+            origin: head.origin(),
+            namespace: Arc::clone(&head.key.namespace),
+            target,
+            policies: vec![marker],
+            deny_all: None,
+            is_allow: false,
+        }
+    }
+
+    /// Adds a rule. `true`: it is a broken DENY of a dry run, which enforced would deny the whole target.
     fn add_rule(
         &mut self,
         head: &Head,
-        action: RuleAction,
+        (action, mode): (RuleAction, PolicyMode),
         index: usize,
         entry: &RuleEntry,
         domains: &TrustDomains,
         reports: &mut Reports,
-    ) {
+    ) -> bool {
+        let is_shadow_deny = action == RuleAction::Deny && mode == PolicyMode::Shadow;
         let key = &head.key;
         let id = PolicyId::of_rule(&key.namespace, &key.name, index);
         match entry {
             // Istio skips it, whatever the action.
-            RuleEntry::Null => {}
+            RuleEntry::Null => false,
             RuleEntry::Invalid(message) => {
-                if action == RuleAction::Deny {
+                if action == RuleAction::Deny && mode == PolicyMode::Enforce {
                     let deny = DenyAll { id, source: Some(head.origin()), message: message.as_str().into() };
                     self.deny_all = palisade_policy::fold_deny_all(self.deny_all.take(), Some(deny));
                 }
+                is_shadow_deny
             }
             RuleEntry::Rule(rule) => {
                 let spec = RuleSpec {
@@ -206,7 +249,7 @@ impl Restriction {
                     rule: u32::try_from(index).ok(),
                     namespace: key.namespace.to_string(),
                     action,
-                    mode: PolicyMode::Enforce,
+                    mode,
                     from: rule.from.as_ref().map(|from| from.iter().map(|from| source(&from.source)).collect()),
                     to: rule.to.as_ref().map(|to| to.iter().map(|to| operation(&to.operation)).collect()),
                     when: rule.when.iter().map(condition).collect(),
@@ -214,19 +257,36 @@ impl Restriction {
                 let admission = palisade_policy::admit_rule(&spec, domains);
                 self.policies.extend(admission.policies);
                 self.deny_all = palisade_policy::fold_deny_all(self.deny_all.take(), admission.deny_all);
+                let is_broken = !admission.problems.is_empty();
                 for problem in admission.problems {
                     let path = format!("spec.rules[{index}].{}", problem.field);
                     reports.add(Report::warning(head, Code::PolicyRule, &path, &problem.message));
                 }
+                is_broken && is_shadow_deny
             }
         }
     }
 }
 
+const DRY_RUN_PATH: &str = "metadata.annotations[istio.io/dry-run]";
+
 /// Go's `ParseBool`; what it cannot read is enforced.
 pub(crate) fn is_dry_run(head: &Head) -> bool {
     let written = head.annotations.get("istio.io/dry-run").map(String::as_str);
     matches!(written, Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
+}
+
+fn mode_of(head: &Head, reports: &mut Reports) -> PolicyMode {
+    if is_dry_run(head) {
+        return PolicyMode::Shadow;
+    }
+    if let Some(written) = head.annotations.get("istio.io/dry-run")
+        && !matches!(written.as_str(), "0" | "f" | "F" | "FALSE" | "false" | "False")
+    {
+        let message = format!("`{written}` is neither true nor false: the policy is enforced");
+        reports.add(Report::warning(head, Code::PolicyDryRun, DRY_RUN_PATH, &message));
+    }
+    PolicyMode::Enforce
 }
 
 fn source(written: &istio::Source) -> palisade_policy::Source {

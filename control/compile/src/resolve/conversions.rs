@@ -18,7 +18,7 @@ use crate::{
     object::{self, Head},
     reports::{Code, Report, Reports},
     resolve::{
-        authorization::{Restriction, Target},
+        authorization::{Restriction, Target, is_dry_run},
         destination_rules::{
             Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, Subset, TrafficPolicy,
         },
@@ -265,13 +265,18 @@ pub(super) fn restrictions(inputs: &Inputs, settings: &MeshSettings, reports: &m
             BrokenTarget::Readable { selector, target_refs } => (selector.clone(), target_refs.clone()),
             BrokenTarget::Unreadable => (None, Vec::new()),
         };
+        let is_dry_run = &*head.kind == "AuthorizationPolicy" && is_dry_run(head);
+        let restrict = |target| match is_dry_run {
+            true => Restriction::recording(head, target),
+            false => Restriction::denying(head, target, &broken.message),
+        };
         // Both written: everything that either names.
         if !targets.is_empty() {
-            restrictions.push(Restriction::denying(head, Target::Objects(targets.clone()), &broken.message));
+            restrictions.push(restrict(Target::Objects(targets.clone())));
         }
         if selector.is_some() || targets.is_empty() {
             let labels = selector.map(|selector| selector.match_labels).unwrap_or_default();
-            restrictions.push(Restriction::denying(head, Target::Workloads(labels), &broken.message));
+            restrictions.push(restrict(Target::Workloads(labels)));
         }
     }
     restrictions

@@ -45,8 +45,8 @@ fn broken_policies_deny_their_target() {
 }
 
 #[test]
-fn a_dry_run_has_no_effect() {
+fn a_dry_run_stands_beside_the_default() {
     let policy = istio("AuthorizationPolicy", "p", "a", "{}")
         .replace("namespace: a}", "namespace: a, annotations: {istio.io/dry-run: \"true\"}}");
-    assert_eq!(set(&(pod("s", "a", "") + &policy), &ProxyRef::sidecar("a", "s")).0, ["mesh/default-allow"]);
+    assert_eq!(set(&(pod("s", "a", "") + &policy), &ProxyRef::sidecar("a", "s")).0, ["a/p", "mesh/default-allow"]);
 }

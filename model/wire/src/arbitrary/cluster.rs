@@ -66,7 +66,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
         any::<u32>(),
         option::of(keepalive),
         option::of(duration()),
-        traffic(),
+        (traffic(), any::<bool>()),
     )
         .prop_map(
             |(
@@ -79,7 +79,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
                 requests,
                 tcp_keepalive,
                 idle_timeout,
-                traffic,
+                (traffic, is_external),
             )| {
                 Cluster {
                     name,
@@ -92,6 +92,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
                     tcp_keepalive,
                     idle_timeout,
                     traffic,
+                    is_external,
                 }
             },
         )

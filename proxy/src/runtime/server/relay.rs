@@ -12,7 +12,9 @@ use palisade_model::{endpoint::Address, reason::Reason};
 use crate::{
     index::RuntimeIndex,
     request::{
-        self, balance,
+        self,
+        authorize::Depth,
+        balance,
         connection::{Entry, Mode},
         external::Testimony,
         facts::Chance,
@@ -22,14 +24,14 @@ use crate::{
     runtime::{
         Runtime,
         connection::{ConnectionContext, Standing},
+        decisions::{Circumstances, Sample},
         providers::Providers,
-        recent::Denied,
     },
     serve::{
         Downstream,
         l4::{self, Dial, RelayCounts, RelayLimits, Upstream},
     },
-    telemetry::Record,
+    telemetry::{Record, ShadowRecord},
 };
 
 /// Tries of one connection (Envoy: `max_connect_attempts` is 1; a second endpoint costs nothing, since nothing was sent).
@@ -52,7 +54,7 @@ impl RelaySubject {
     /// The reason for which it ends.
     pub fn still_permitted(&self, index: &Arc<RuntimeIndex>) -> Result<(), Reason> {
         let standing = self.connection.standing(index).map_err(|refused| refused.reason)?;
-        let (_, said) = request::authorize::connection(&standing.admitted);
+        let (_, said) = request::authorize::connection(&standing.admitted, Depth::Recheck);
         match (said.is_allowed, &standing.admitted.entry) {
             (true, _) => Ok(()),
             (false, Entry::Outbound(_)) => Err(Reason::EgressDenied),
@@ -71,7 +73,8 @@ pub(super) async fn serve(
     let began = Instant::now();
     let facts = context.facts();
     let mut record = Record::new(Timestamp::now(), Arc::clone(&runtime.settings().proxy), facts.direction);
-    let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
+    let sample = runtime.decisions.sample();
+    let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new()).with_depth(sample.depth());
     let mut asked = 0;
     let mut testimony = Testimony::default();
     let mut verdict = loop {
@@ -95,7 +98,7 @@ pub(super) async fn serve(
     for question in std::mem::take(&mut verdict.external.beside) {
         Providers::ask_beside(runtime, &standing, question);
     }
-    note(runtime, &mut record, &standing, &verdict);
+    note(runtime, &mut record, &standing, &verdict, sample);
     let counts = RelayCounts::default();
     if let Action::Forward(plan) = &verdict.action {
         match dial(runtime, &standing, plan, &mut chance, &mut record).await {
@@ -164,7 +167,7 @@ async fn resolve(address: &Address) -> Option<SocketAddr> {
     }
 }
 
-fn note(runtime: &Runtime, record: &mut Record, standing: &Standing, verdict: &Verdict) {
+fn note(runtime: &Runtime, record: &mut Record, standing: &Standing, verdict: &Verdict, sample: Sample) {
     let admitted = &standing.admitted;
     let sni = admitted.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
     record.source = Some(admitted.caller());
@@ -180,12 +183,9 @@ fn note(runtime: &Runtime, record: &mut Record, standing: &Standing, verdict: &V
         record.route = Some(format!("{}[{}]", route.source, route.rule).into());
     }
     let Some(said) = &verdict.authorization else { return };
+    record.shadow = ShadowRecord::of(said).map(Box::new);
     record.policies = said.deciding.iter().filter(|p| p.source.is_some()).map(|p| Arc::clone(&p.id.0)).collect();
-    if let Some(captured) = &said.captured {
-        let id = runtime.decisions.next().to_string();
-        record.decision = Some(id.as_str().into());
-        let engine = Arc::clone(&said.engine);
-        let (time, reason) = (record.time, verdict.reason);
-        runtime.recent.remember(Denied { id: id.into(), time, reason, captured: captured.clone(), engine });
-    }
+    let (time, reason, direction) = (record.time, verdict.reason, record.direction);
+    let circumstances = Circumstances { time, reason, proxy: &runtime.settings().proxy, direction };
+    record.decision = runtime.decisions.note(said, sample, &circumstances).map(Into::into);
 }
