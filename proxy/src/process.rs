@@ -16,10 +16,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod identity;
+mod limits;
 pub mod log;
 mod options;
 mod saved;
 
+pub use limits::LimitOptions;
 pub use options::ProxyOptions;
 
 use self::{identity::IdentityKeeper, saved::Keeping};
@@ -161,6 +163,7 @@ impl ProxyOptions {
         runtime.system_roots.clone_from(&self.system_roots);
         runtime.socket_mark = self.socket_mark;
         runtime.workers = self.workers;
+        self.limits.apply(&mut runtime);
         ProcessSettings {
             kind,
             pod: (self.namespace.as_str().into(), self.name.as_str().into()),

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use palisade_model::{endpoint::Address, reason::Reason};
 
-use super::stream::OwnedRequest;
+use super::stream::{OwnedRequest, StreamSubject};
 use crate::{
     index::InFlight,
     request::{facts::Direction, upstream::PlannedProtocol, verdict::Verdict},
@@ -35,10 +35,14 @@ pub struct RequestCtx {
     pub verdict: Option<Verdict>,
     /// Id of its denial.
     pub decision: Option<String>,
+    /// What the registry judges it by.
+    pub subject: Option<Arc<StreamSubject>>,
     /// Its place in the registry.
     pub registration: Option<Registration>,
     /// The tries so far.
     pub tries: Tries,
+    /// Body bytes that may still come. `None`: any number.
+    pub body_left: Option<u64>,
     /// Whether its answers are gRPC's.
     pub is_grpc: bool,
     /// Whether it asks to switch protocols.
@@ -85,8 +89,10 @@ impl RequestCtx {
             head: None,
             verdict: None,
             decision: None,
+            subject: None,
             registration: None,
             tries: Tries::default(),
+            body_left: None,
             is_grpc: false,
             is_upgrade: false,
             is_closed: false,

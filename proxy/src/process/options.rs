@@ -8,6 +8,8 @@ use std::{
 
 use clap::Args;
 
+use super::limits::LimitOptions;
+
 /// Name that the control plane's certificate carries where nothing else is said.
 const CONTROL_NAME: &str = "palisade-control.palisade-system.svc";
 
@@ -70,6 +72,9 @@ pub struct ProxyOptions {
         default_value = "/etc/ssl/certs/ca-certificates.crt"
     )]
     pub system_roots: PathBuf,
+    /// What clients may take.
+    #[command(flatten)]
+    pub limits: LimitOptions,
     /// Log filter on standard error, as `info` or `palisade_proxy=debug,warn`.
     #[arg(long, env = "PALISADE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
