@@ -17,6 +17,7 @@ pub mod facts;
 mod gate;
 pub mod hygiene;
 pub mod normalize;
+mod outgoing;
 pub mod redirect;
 pub mod route;
 pub mod status;
@@ -28,7 +29,7 @@ pub mod verdict;
 
 use std::sync::Arc;
 
-use http::{HeaderValue, header};
+use http::{HeaderMap, HeaderValue, header};
 use palisade_model::{
     cluster::{Discovery, UpstreamTls},
     reason::Reason,
@@ -44,6 +45,7 @@ use self::{
     external::{External, Testimony},
     facts::{Chance, HttpVersion, Request},
     normalize::Target,
+    outgoing::with_query,
     redirect::Redirected,
     route::{Found, FoundL4, INBOUND_PASSTHROUGH, PASSTHROUGH},
     upstream::{hop_changes, is_grpc},
@@ -460,30 +462,6 @@ impl Permitted<'_> {
             fault: Injected::default(),
             external: External::default(),
             action: Action::Respond(answer),
-        }
-    }
-}
-
-/// A target as it goes out. What no URI may hold as it is (a normalised path holds none of it) is percent-encoded.
-fn with_query(path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
-    let mut target = Vec::with_capacity(path.len() + query.map_or(0, |query| query.len() + 1));
-    push_encoded(&mut target, path, |byte| matches!(byte, b'<' | b'>' | b'`'));
-    if let Some(query) = query {
-        target.push(b'?');
-        push_encoded(&mut target, query, |byte| matches!(byte, b'<' | b'>' | b'"'));
-    }
-    target
-}
-
-fn push_encoded(target: &mut Vec<u8>, text: &[u8], is_foreign: impl Fn(u8) -> bool) {
-    if !text.iter().any(|byte| !byte.is_ascii() || is_foreign(*byte)) {
-        return target.extend_from_slice(text);
-    }
-    for byte in text {
-        if byte.is_ascii() && !is_foreign(*byte) {
-            target.push(*byte);
-        } else {
-            target.extend_from_slice(percent_encoding::percent_encode_byte(*byte).as_bytes());
         }
     }
 }

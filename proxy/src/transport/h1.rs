@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::embed::Proxy;
 use super::limits::{ConnectionEnd, H1Limits, NEVER};
-use super::stream::{HeadLimits, MeshStream, Refusal, Shared};
+use super::stream::{HeadLimits, InvalidHead, MeshStream, Refusal, Shared};
 
 /// Pingora's upper bound on a header section.
 const MAX_HEADER: usize = 1_048_575;
@@ -103,6 +103,8 @@ where
         let Some(reused) = proxy.process_new_http(session, &shutdown).await else {
             return match shared.refusal() {
                 Some((Refusal::HeaderTooLarge, _)) => ConnectionEnd::HeaderTooLarge,
+                // The request has an answer and a line of its own.
+                Some((Refusal::Malformed(InvalidHead::Chunks), _)) => ConnectionEnd::Response,
                 Some((Refusal::Malformed(invalid), _)) => ConnectionEnd::Malformed(invalid),
                 Some((Refusal::HeaderTimeout, true)) => ConnectionEnd::HeaderTimeout,
                 Some((Refusal::HeaderTimeout, false)) => ConnectionEnd::Idle,

@@ -60,7 +60,7 @@ pub(super) struct Core {
     limits: HeadLimits,
     /// The chunked body of the current request; `None`: it has another body, or none.
     chunks: Option<Chunks>,
-    /// Bytes of the request's header in front of the stash.
+    /// Bytes of the request's header at the front of the stash.
     head_left: usize,
     pub(super) head_deadline: Option<Instant>,
     head_timer: Option<Pin<Box<Sleep>>>,
@@ -244,11 +244,18 @@ impl Core {
             ready!(self.poll_io(cx, buf))?;
             return Poll::Ready(self.follow_chunks(buf, before));
         }
-        let n = self.stash.len().min(buf.remaining());
+        // A header that was put back goes alone: what follows it waits for its own read, so that a pipelined request survives
+        // its predecessor.
+        let upto = if self.head_left > 0 { self.head_left } else { usize::MAX };
+        let n = self.stash.len().min(buf.remaining()).min(upto);
         buf.put_slice(self.stash.get(..n).unwrap_or_default());
         self.stash.advance(n);
         if self.stash.is_empty() {
             self.stash = BytesMut::new();
+        }
+        if self.head_left > 0 {
+            self.head_left -= n;
+            return Poll::Ready(Ok(()));
         }
         Poll::Ready(self.follow_chunks(buf, before))
     }
@@ -256,17 +263,14 @@ impl Core {
     /// Follows what was just read of a chunked body. What is behind its end waits for its own read.
     fn follow_chunks(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
         let Some(chunks) = self.chunks.as_mut().filter(|chunks| **chunks != Chunks::Done) else { return Ok(()) };
-        // A header that was put back is read first, and perhaps in pieces.
-        let of_head = self.head_left.min(buf.filled().len() - before);
-        self.head_left -= of_head;
-        let body = buf.filled().get(before + of_head..).unwrap_or_default();
+        let body = buf.filled().get(before..).unwrap_or_default();
         let Ok(end) = chunks.follow(body) else {
             self.refusal = Some(Refusal::Malformed(InvalidHead::Chunks));
             return Err(io::Error::new(io::ErrorKind::InvalidData, InvalidHead::Chunks));
         };
         if end < body.len() {
             let rest = body.get(end..).unwrap_or_default().to_vec();
-            buf.set_filled(before + of_head + end);
+            buf.set_filled(before + end);
             self.put_in_front(&rest);
         }
         Ok(())
