@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use crate::support::certs::Pki;
 use crate::support::h1_peer;
 use crate::support::hop::Setup;
 use palisade_proxy::transport::UpstreamProtocol;
@@ -11,10 +12,12 @@ use palisade_proxy::transport::UpstreamProtocol;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn h2spec_finds_no_fault() {
     let origin = h1_peer::start().await;
-    let hop = Setup::to(origin.address).speaking(UpstreamProtocol::Http1).start().await;
+    // Over TLS: in the clear, what is no preface is a bad HTTP/1 request.
+    let setup = Setup { accept_tls: Some(Pki::new().server_public), ..Setup::to(origin.address) };
+    let hop = setup.speaking(UpstreamProtocol::Http1).start().await;
     let port = hop.address.port().to_string();
     let run = Command::new("h2spec")
-        .args(["--host", "127.0.0.1", "--port", &port, "--timeout", "5"])
+        .args(["--host", "127.0.0.1", "--port", &port, "--timeout", "5", "--tls", "--insecure"])
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();

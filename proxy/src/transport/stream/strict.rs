@@ -61,32 +61,35 @@ const TARGET: u8 = 8;
 /// The classes of each byte.
 static CLASSES: [u8; 256] = classes();
 
-#[expect(clippy::indexing_slicing, clippy::as_conversions, reason = "a table of all bytes, made at compile time")]
+#[expect(clippy::indexing_slicing, reason = "a table of all bytes, made at compile time")]
 const fn classes() -> [u8; 256] {
     let mut table = [0; 256];
-    let mut byte = 0_usize;
-    while byte < 256 {
-        let b = byte as u8;
+    let mut b = 0_u8;
+    loop {
+        let mut classes = 0;
         let is_alphanumeric = b.is_ascii_alphanumeric();
         if is_alphanumeric || matches!(b, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~') {
-            table[byte] |= TOKEN;
+            classes |= TOKEN;
         }
         if b == b'\t' || (b >= b' ' && b != 0x7f) {
-            table[byte] |= VALUE;
+            classes |= VALUE;
         }
         if b > b' ' && b != 0x7f {
-            table[byte] |= TARGET;
+            classes |= TARGET;
         }
         // What every URI type takes in a path and in a query as it is.
         if is_alphanumeric
             || matches!(b, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=' | b':' | b'@')
             || matches!(b, b'/' | b'?' | b'%' | b'[' | b']' | b'{' | b'}' | b'|' | b'^')
         {
-            table[byte] |= PLAIN;
+            classes |= PLAIN;
         }
-        byte += 1;
+        table[b as usize] = classes;
+        if b == u8::MAX {
+            return table;
+        }
+        b += 1;
     }
-    table
 }
 
 fn all(bytes: &[u8], class: u8) -> bool {
