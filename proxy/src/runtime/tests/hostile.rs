@@ -249,7 +249,7 @@ fn judged(front: &Front, target: &[u8]) -> Result<Vec<u8>, u16> {
     match decide_http(&index, &admitted, Some(&request), &mut chance).action {
         Action::Forward(plan) => Ok(plan.head.target),
         Action::Respond(answer) => Err(answer.status),
-        Action::Close | Action::Ask(_) => Err(0),
+        Action::Close | Action::Ask(_) | Action::Check(_) => Err(0),
     }
 }
 
