@@ -15,7 +15,7 @@ use palisade_control::standalone;
 use palisade_model::settings::{ProxyKind, WorkloadRef};
 use palisade_proxy::{
     config::{Dialer, Pipe, TokenSource},
-    process::{ControlAccess, Pages, Process, ProcessSettings, log},
+    process::{ControlAccess, LimitOptions, Pages, Process, ProcessSettings, log},
     runtime::RuntimeSettings,
     serve::{DrainPlan, drain::terminated},
 };
@@ -39,6 +39,9 @@ pub(crate) struct Run {
     /// Admin pages.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
     admin: SocketAddr,
+    /// What clients may take.
+    #[command(flatten)]
+    limits: LimitOptions,
     /// Log filter on standard error.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: String,
@@ -65,13 +68,15 @@ impl Run {
             plan.gateways.iter().find(|gateway| is_meant(&format!("{}/{}", gateway.key.namespace, gateway.key.name)));
         let gateway = gateway.with_context(|| format!("no document makes a gateway `{}`", self.gateway))?;
         let pod = WorkloadRef { namespace: Arc::clone(&gateway.namespace), name: Arc::clone(&gateway.name) };
+        let mut runtime = RuntimeSettings::new(format!("{}/{}", pod.namespace, pod.name));
+        self.limits.apply(&mut runtime);
         let settings = ProcessSettings {
             kind: ProxyKind::Gateway,
             pod: (Arc::clone(&pod.namespace), Arc::clone(&pod.name)),
             captures: Vec::new(),
             pages: Pages { admin: Some(self.admin), metrics: None, health: None },
             drain: DrainPlan::default(),
-            runtime: RuntimeSettings::new(format!("{}/{}", pod.namespace, pod.name)),
+            runtime,
         };
         let process = Process::new(settings, filter, io::stdout())?;
         let scratch = Scratch(std::env::temp_dir().join(format!("palisade-run-{}", std::process::id())));

@@ -34,6 +34,12 @@ use crate::{
     transport::{couple, upstream_bytes},
 };
 
+/// The length that a request's header announces; 0 where it announces none.
+fn declared_length(header: &RequestHeader) -> u64 {
+    let length = header.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    length.and_then(|length| length.parse().ok()).unwrap_or(0)
+}
+
 /// The application of gateway and sidecar.
 #[derive(Debug)]
 pub struct MeshApp {
@@ -68,12 +74,23 @@ impl ProxyHttp for MeshApp {
         let Some(verdict) = &ctx.verdict else {
             return Error::e_explain(ErrorType::InternalError, "no verdict");
         };
+        let may_forward = matches!(verdict.action, Action::Forward(_));
+        ctx.body_left = self.runtime.settings().max_body_bytes;
+        if may_forward && ctx.body_left.is_some_and(|max| declared_length(session.req_header()) > max) {
+            ctx.record.reason = Reason::BodyTooLarge;
+            let answer = Answer::refusal(Reason::BodyTooLarge, ctx.is_grpc, None);
+            (ctx.record.status, ctx.record.grpc_status) = (Some(answer.status), answer.grpc_status);
+            // The body is not read: the connection cannot carry another request.
+            session.set_keepalive(None);
+            answer::send(session, &answer, None).await?;
+            return Ok(true);
+        }
         if let Some(delay) = verdict.fault.delay {
             tokio::time::sleep(delay).await;
         }
         match &verdict.action {
             Action::Forward(_) => {
-                tries::prepare(session, ctx);
+                tries::prepare(&self.runtime, session, ctx);
                 copies::begin(&self.runtime, session, ctx);
                 Ok(false)
             }
@@ -103,8 +120,9 @@ impl ProxyHttp for MeshApp {
         ctx: &mut RequestCtx,
     ) -> Result<()> {
         couple(session, digest);
-        tries::connected(ctx, digest);
-        Ok(())
+        tries::connected(session, ctx, digest);
+        // What was revoked while the connection was being made goes no further.
+        tries::check_going(ctx)
     }
 
     async fn upstream_request_filter(
@@ -128,8 +146,10 @@ impl ProxyHttp for MeshApp {
         end_of_stream: bool,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
+        tries::check_going(ctx)?;
+        tries::check_size(ctx, body.as_ref().map_or(0, Bytes::len))?;
         ctx.tee.pass(body.as_ref(), end_of_stream);
-        tries::check_going(ctx)
+        Ok(())
     }
 
     async fn upstream_response_filter(

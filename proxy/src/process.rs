@@ -16,10 +16,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 mod identity;
+mod limits;
 pub mod log;
 mod options;
 mod saved;
 
+pub use limits::LimitOptions;
 pub use options::ProxyOptions;
 
 use self::{identity::IdentityKeeper, saved::Keeping};
@@ -166,6 +168,7 @@ impl ProxyOptions {
         runtime.decisions =
             DecisionSettings { record_one_in: self.decision_record_one_in, replay_one_in: self.policy_replay_one_in };
         runtime.decision_log = self.decision_log.clone().map(|path| (path, self.decision_log_bytes));
+        self.limits.apply(&mut runtime);
         ProcessSettings {
             kind,
             pod: (self.namespace.as_str().into(), self.name.as_str().into()),

@@ -11,11 +11,14 @@ pub mod balance;
 pub mod changes;
 pub mod connection;
 pub mod cors;
+mod deadline;
 mod egress;
 pub mod external;
 pub mod facts;
 mod gate;
+pub mod hygiene;
 pub mod normalize;
+mod outgoing;
 pub mod redirect;
 pub mod route;
 pub mod status;
@@ -41,14 +44,18 @@ use self::{
     connection::{Admitted, Entry},
     cors::CrossOrigin,
     external::{External, Testimony},
-    facts::{Chance, Request},
+    facts::{Chance, HttpVersion, Request},
     normalize::Target,
+    outgoing::with_query,
     redirect::Redirected,
     route::{Found, FoundL4, INBOUND_PASSTHROUGH, PASSTHROUGH},
     upstream::{hop_changes, is_grpc},
     verdict::{Action, Answer, Authorization, ForwardPlan, Injected, Route, UpstreamHead, Verdict},
 };
-use crate::index::{IndexedCluster, IndexedEntry, MatchFacts, RuntimeIndex};
+use crate::{
+    index::{IndexedCluster, IndexedEntry, MatchFacts, RuntimeIndex},
+    transport::MAX_TARGET,
+};
 
 /// A permitted request on its way through its route.
 struct Permitted<'a> {
@@ -92,15 +99,18 @@ pub fn decide_http_with(
     let Some(request) = request else { return refuse(false) };
     let is_grpc = is_grpc(request);
     let settings = index.settings();
-    let authority = std::str::from_utf8(request.authority).ok().and_then(|text| Authority::parse(text).ok());
-    let target = normalize::normalize(request.target, settings.path_normalization, settings.reject_path_parameters);
+    let Ok(addressed) = hygiene::check(request) else { return refuse(is_grpc) };
+    // HTTP/1.0 may name no host; it means where it was sent.
+    let is_unnamed = addressed.authority.is_empty() && request.version == HttpVersion::Http10;
+    let sent_to = is_unnamed.then(|| admitted.facts.destination.to_string());
+    let named = sent_to.as_ref().map_or(addressed.authority, |destination| destination.as_bytes());
+    let authority = std::str::from_utf8(named).ok().and_then(|text| Authority::parse(text).ok());
+    let target = normalize::normalize(&addressed.target, settings.path_normalization, settings.reject_path_parameters);
     let (Some(authority), Ok(target)) = (authority, target) else { return refuse(is_grpc) };
-    if has_ambiguous_length(request.headers) {
+    if target.path == "*" && request.method != "OPTIONS" {
         return refuse(is_grpc);
     }
-    if request.method == "CONNECT" || (target.path == "*" && request.method != "OPTIONS") {
-        return refuse(is_grpc);
-    }
+    let request = &Request { scheme: address::scheme(settings, admitted, request), ..*request };
     let remote_ip = address::remote_ip(settings, admitted.facts.source.ip().to_canonical(), request.headers);
     let passed = gate::pass(admitted, request, &authority, &target, remote_ip, is_grpc, testimony, chance.now);
     let gate::Passed { passing, jwt } = match passed {
@@ -158,13 +168,6 @@ pub fn decide_http_with(
             passing.external.onto(verdict)
         }
     }
-}
-
-/// Whether the body's length can be read in more than one way (RFC 9112 section 6.3): several lines, a list, or no number.
-fn has_ambiguous_length(headers: &HeaderMap) -> bool {
-    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(length) = lines.next() else { return false };
-    lines.next().is_some() || length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
 /// Decides a connection that carries opaque bytes.
@@ -389,6 +392,9 @@ impl Permitted<'_> {
             response.extend_from_slice(backend.unwrap_or_default());
             response.extend_from_slice(&entry.rule.response_changes().changes);
         }
+        if head.target.len() > MAX_TARGET {
+            return Verdict { fault, ..self.respond(Reason::HeadersTooLarge, route, None) };
+        }
         let mirrors = chosen.into_iter().flat_map(|(forward, _)| forward.mirrors.iter());
         let mirrors = mirrors
             .filter(|mirror| mirror.share.happens(chance.draw()))
@@ -400,7 +406,11 @@ impl Permitted<'_> {
             is_passthrough: is_passthrough(name),
             head,
             response,
-            timeout: chosen.and_then(|(forward, _)| forward.timeout),
+            timeout: deadline::limit(
+                chosen.and_then(|(forward, _)| forward.timeout),
+                self.is_grpc,
+                self.request.headers,
+            ),
             retries: chosen.and_then(|(forward, _)| forward.retries.clone()),
             mirrors,
         };
@@ -482,13 +492,6 @@ impl Permitted<'_> {
             external: External::default(),
             action: Action::Respond(answer),
         }
-    }
-}
-
-fn with_query(path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
-    match query {
-        Some(query) => [path, query].join(&b'?'),
-        None => path.to_vec(),
     }
 }
 

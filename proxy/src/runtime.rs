@@ -30,7 +30,7 @@ use crate::{
     http::{copies::Copies, stream::StreamSubject},
     index::{BuildError, RuntimeIndex},
     runtime::connection::ConnectionContext,
-    serve::{AdmissionTimeouts, Drain, LiveFacts, LiveRegistry, Verdict},
+    serve::{AdmissionTimeouts, Drain, ListenerOptions, LiveFacts, LiveRegistry, Verdict},
     telemetry::{AccessLog, Metrics},
     tls::IdentityStore,
     transport::{ConnectorSettings, H1Limits, H2Limits, MeshConnector},
@@ -62,6 +62,14 @@ pub struct RuntimeSettings {
     pub system_roots: PathBuf,
     /// Mark of the proxy's own sockets, where redirection rules know them by it.
     pub socket_mark: Option<u32>,
+    /// Client connections open at once on one listener. `None`: no limit.
+    pub max_connections: Option<NonZeroUsize>,
+    /// Bytes of a request's body. `None`: no limit.
+    pub max_body_bytes: Option<u64>,
+    /// A request on which nothing moves for this long is ended. `None`: never.
+    pub stream_idle_timeout: Option<Duration>,
+    /// The same for opaque connections.
+    pub tcp_idle_timeout: Option<Duration>,
     /// How long a request waits for a lookup in all.
     pub lookup_timeout: Duration,
     /// Threads that serve connections; `None`: one per core.
@@ -111,6 +119,10 @@ impl RuntimeSettings {
             h2: H2Limits::default(),
             system_roots: "/etc/ssl/certs/ca-certificates.crt".into(),
             socket_mark: None,
+            max_connections: None,
+            max_body_bytes: None,
+            stream_idle_timeout: None,
+            tcp_idle_timeout: Some(Duration::from_secs(3600)),
             lookup_timeout: Duration::from_secs(5),
             workers: None,
             decisions: DecisionSettings::default(),
@@ -201,13 +213,27 @@ impl Runtime {
                 return Err(error);
             }
         };
-        let edge = EdgePorts::build(&index, &self.edge.load(), self.settings.timeouts);
+        let options = ListenerOptions { max_connections: self.settings.max_connections, ..ListenerOptions::default() };
+        let edge = EdgePorts::build(&index, &self.edge.load(), self.settings.timeouts, &options);
         self.edge.store(Arc::new(edge));
         self.metrics.policies.follow(&index);
         self.index.store(Some(Arc::clone(&index)));
         self.metrics.config_applied.inc();
         drop(applying);
-        let closed = self.registry.reevaluate(|facts| judge(facts, &index));
+        let mut ended = Vec::new();
+        let closed = self.registry.reevaluate(|facts| {
+            let verdict = judge(facts, &index);
+            if let (Verdict::Close(reason), Some(subject)) = (verdict, &facts.subject) {
+                ended.push((Arc::clone(subject), reason));
+            }
+            verdict
+        });
+        // Only now has each its reason, which its end will report.
+        for (subject, reason) in ended {
+            if let Some(stream) = subject.downcast_ref::<StreamSubject>() {
+                stream.end(reason);
+            }
+        }
         if !closed.is_empty() {
             tracing::info!(?closed, "closed what the new configuration no longer permits");
         }
@@ -231,10 +257,7 @@ fn judge(facts: &LiveFacts, index: &Arc<RuntimeIndex>) -> Verdict {
     if let Some(stream) = subject.downcast_ref::<StreamSubject>() {
         return match stream.still_permitted(index) {
             Ok(()) => Verdict::Keep,
-            Err(reason) => {
-                stream.close_connection(reason);
-                Verdict::Close(reason)
-            }
+            Err(reason) => Verdict::Close(reason),
         };
     }
     // Kept-alive connections are admitted again before their next request; those that carry nothing but bytes now.

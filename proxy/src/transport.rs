@@ -39,9 +39,12 @@ pub use embed::{EmbedError, Proxy, ProxySettings, build_proxy};
 pub use h1::serve_h1;
 pub use h2::serve_h2;
 pub use limits::{ConnectionEnd, H1Limits, H2Limits, H2Windows, PingKeepalive};
-pub use link::{couple, is_stream_idle, set_stream_idle_timeout, upstream_bytes};
-pub use meta::{ConnMeta, PeerCertificate, TlsFacts, conn_meta, downstream_meta};
-pub use stream::{AppProtocol, MeshStream, Wire};
+pub use link::{Revoker, couple, is_stream_idle, revoker, set_stream_idle_timeout, upstream_bytes};
+pub use meta::{
+    ConnMeta, PeerCertificate, TlsFacts, conn_meta, count_request, downstream_meta, is_malformed, odd_target,
+};
+pub use stream::{AppProtocol, InvalidHead, MeshStream, Wire};
+pub(crate) use stream::{MAX_TARGET, is_length};
 
 /// Log directives for Pingora's own targets, in `tracing_subscriber::EnvFilter` syntax.
 ///

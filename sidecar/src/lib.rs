@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -69,7 +70,10 @@ pub fn run(options: &Options) -> Result<(), ProcessError> {
     let bind = |name: &str, port| Bind {
         key: ListenerKey::new(name),
         address: proxy.bind_address(port),
-        options: ListenerOptions::default(),
+        options: ListenerOptions {
+            max_connections: NonZeroUsize::new(proxy.limits.max_connections),
+            ..ListenerOptions::default()
+        },
     };
     let captures =
         vec![(Role::Inbound, bind("inbound", *inbound_port)), (Role::Outbound, bind("outbound", *outbound_port))];

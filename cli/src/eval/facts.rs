@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 use palisade_model::settings::{ProxyKind, ProxySettings};
 use palisade_policy::CertificateNames;
 use palisade_proxy::request::facts::{Chance, ClientCertificate, ClientTls, Connection, Direction, HttpVersion, Trust};
@@ -156,10 +156,19 @@ pub(super) fn request(http: &HttpCase, has_tls: bool) -> Option<OwnedRequest> {
         }
         headers.append(HeaderName::from_bytes(&name.0).ok()?, HeaderValue::from_bytes(trimmed).ok()?);
     }
-    // `host` among the headers is the authority of HTTP/1.
-    let host = headers.get(http::header::HOST).map(|value| value.as_bytes().to_vec());
-    let authority = authority.as_ref().map(|text| text.0.clone()).or(host).unwrap_or_default();
-    headers.remove(http::header::HOST);
+    // `host` among the headers is the authority of HTTP/1; whatever else says `host` stays, to be judged.
+    let mut hosts = headers.get_all(HOST).iter().cloned().collect::<Vec<_>>().into_iter();
+    headers.remove(HOST);
+    let authority = match authority {
+        Some(text) => text.0.clone(),
+        None => hosts.next().map_or_else(Vec::new, |host| host.as_bytes().to_vec()),
+    };
+    for host in hosts {
+        headers.append(HOST, host);
+    }
+    if is_http2 && headers.get_all(HOST).iter().eq([authority.as_slice()]) {
+        headers.remove(HOST);
+    }
     Some(OwnedRequest {
         method,
         scheme,

@@ -8,7 +8,10 @@ use std::{
 use jiff::Timestamp;
 use palisade_model::{endpoint::Address, reason::Reason};
 
-use super::{copies::Tee, stream::OwnedRequest};
+use super::{
+    copies::Tee,
+    stream::{OwnedRequest, StreamSubject},
+};
 use crate::{
     index::InFlight,
     request::{facts::Direction, upstream::PlannedProtocol, verdict::Verdict},
@@ -35,12 +38,16 @@ pub struct RequestCtx {
     pub verdict: Option<Verdict>,
     /// Id of its denial.
     pub decision: Option<String>,
+    /// What the registry judges it by.
+    pub subject: Option<Arc<StreamSubject>>,
     /// Its place in the registry.
     pub registration: Option<Registration>,
     /// The tries so far.
     pub tries: Tries,
     /// Copies of it whose bodies are being teed.
     pub tee: Tee,
+    /// Body bytes that may still come. `None`: any number.
+    pub body_left: Option<u64>,
     /// Whether its answers are gRPC's.
     pub is_grpc: bool,
     /// Whether it asks to switch protocols.
@@ -87,9 +94,11 @@ impl RequestCtx {
             head: None,
             verdict: None,
             decision: None,
+            subject: None,
             registration: None,
             tries: Tries::default(),
             tee: Tee::default(),
+            body_left: None,
             is_grpc: false,
             is_upgrade: false,
             is_closed: false,

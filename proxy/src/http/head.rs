@@ -6,41 +6,34 @@ use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::stream::OwnedRequest;
-use crate::{
-    request::{
-        changes::{Headers, apply},
-        connection::{Admitted, Mode},
-        facts::HttpVersion,
-        upstream::VERSION_HEADER,
-        verdict::UpstreamHead,
-    },
-    transport::authority,
+use crate::request::{
+    changes::{Headers, apply},
+    connection::{Admitted, Mode},
+    facts::HttpVersion,
+    upstream::VERSION_HEADER,
+    verdict::UpstreamHead,
 };
 
-/// Reads the head of a request; `None` when it names no single authority: answer 400.
-pub(super) fn read(header: &RequestHeader, admitted: &Admitted) -> Option<OwnedRequest> {
-    let authority = match authority::of(header) {
-        Err(_) => return None,
-        Ok(None) => Bytes::from(admitted.facts.destination.to_string()),
-        Ok(Some(_)) => match header.uri.authority() {
-            Some(authority) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
-            None => Bytes::copy_from_slice(header.headers.get(header::HOST)?.as_bytes()),
-        },
+/// Reads the head of a request. `odd`: its target as it came, where Pingora was shown another.
+pub(super) fn read(header: &RequestHeader, odd: Option<Bytes>, admitted: &Admitted) -> OwnedRequest {
+    let authority = match (header.uri.authority(), header.headers.get(header::HOST)) {
+        (Some(authority), _) => Bytes::copy_from_slice(authority.as_str().as_bytes()),
+        (None, Some(host)) => Bytes::copy_from_slice(host.as_bytes()),
+        (None, None) => Bytes::new(),
     };
-    let raw = header.raw_path();
-    let target = match raw.first() {
-        Some(b'/' | b'*') => Bytes::copy_from_slice(raw),
-        // An absolute target: its authority was checked above, its path is what counts.
-        _ => Bytes::copy_from_slice(header.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes()),
-    };
-    let scheme = match admitted.mode {
-        Mode::Mtls | Mode::TlsTerminated => "https",
-        Mode::Plaintext | Mode::TlsPassthrough => "http",
+    let target = odd.unwrap_or_else(|| Bytes::copy_from_slice(header.raw_path()));
+    let is_tls = matches!(admitted.mode, Mode::Mtls | Mode::TlsTerminated);
+    let scheme = match header.uri.scheme_str() {
+        Some("http") => "http",
+        Some("https") => "https",
+        _ if is_tls => "https",
+        _ => "http",
     };
     let mut headers = header.headers.clone();
+    // One Host, checked against the target, when the header was received.
     headers.remove(header::HOST);
     let version = version_of(header, admitted);
-    Some(OwnedRequest { method: header.method.clone(), scheme, authority, target, version, headers })
+    OwnedRequest { method: header.method.clone(), scheme, authority, target, version, headers }
 }
 
 /// The version that the application meets: what the other sidecar's client spoke, where it rode HTTP/2 between us.

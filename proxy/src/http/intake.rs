@@ -1,6 +1,9 @@
 //! The first phase: pin a configuration, admit the connection again, decide, and note what the log will say.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
 
 use http::{HeaderMap, HeaderValue, header};
 use palisade_model::reason::Reason;
@@ -24,7 +27,7 @@ use crate::{
         providers::Providers,
     },
     telemetry::{ShadowRecord, TraceContext},
-    transport::downstream_meta,
+    transport::{downstream_meta, odd_target},
 };
 
 /// How often one request may learn that something else is not known yet: address, host, and one more of each.
@@ -60,13 +63,15 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
                 return Error::e_explain(ErrorType::ConnectionClosed, "the connection is not admitted any more");
             }
         };
-        let head = head::read(session.req_header(), &standing.admitted).map(Arc::new);
+        // Only where Pingora was shown the shortest target can there be another behind it.
+        let odd = if session.req_header().raw_path() == b"/" { odd_target(session) } else { None };
+        let head = Arc::new(head::read(session.req_header(), odd, &standing.admitted));
         let mut verdict = {
-            let facts = head.as_ref().map(|head| head.facts());
-            ctx.is_grpc = facts.as_ref().is_some_and(is_grpc);
-            ctx.is_upgrade = facts.as_ref().is_some_and(is_upgrade);
+            let facts = head.facts();
+            ctx.is_grpc = is_grpc(&facts);
+            ctx.is_upgrade = is_upgrade(&facts);
             let mut chance = Chance::random(now, fastrand::Rng::new()).with_depth(sample.depth());
-            request::decide_http_with(&index, &standing.admitted, facts.as_ref(), &testimony, &mut chance)
+            request::decide_http_with(&index, &standing.admitted, Some(&facts), &testimony, &mut chance)
         };
         if let Action::Check(question) = &mut verdict.action {
             // Each provider is asked once: the next round has its answer.
@@ -92,13 +97,13 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
             }
             verdict.action = Action::Respond(Answer::refusal(Reason::ConfigUnavailable, ctx.is_grpc, None));
         }
-        note(runtime, session, ctx, &standing, &verdict, sample);
+        note(runtime, session, ctx, &standing, &verdict, sample, &head.target);
         for question in std::mem::take(&mut verdict.external.beside) {
             Providers::ask_beside(runtime, &standing, question);
         }
-        register(ctx, &connection, head.as_ref(), testimony);
+        register(ctx, &connection, &head, testimony);
         ctx.standing = Some(standing);
-        ctx.head = head;
+        ctx.head = Some(head);
         ctx.verdict = Some(verdict);
         return Ok(());
     }
@@ -108,12 +113,15 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
 fn register(
     ctx: &mut RequestCtx,
     connection: &Arc<ConnectionContext>,
-    head: Option<&Arc<super::stream::OwnedRequest>>,
+    head: &Arc<super::stream::OwnedRequest>,
     testimony: Testimony,
 ) {
-    if let (Some(registration), Some(head)) = (connection.registration(), head) {
-        let subject = StreamSubject { connection: Arc::clone(connection), head: Arc::clone(head), testimony };
-        ctx.registration = Some(registration.stream(Some(Arc::new(subject))));
+    if let Some(registration) = connection.registration() {
+        let (connection, head) = (Arc::clone(connection), Arc::clone(head));
+        let subject = Arc::new(StreamSubject { connection, head, testimony, revoker: OnceLock::new() });
+        let judged: Arc<StreamSubject> = Arc::clone(&subject);
+        ctx.subject = Some(subject);
+        ctx.registration = Some(registration.stream(Some(judged)));
     }
 }
 
@@ -124,6 +132,7 @@ fn note(
     standing: &Standing,
     verdict: &Verdict,
     sample: Sample,
+    target: &[u8],
 ) {
     let admitted = &standing.admitted;
     let header = session.req_header();
@@ -145,7 +154,7 @@ fn note(
         .map(|authority| authority.as_str())
         .or_else(|| text(header::HOST.as_str()))
         .map(Into::into);
-    record.path = Some(logged_path(runtime, header.raw_path(), standing));
+    record.path = Some(logged_path(target, standing));
     record.request_id = request_id(verdict).or_else(|| text("x-request-id")).map(Into::into);
     record.trace = TraceContext::from_headers(|name| of(&header.headers, name));
     record.reason = verdict.reason;
@@ -193,7 +202,7 @@ fn of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 /// The path as policies saw it, without query; a path that could not be normalised, as far as it is text.
-fn logged_path(_runtime: &Runtime, raw: &[u8], standing: &Standing) -> Box<str> {
+fn logged_path(raw: &[u8], standing: &Standing) -> Box<str> {
     let settings = standing.index.settings();
     match request::normalize::normalize(raw, settings.path_normalization, false) {
         Ok(target) => (*target.path).into(),

@@ -6,7 +6,7 @@ use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 
 use super::context::RequestCtx;
-use crate::transport::is_stream_idle;
+use crate::transport::{is_malformed, is_stream_idle};
 
 /// The reason behind an error.
 pub(super) fn reason_of(session: &Session, error: &Error, ctx: &RequestCtx) -> Reason {
@@ -40,6 +40,7 @@ pub(super) fn reason_of(session: &Session, error: &Error, ctx: &RequestCtx) -> R
         kind => match (error.esource(), kind) {
             (ErrorSource::Downstream, ErrorType::InvalidHTTPHeader | ErrorType::H2Error) => Reason::BadRequest,
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => Reason::RequestTimeout,
+            (ErrorSource::Downstream, _) if is_malformed(session) => Reason::BadRequest,
             (ErrorSource::Downstream, _) => Reason::DownstreamClosed,
             (_, ErrorType::ReadTimedout | ErrorType::WriteTimedout) => Reason::Timeout,
             (_, ErrorType::InvalidHTTPHeader) => Reason::UpstreamProtocol,

@@ -1,6 +1,6 @@
 //! What is kept of a request in progress, so that a new configuration can judge it again.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -16,6 +16,7 @@ use crate::{
         verdict::Action,
     },
     runtime::connection::ConnectionContext,
+    transport::Revoker,
 };
 
 /// A request in progress.
@@ -27,6 +28,8 @@ pub struct StreamSubject {
     pub head: Arc<OwnedRequest>,
     /// What providers said of it, and when its tokens were judged: a stream outlives its token.
     pub testimony: Testimony,
+    /// Ends it, once it is coupled with its upstream.
+    pub revoker: OnceLock<Revoker>,
 }
 
 /// The head of a request, owned.
@@ -79,8 +82,11 @@ impl StreamSubject {
         }
     }
 
-    /// Closes the connection where this request is all that it carries.
-    pub fn close_connection(&self, reason: Reason) {
+    /// Ends the request where nothing may move on it for a long time: it, or the connection whose only load it is.
+    pub fn end(&self, reason: Reason) {
+        if self.revoker.get().is_some_and(Revoker::revoke) {
+            return;
+        }
         if self.connection.is_http1()
             && let Some(registration) = self.connection.registration()
         {

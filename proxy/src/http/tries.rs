@@ -2,6 +2,7 @@
 
 use std::{
     net::SocketAddr,
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -25,7 +26,9 @@ use crate::{
         verdict::{Action, ForwardPlan},
     },
     runtime::Runtime,
-    transport::{PeerOptions, UpstreamProtocol, conn_meta, retry_is_safe, set_stream_idle_timeout},
+    transport::{
+        PeerOptions, UpstreamProtocol, conn_meta, count_request, retry_is_safe, revoker, set_stream_idle_timeout,
+    },
 };
 
 /// Repeats after stale pooled connections: after a peer's restart the neighbours of one are stale as well, and the next
@@ -37,11 +40,11 @@ const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Starts the request's clock.
-pub(super) fn prepare(session: &mut Session, ctx: &mut RequestCtx) {
+pub(super) fn prepare(runtime: &Runtime, session: &mut Session, ctx: &mut RequestCtx) {
     // INVARIANT: no try may wait for ever where the route has a limit.
     let timeout = plan(ctx).and_then(|plan| plan.timeout);
     ctx.tries.deadline = timeout.map(|timeout| Instant::now() + timeout);
-    set_stream_idle_timeout(session, None);
+    set_stream_idle_timeout(session, runtime.settings().stream_idle_timeout);
 }
 
 fn plan(ctx: &RequestCtx) -> Option<&ForwardPlan> {
@@ -51,11 +54,17 @@ fn plan(ctx: &RequestCtx) -> Option<&ForwardPlan> {
     }
 }
 
+/// How many requests one connection to the cluster may carry, where that is limited.
+fn max_requests(ctx: &RequestCtx) -> Option<NonZeroU32> {
+    NonZeroU32::new(plan(ctx)?.cluster.cluster().max_requests_per_connection)
+}
+
 /// Picks the endpoint of the next try. Pausing first is the back-off.
 pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
     if let Some(pause) = ctx.tries.pause.take() {
         tokio::time::sleep(pause).await;
     }
+    check_going(ctx)?;
     let left = remaining(ctx)?;
     let (Some(standing), Some(head)) = (ctx.standing.clone(), ctx.head.clone()) else {
         return Error::e_explain(ErrorType::InternalError, "forwarding an undecided request");
@@ -93,6 +102,7 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
         read_timeout: [per_try, left].into_iter().flatten().min(),
         idle_timeout: cluster.cluster().idle_timeout.unwrap_or(DEFAULT_IDLE),
         fresh: ctx.tries.fresh || cluster.cluster().max_requests_per_connection == 1,
+        max_requests: NonZeroU32::new(cluster.cluster().max_requests_per_connection),
     };
     let spoken = if protocol.is_http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 };
     let peer = runtime.transports.connector().peer(address, &transport, spoken, &options);
@@ -137,7 +147,14 @@ pub(super) async fn resolve(address: &Address) -> Option<SocketAddr> {
 }
 
 /// Notes who answered the connection.
-pub(super) fn connected(ctx: &mut RequestCtx, digest: Option<&Digest>) {
+pub(super) fn connected(session: &Session, ctx: &mut RequestCtx, digest: Option<&Digest>) {
+    if let (Some(subject), Some(revoker)) = (&ctx.subject, revoker(session)) {
+        // One link serves all tries of a request.
+        let _ = subject.revoker.set(revoker);
+    }
+    if let (Some(limit), Some(digest)) = (max_requests(ctx), digest) {
+        count_request(digest, limit);
+    }
     let identity = digest.and_then(conn_meta).and_then(|meta| meta.peer_certificate());
     ctx.record.upstream_identity = identity.and_then(|peer| peer.uris.first()).map(|uri| uri.as_str().into());
 }
@@ -153,6 +170,21 @@ pub(super) fn check_going(ctx: &mut RequestCtx) -> Result<()> {
         return Error::e_explain(ErrorType::ReadTimedout, "the request's time is up");
     }
     Ok(())
+}
+
+/// Ends a request whose body exceeds its limit. A retry's copy of what was received counts once more: it is at most 64 KiB.
+pub(super) fn check_size(ctx: &mut RequestCtx, bytes: usize) -> Result<()> {
+    let Some(left) = ctx.body_left else { return Ok(()) };
+    match left.checked_sub(u64::try_from(bytes).unwrap_or(u64::MAX)) {
+        Some(left) => {
+            ctx.body_left = Some(left);
+            Ok(())
+        }
+        None => {
+            ctx.tries.failure = Some(Reason::BodyTooLarge);
+            Error::e_explain(ErrorType::ConnectionClosed, "the request's body is too large")
+        }
+    }
 }
 
 /// Turns a response that the policy retries into a failed try.
@@ -195,6 +227,9 @@ pub(super) fn broken(
     is_reused: bool,
 ) -> Box<Error> {
     ctx.tries.in_flight = None;
+    if let Some(reason) = ctx.registration.as_ref().and_then(|registration| registration.close_reason()) {
+        ctx.tries.failure = Some(reason);
+    }
     if *error.esource() == ErrorSource::Downstream || ctx.tries.failure.is_some() {
         error.set_retry(false);
         return error;

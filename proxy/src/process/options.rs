@@ -8,6 +8,8 @@ use std::{
 
 use clap::Args;
 
+use super::limits::LimitOptions;
+
 /// Name that the control plane's certificate carries where nothing else is said.
 const CONTROL_NAME: &str = "palisade-control.palisade-system.svc";
 
@@ -82,6 +84,9 @@ pub struct ProxyOptions {
     /// One decision in this many is made again on Cedar itself, off the request's path; 0 = none.
     #[arg(long, env = "PALISADE_POLICY_REPLAY_ONE_IN", value_name = "N", default_value_t = 10_000)]
     pub policy_replay_one_in: u32,
+    /// What clients may take.
+    #[command(flatten)]
+    pub limits: LimitOptions,
     /// Log filter on standard error, as `info` or `palisade_proxy=debug,warn`.
     #[arg(long, env = "PALISADE_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,

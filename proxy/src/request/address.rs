@@ -5,6 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderValue};
 use palisade_model::settings::{ProxyKind, ProxySettings};
 
+use super::{
+    connection::{Admitted, Mode},
+    facts::{HttpVersion, Request},
+};
+
 /// The address that policies call remote.
 ///
 /// Sidecar: the rightmost `x-forwarded-for` entry, if there is one, else the peer. Gateway: with N trusted hops the Nth
@@ -21,6 +26,24 @@ pub fn remote_ip(settings: &ProxySettings, peer: IpAddr, headers: &HeaderMap) ->
     let lines: Vec<&[u8]> = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes).collect();
     let mut entries = lines.into_iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b','));
     entries.nth(skip).map(<[u8]>::trim_ascii).and_then(parse).unwrap_or(peer).to_canonical()
+}
+
+/// Whether the proxy believes what a request says about how it travelled so far.
+pub(super) fn trusts_forwarding(settings: &ProxySettings) -> bool {
+    settings.kind == ProxyKind::Sidecar || settings.client_address.trusted_hops > 0
+}
+
+/// The scheme that routes match and redirects keep: what a trusted `x-forwarded-proto` says, else how the request reached this
+/// proxy. HTTP/2 carries its own, which stays (Envoy: `:scheme`), except between sidecars, where it is the connection's.
+pub(super) fn scheme<'a>(settings: &ProxySettings, admitted: &Admitted, request: &Request<'a>) -> &'a str {
+    if request.version == HttpVersion::Http2 && admitted.mode != Mode::Mtls || !trusts_forwarding(settings) {
+        return request.scheme;
+    }
+    match request.headers.get("x-forwarded-proto").map(HeaderValue::as_bytes) {
+        Some(b"http") => "http",
+        Some(b"https") => "https",
+        _ => request.scheme,
+    }
 }
 
 /// An address as `x-forwarded-for` entries write it: with or without port, IPv6 with or without brackets.

@@ -10,6 +10,7 @@ use palisade_model::{
 };
 
 use super::{
+    address,
     changes::HeaderChange,
     connection::{Admitted, Mode},
     facts::{Chance, ClientCertificate, Direction, HttpVersion, Request},
@@ -126,7 +127,7 @@ pub fn hop_changes(
     if is_gateway {
         edge_changes(admitted, request, remote_ip, &mut changes);
     }
-    let trusts_proto = !is_gateway || index.settings().client_address.trusted_hops > 0;
+    let trusts_proto = address::trusts_forwarding(index.settings());
     if !(trusts_proto && request.headers.contains_key(&FORWARDED_PROTO)) {
         let scheme = if request.scheme == "https" { "https" } else { "http" };
         changes.push(HeaderChange::Set(FORWARDED_PROTO, HeaderValue::from_static(scheme)));

@@ -38,10 +38,15 @@ pub struct EdgePort {
 
 impl EdgePorts {
     /// The ports of an index. A certificate that cannot be used leaves its server up, and its handshakes fail.
-    pub fn build(index: &RuntimeIndex, previous: &Self, timeouts: AdmissionTimeouts) -> Self {
+    pub fn build(
+        index: &RuntimeIndex,
+        previous: &Self,
+        timeouts: AdmissionTimeouts,
+        options: &ListenerOptions,
+    ) -> Self {
         let mut edge = Self::default();
         for listener in index.listeners() {
-            let port = edge.port(index, listener, previous, timeouts);
+            let port = edge.port(index, listener, previous, timeouts, options);
             edge.ports.insert(Arc::clone(&listener.key), Arc::new(port));
         }
         edge
@@ -65,6 +70,7 @@ impl EdgePorts {
         listener: &Listener,
         previous: &Self,
         timeouts: AdmissionTimeouts,
+        options: &ListenerOptions,
     ) -> EdgePort {
         let has_tls = listener.chains.iter().any(|chain| chain.tls.is_some() || !chain.sni.is_empty());
         let tls = has_tls.then(|| {
@@ -91,7 +97,7 @@ impl EdgePorts {
         let key = ListenerKey::new(Arc::clone(&listener.key));
         EdgePort {
             port: GatewayPort { proxy_protocol, tls, plaintext, timeouts },
-            bind: Bind { key, address, options: ListenerOptions::default() },
+            bind: Bind { key, address, options: options.clone() },
         }
     }
 

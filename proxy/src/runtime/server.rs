@@ -20,7 +20,7 @@ use crate::{
         admit_mesh, decide::DeclaredProtocol, socket::original_destination,
     },
     telemetry::Record,
-    transport::{AppProtocol, Proxy, serve_h1, serve_h2},
+    transport::{AppProtocol, ConnectionEnd, Proxy, serve_h1, serve_h2},
 };
 
 mod relay;
@@ -280,6 +280,7 @@ async fn serve_http(
         biased;
         end = session => {
             tracing::debug!(?end, "downstream connection ended");
+            note_refused(runtime, &context, end);
             Ok(reason_of(end))
         }
         // Dropping the session ends the connection and every stream on it.
@@ -290,15 +291,39 @@ async fn serve_http(
     }
 }
 
-fn reason_of(end: crate::transport::ConnectionEnd) -> Reason {
-    use crate::transport::ConnectionEnd as End;
+/// A request that was refused before there was one to speak of has a line and a count of its own.
+fn note_refused(runtime: &Runtime, context: &ConnectionContext, end: ConnectionEnd) {
+    let (status, details) = match end {
+        ConnectionEnd::Malformed(invalid) => (400, Some(invalid.to_string())),
+        ConnectionEnd::HeaderTimeout => (408, None),
+        ConnectionEnd::HeaderTooLarge => (431, None),
+        _ => return,
+    };
+    let standing = context.last_standing();
+    let admitted = &standing.admitted;
+    let mut record = Record::new(Timestamp::now(), Arc::clone(&runtime.settings().proxy), context.facts().direction);
+    record.source = Some(admitted.caller());
+    record.source_address = Some(admitted.facts.source);
+    record.destination_address = Some(admitted.facts.destination);
+    record.destination = Some(admitted.facts.destination.to_string().into());
+    record.connection = admitted.mode.as_str();
+    record.protocol = "http/1.1";
+    record.status = Some(status);
+    record.reason = reason_of(end);
+    record.details = details.map(Into::into);
+    runtime.metrics.count_request(&record);
+    runtime.log.write(&record);
+}
+
+fn reason_of(end: ConnectionEnd) -> Reason {
+    use ConnectionEnd as End;
     match end {
         End::Client | End::Response | End::MaxRequests | End::MaxAge => Reason::Ok,
         End::Idle => Reason::IdleTimeout,
         End::Drained => Reason::Draining,
         End::HeaderTimeout => Reason::RequestTimeout,
         End::HeaderTooLarge => Reason::HeadersTooLarge,
-        End::Handshake | End::Protocol => Reason::BadRequest,
+        End::Handshake | End::Protocol | End::Malformed(_) => Reason::BadRequest,
         End::PingTimeout => Reason::DownstreamClosed,
     }
 }

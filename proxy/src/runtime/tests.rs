@@ -31,6 +31,7 @@ use crate::{
     transport::{ProxySettings, build_proxy},
 };
 
+mod hostile;
 mod providers;
 mod traffic;
 
@@ -44,10 +45,13 @@ struct Sidecar {
 }
 
 async fn sidecar(ca: &TestCa, name: &str, role: Role, original: SocketAddr) -> Sidecar {
+    sidecar_with(ca, name, role, original, RuntimeSettings::new(format!("foo/{name}"))).await
+}
+
+async fn sidecar_with(ca: &TestCa, name: &str, role: Role, original: SocketAddr, settings: RuntimeSettings) -> Sidecar {
     let (identities, _) = ca.store(&format!("spiffe://cluster.local/ns/foo/sa/{name}"));
     let log = Capture::default();
     let (access_log, _writer) = AccessLog::start(log.clone(), Counter::default()).unwrap();
-    let settings = RuntimeSettings::new(format!("foo/{name}"));
     let runtime = Runtime::new(settings, identities, Arc::new(Metrics::new()), access_log);
     let app = MeshApp::new(Arc::clone(&runtime));
     let connector = runtime.transports.connector().clone();
@@ -86,6 +90,10 @@ async fn application() -> SocketAddr {
 }
 
 fn inbound_snapshot(port: u16, mtls: MtlsMode, policies: Vec<Policy>) -> Arc<Snapshot> {
+    inbound_to(port, mtls, policies, UpstreamProtocol::Client)
+}
+
+fn inbound_to(port: u16, mtls: MtlsMode, policies: Vec<Policy>, protocol: UpstreamProtocol) -> Arc<Snapshot> {
     let cluster = format!("inbound|{port}||");
     let mut set: Vec<PolicyId> = policies.iter().map(|policy| policy.id.clone()).collect();
     set.sort();
@@ -100,7 +108,7 @@ fn inbound_snapshot(port: u16, mtls: MtlsMode, policies: Vec<Policy>) -> Arc<Sna
             policies: "workload/foo/b".into(),
         }),
         Resource::Cluster(Cluster {
-            protocol: UpstreamProtocol::Client,
+            protocol,
             tls: UpstreamTls::Off,
             ..testing::cluster(&cluster, Discovery::Workload { port: None })
         }),

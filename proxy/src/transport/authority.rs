@@ -133,9 +133,9 @@ impl<'a> Authority<'a> {
     }
 }
 
-/// RFC 3986 `reg-name` without percent-encoding and without `*`.
+/// RFC 3986 `reg-name` without percent-encoding and without what lists and patterns are made of.
 fn is_name(host: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'()+,;=".contains(&b);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~!$&'+=".contains(&b);
     !host.is_empty() && host.len() <= MAX_HOST && host.bytes().all(allowed)
 }
 

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -63,6 +64,8 @@ pub struct PeerOptions {
     pub read_timeout: Option<Duration>,
     /// Idle time after which a pooled HTTP/1 connection is closed.
     pub idle_timeout: Duration,
+    /// Requests that one connection carries before it is given up. `None`: no limit.
+    pub max_requests: Option<NonZeroU32>,
     /// Use no pooled connection: for a retry after one of them proved stale, since its neighbours may be so too.
     pub fresh: bool,
 }
@@ -97,6 +100,7 @@ impl Default for PeerOptions {
             read_timeout: None,
             idle_timeout: Duration::from_secs(60),
             fresh: false,
+            max_requests: None,
         }
     }
 }
@@ -187,6 +191,8 @@ impl MeshConnector {
         peer.options.alpn = ALPN::Custom(CustomALPN::new(b"palisade".to_vec()));
         peer.options.total_connection_timeout = Some(options.connect_timeout);
         peer.options.read_timeout = options.read_timeout;
+        // Pingora's field for its own HTTP/2 connector, which is not used; it is part of the pools' key as well.
+        peer.options.max_h2_streams = options.max_requests.map_or(0, limit_of);
         // A connection under a key of its own is found by nobody: it need not wait for anybody.
         peer.options.idle_timeout = Some(if fresh == 0 { options.idle_timeout } else { Duration::ZERO });
         peer
@@ -215,6 +221,10 @@ impl MeshConnector {
         let address = *peer.address().as_inet().ok_or_else(|| internal("peer without an IP address"))?;
         Ok((key, interned, address))
     }
+}
+
+fn limit_of(max: NonZeroU32) -> usize {
+    usize::try_from(max.get()).unwrap_or(usize::MAX)
 }
 
 fn http_peer<P: Peer + 'static>(peer: &P) -> Result<&HttpPeer> {
@@ -246,13 +256,17 @@ impl Connector for MeshConnector {
             if stream.protocol() == AppProtocol::Http1 {
                 return Ok((Connection::Stream(Box::new(stream)), false));
             }
-            let session = self.inner.pools.establish(&slot, stream, transport.tls.is_some(), limit).await?;
+            let session = self
+                .inner
+                .pools
+                .establish(&slot, stream, transport.tls.is_some(), limit, peer.options.max_h2_streams)
+                .await?;
             return Ok((Connection::Session(session), false));
         }
         // Whoever comes second waits here, and finds the first one's connection, or its failure.
         let dialling = slot.lock_dialling(limit).await?;
         if key.fresh == 0
-            && let Some(session) = slot.open_stream()
+            && let Some(session) = slot.open_stream(peer.options.max_h2_streams)
         {
             return Ok((Connection::Session(session), true));
         }
@@ -260,7 +274,11 @@ impl Connector for MeshConnector {
             let stream = dial::connect(address, transport, AppProtocol::Http2, limit).await?;
             match (stream.protocol(), key.protocol) {
                 (AppProtocol::Http2, _) => {
-                    let session = self.inner.pools.establish(&slot, stream, transport.tls.is_some(), limit).await?;
+                    let session = self
+                        .inner
+                        .pools
+                        .establish(&slot, stream, transport.tls.is_some(), limit, peer.options.max_h2_streams)
+                        .await?;
                     Ok(Connection::Session(session))
                 }
                 (AppProtocol::Http1, UpstreamProtocol::Http2) => {
@@ -284,7 +302,8 @@ impl Connector for MeshConnector {
             return None; // Pingora looks into its own HTTP/1 pool next.
         }
         let address = *peer.address().as_inet()?;
-        self.inner.pools.find(&SlotKey { address, transport: key.transport })?.open_stream()
+        let slot = self.inner.pools.find(&SlotKey { address, transport: key.transport })?;
+        slot.open_stream(peer.options.max_h2_streams)
     }
 
     async fn release_http_session<P: Peer + Send + Sync + 'static>(

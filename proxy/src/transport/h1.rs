@@ -12,14 +12,19 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::embed::Proxy;
 use super::limits::{ConnectionEnd, H1Limits, NEVER};
-use super::stream::{MeshStream, Refusal, Shared};
+use super::stream::{HeadLimits, InvalidHead, MeshStream, Refusal, Shared};
 
 /// Pingora's upper bound on a header section.
 const MAX_HEADER: usize = 1_048_575;
+/// Pingora's upper bound on field lines.
+const MAX_FIELDS: usize = 256;
 
-const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-const HEADER_TOO_LARGE: &[u8] =
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const BAD_REQUEST: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nserver: palisade\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const REQUEST_TIMEOUT: &[u8] =
+    b"HTTP/1.1 408 Request Timeout\r\nserver: palisade\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const HEADER_TOO_LARGE: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\nserver: palisade\r\n\
+    content-length: 0\r\nconnection: close\r\n\r\n";
 
 /// Serves one downstream HTTP/1 connection until it closes, idles, reaches a limit, or is drained.
 ///
@@ -41,6 +46,7 @@ where
     let answer = match end {
         ConnectionEnd::HeaderTimeout => Some(REQUEST_TIMEOUT),
         ConnectionEnd::HeaderTooLarge => Some(HEADER_TOO_LARGE),
+        ConnectionEnd::Malformed(_) => Some(BAD_REQUEST),
         _ => None,
     };
     if let Some(answer) = answer {
@@ -79,7 +85,9 @@ where
             () = tokio::time::sleep(limits.idle_timeout) => return ConnectionEnd::Idle,
         }
         requests += 1;
-        shared.begin_request(limits.max_header_bytes.min(MAX_HEADER), limits.header_timeout);
+        let bounds =
+            HeadLimits { bytes: limits.max_header_bytes.min(MAX_HEADER), fields: limits.max_headers.min(MAX_FIELDS) };
+        shared.begin_request(bounds, limits.header_timeout);
         let mut session = ServerSession::new_http1(stream);
         if let Some(settings) = settings.take() {
             settings.apply_to_session(&mut session);
@@ -95,6 +103,9 @@ where
         let Some(reused) = proxy.process_new_http(session, &shutdown).await else {
             return match shared.refusal() {
                 Some((Refusal::HeaderTooLarge, _)) => ConnectionEnd::HeaderTooLarge,
+                // The request has an answer and a line of its own.
+                Some((Refusal::Malformed(InvalidHead::Chunks), _)) => ConnectionEnd::Response,
+                Some((Refusal::Malformed(invalid), _)) => ConnectionEnd::Malformed(invalid),
                 Some((Refusal::HeaderTimeout, true)) => ConnectionEnd::HeaderTimeout,
                 Some((Refusal::HeaderTimeout, false)) => ConnectionEnd::Idle,
                 None if shared.written() == written => ConnectionEnd::Client,

@@ -22,11 +22,14 @@ mod session;
 
 use super::embed::Proxy;
 use super::limits::{ConnectionEnd, H2Limits, NEVER};
+use super::link::Link;
 use super::stream::MeshStream;
 use session::H2Stream;
 
 /// How long a connection that is closed for cause may take to send its GOAWAY.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// A stream that the client resets sooner was perhaps opened for nothing else (Envoy: `premature_reset_min_stream_lifetime`).
+const EARLY: Duration = Duration::from_secs(1);
 
 /// Serves one downstream HTTP/2 connection until it closes, idles, grows too old, or is drained.
 ///
@@ -53,7 +56,7 @@ where
         return ConnectionEnd::Handshake;
     };
     let keepalive = ping::keepalive(connection.ping_pong(), limits.ping);
-    let mut requests = JoinSet::new();
+    let mut requests: JoinSet<bool> = JoinSet::new();
     let end = drive(proxy, &mut connection, &mut requests, &mut shutdown, limits, &digest, keepalive).await;
     if end == ConnectionEnd::Protocol {
         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
@@ -71,7 +74,7 @@ where
 async fn drive<SV>(
     proxy: &Arc<Proxy<SV>>,
     connection: &mut Connection<MeshStream, Bytes>,
-    requests: &mut JoinSet<()>,
+    requests: &mut JoinSet<bool>,
     shutdown: &mut ShutdownWatch,
     limits: &H2Limits,
     digest: &Arc<Digest>,
@@ -86,7 +89,7 @@ where
     let mut keepalive = pin!(keepalive);
     let mut age = pin!(sleep_until(start + limits.max_age.unwrap_or(NEVER)));
     let mut idle = pin!(sleep_until(start + limits.idle_timeout));
-    let (mut served, mut malformed) = (0_u64, 0_u32);
+    let (mut served, mut malformed, mut early_resets) = (0_u64, 0_u32, 0_u64);
     // Why GOAWAY was sent, once it was: `accept` then drives the open streams to their end.
     let mut leaving = None;
     loop {
@@ -95,7 +98,10 @@ where
             // Ready at once if the signal was given before; an error means that its sender is gone.
             _ = shutdown.wait_for(|stop| *stop), if leaving.is_none() => Some(ConnectionEnd::Drained),
             Some(ended) = requests.join_next(), if !requests.is_empty() => {
-                report(ended);
+                early_resets += u64::from(report(ended));
+                if early_resets >= u64::from(limits.max_early_resets) && early_resets * 2 > served {
+                    return ConnectionEnd::Protocol;
+                }
                 if requests.is_empty() {
                     idle.as_mut().reset(Instant::now() + limits.idle_timeout);
                 }
@@ -106,11 +112,16 @@ where
                 Some(Err(e)) => return if e.is_io() { ConnectionEnd::Client } else { ConnectionEnd::Protocol },
                 Some(Ok((request, mut respond))) => {
                     served += 1;
-                    match H2Stream::admit(request, digest, limits.stream_idle_timeout) {
+                    match H2Stream::admit(request, digest, limits) {
                         Ok(admitted) => {
+                            let link: Arc<Link> = admitted.link();
                             let session = ServerSession::new_custom(Box::new(admitted.answered_by(respond)));
                             let (proxy, shutdown) = (Arc::clone(proxy), signal.clone());
-                            requests.spawn(async move { drop(proxy.process_new_http(session, &shutdown).await) });
+                            let begun = Instant::now();
+                            requests.spawn(async move {
+                                drop(proxy.process_new_http(session, &shutdown).await);
+                                link.is_reset_by_client() && begun.elapsed() < EARLY
+                            });
                         }
                         Err(status) => {
                             malformed += 1;
@@ -134,11 +145,16 @@ where
     }
 }
 
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(e) = ended
-        && e.is_panic()
-    {
-        tracing::error!(error = %e, "request task panicked");
+/// Whether the client took the request back as soon as it had made it.
+fn report(ended: Result<bool, tokio::task::JoinError>) -> bool {
+    match ended {
+        Ok(is_early_reset) => is_early_reset,
+        Err(e) => {
+            if e.is_panic() {
+                tracing::error!(error = %e, "request task panicked");
+            }
+            false
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::stream::InvalidHead;
+
 /// A deadline that is none, within what timers take.
 pub(super) const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
@@ -14,6 +16,8 @@ pub struct H1Limits {
     pub idle_timeout: Duration,
     /// Size of a request's header section, in bytes, request line included. Answered 431. At most 1 MiB - 1.
     pub max_header_bytes: usize,
+    /// Field lines of a request's header section. Answered 431. At most 256.
+    pub max_headers: usize,
     /// Requests before the connection is closed after a response. `None`: no limit.
     pub max_requests: Option<u64>,
     /// Age after which a connection is closed at its next pause between requests. `None`: no limit.
@@ -42,8 +46,13 @@ pub struct H2Limits {
     pub ping: Option<PingKeepalive>,
     /// Size of a request's header list, in bytes as HPACK counts them. Answered 431 by the protocol layer.
     pub max_header_list_bytes: u32,
+    /// Field lines of a request. Answered 431.
+    pub max_headers: usize,
     /// Requests refused as malformed before the connection is closed with ENHANCE_YOUR_CALM.
     pub max_malformed: u32,
+    /// Streams reset by the client within a second of their begin, before the connection is closed with ENHANCE_YOUR_CALM,
+    /// provided that they are more than half of all (rapid reset, CVE-2023-44487).
+    pub max_early_resets: u32,
     /// Streams and windows.
     pub windows: H2Windows,
 }
@@ -90,6 +99,8 @@ pub enum ConnectionEnd {
     HeaderTimeout,
     /// A request header was too large; answered 431 (HTTP/1).
     HeaderTooLarge,
+    /// A request header can be read in more than one way, or in none; answered 400 (HTTP/1).
+    Malformed(InvalidHead),
     /// The HTTP/2 handshake failed or took too long.
     Handshake,
     /// Too many malformed requests, or a protocol error.
@@ -118,7 +129,8 @@ impl Default for H1Limits {
         Self {
             header_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(3600),
-            max_header_bytes: 96 * 1024,
+            max_header_bytes: 60 * 1024,
+            max_headers: 100,
             max_requests: None,
             max_age: None,
             linger: Duration::from_secs(5),
@@ -130,14 +142,16 @@ impl Default for H1Limits {
 impl Default for H2Limits {
     fn default() -> Self {
         Self {
-            handshake_timeout: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_secs(3600),
             max_requests: None,
             max_age: None,
             stream_idle_timeout: None,
             ping: None,
-            max_header_list_bytes: 96 * 1024,
+            max_header_list_bytes: 60 * 1024,
+            max_headers: 100,
             max_malformed: 32,
+            max_early_resets: 500,
             windows: H2Windows::default(),
         }
     }

@@ -1,10 +1,11 @@
 //! Couples the two streams of one request, so that no write ever waits and each read waits for the other side.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures::task::AtomicWaker;
 use h2::Reason;
 use http::{HeaderMap, Version};
 use parking_lot::Mutex;
@@ -42,9 +43,44 @@ pub(crate) struct Link {
     client_reset: ResetCode,
     upstream_reset: ResetCode,
     idle: Idle,
+    revoked: Revoked,
     sent: AtomicU64,
     received: AtomicU64,
     counts: AtomicBool,
+}
+
+/// The request must end, although nothing moves on it.
+#[derive(Default)]
+struct Revoked {
+    is_revoked: AtomicBool,
+    /// Both sides of a request are polled by one task.
+    waker: AtomicWaker,
+}
+
+/// Ends one coupled request from outside of it.
+#[derive(Clone)]
+pub struct Revoker(Weak<Link>);
+
+impl Revoker {
+    /// Ends the request: whatever it waits for next fails. `false`: it has ended already.
+    pub fn revoke(&self) -> bool {
+        let Some(link) = self.0.upgrade() else { return false };
+        link.revoked.is_revoked.store(true, SeqCst);
+        link.revoked.waker.wake();
+        true
+    }
+}
+
+impl std::fmt::Debug for Revoker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Revoker").field(&self.0.strong_count()).finish()
+    }
+}
+
+/// How to end this request from outside. `None` before [`couple`].
+#[must_use]
+pub fn revoker(session: &Session) -> Option<Revoker> {
+    link_of(session).map(|link| Revoker(Arc::downgrade(link)))
 }
 
 /// An HTTP/2 error code, if one was received.
@@ -83,6 +119,7 @@ impl Link {
             client_reset: ResetCode::default(),
             upstream_reset: ResetCode::default(),
             idle: Idle::new(stream_idle_timeout),
+            revoked: Revoked::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             counts: AtomicBool::new(false),
@@ -130,6 +167,10 @@ impl Link {
         self.client_reset.set(reason);
     }
 
+    pub(crate) fn is_reset_by_client(&self) -> bool {
+        self.client_reset.get().is_some()
+    }
+
     pub(crate) fn upstream_has_reset(&self, reason: Reason) {
         self.upstream_reset.set(reason);
     }
@@ -171,7 +212,13 @@ impl Link {
     }
 
     /// Ready when nothing has moved for the stream idle timeout (at most twice that: it looks once per period).
+    ///
+    /// Ready at once when the request was revoked.
     pub(crate) fn poll_idle(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.revoked.waker.register(cx.waker());
+        if self.revoked.is_revoked.load(SeqCst) {
+            return Poll::Ready(());
+        }
         self.idle.poll(cx)
     }
 

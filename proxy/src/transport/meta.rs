@@ -2,8 +2,10 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use palisade_model::identity::SpiffeId;
 use pingora_core::protocols::Digest;
 use pingora_proxy::Session;
@@ -11,7 +13,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::stream::Shared;
+use super::stream::{Refusal, Shared};
 
 /// Facts about one connection, downstream or upstream, fixed when it was established.
 #[derive(Clone)]
@@ -197,4 +199,27 @@ pub fn conn_meta(digest: &Digest) -> Option<&ConnMeta> {
 #[must_use]
 pub fn downstream_meta(session: &Session) -> Option<&ConnMeta> {
     conn_meta(session.digest()?)
+}
+
+/// Counts a request on an HTTP/1 upstream connection, which is closed once it has carried `limit` of them.
+///
+/// For `connected_to_upstream`, with that call's `digest`. HTTP/2 connections count for themselves.
+pub fn count_request(digest: &Digest, limit: NonZeroU32) {
+    if let Some(stream) = attached(digest).and_then(|attached| attached.stream.upgrade()) {
+        stream.count_request(limit);
+    }
+}
+
+/// Whether the client's bytes broke the protocol in the middle of an HTTP/1 request: answer 400.
+#[must_use]
+pub fn is_malformed(session: &Session) -> bool {
+    let stream = session.digest().and_then(attached).and_then(|attached| attached.stream.upgrade());
+    stream.is_some_and(|stream| matches!(stream.refusal(), Some((Refusal::Malformed(_), _))))
+}
+
+/// The target of an HTTP/1 request as it came, where Pingora was shown `/` in its place because it would have changed it.
+/// Worth asking only where the request's path is `/`.
+#[must_use]
+pub fn odd_target(session: &Session) -> Option<Bytes> {
+    attached(session.digest()?)?.stream.upgrade()?.odd_target()
 }

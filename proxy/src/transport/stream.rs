@@ -20,14 +20,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::link::Side;
 use super::meta::{Attached, ConnMeta};
 
+mod chunks;
 mod core;
 mod head;
 mod shared;
+mod strict;
 mod wire;
 
 use self::core::Io;
-pub(crate) use self::core::Refusal;
+pub(crate) use self::core::{HeadLimits, Refusal};
 pub(crate) use shared::Shared;
+pub use strict::InvalidHead;
+pub(crate) use strict::{MAX_TARGET, is_length};
 pub use wire::Wire;
 
 /// The application protocol that a connection speaks.
@@ -161,6 +165,10 @@ fn is_probe(buf: &ReadBuf<'_>) -> bool {
 impl AsyncRead for MeshStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let shared = &self.shared;
+        // Whoever watches an idle connection that has carried all that it may finds it ended.
+        if shared.is_used_up() && is_probe(buf) {
+            return Poll::Ready(Ok(()));
+        }
         let Some((link, side, queues)) = shared.attachment() else {
             let mut core = shared.core.lock();
             core.progress(cx);

@@ -181,7 +181,7 @@ async fn malformed_requests_are_refused_before_the_application_sees_them() {
             },
             400,
         ),
-        ("connect", Request::connect("a.example:80").body(()).unwrap(), 405),
+        ("connect", Request::connect("a.example:80").body(()).unwrap(), 400),
     ] {
         let status_seen = within(name, client.request(request)).await.map(|answer| answer.status.as_u16());
         assert_eq!(status_seen.unwrap(), status, "{name}");

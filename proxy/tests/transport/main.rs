@@ -4,8 +4,10 @@
 
 mod child;
 mod duplex;
+mod floods;
 mod h1;
 mod h2;
+mod h2spec;
 mod life;
 mod support;
 mod upstream;

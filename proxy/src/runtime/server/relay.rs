@@ -106,7 +106,7 @@ pub(super) async fn serve(
                 let subject = RelaySubject { connection: Arc::clone(&context) };
                 let registration = downstream.registration.stream(Some(Arc::new(subject)));
                 runtime.metrics.open_streams.inc();
-                let limits = RelayLimits::default();
+                let limits = RelayLimits { idle: runtime.settings().tcp_idle_timeout, ..RelayLimits::default() };
                 let end = l4::relay(&mut downstream.stream, &mut upstream, limits, &counts, &registration).await;
                 runtime.metrics.open_streams.dec();
                 record.reason = end.reason();

@@ -84,7 +84,7 @@ async fn faults_redirects_and_rewrites_are_answered_as_configured() {
 }
 
 /// Accepts and never answers.
-async fn silence() -> SocketAddr {
+pub(super) async fn silence() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

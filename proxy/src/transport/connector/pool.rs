@@ -54,6 +54,8 @@ pub(super) struct H2Connection {
     sender: SendRequest<Bytes>,
     max_streams: usize,
     streams: AtomicUsize,
+    /// Requests so far, where they are limited.
+    served: AtomicUsize,
     is_leaving: AtomicBool,
     idle_since: Mutex<Instant>,
     pub(super) is_tls: bool,
@@ -88,6 +90,7 @@ impl Pools {
         stream: MeshStream,
         is_tls: bool,
         limit: Duration,
+        max_requests: usize,
     ) -> Result<H2Upstream> {
         let ConnectorSettings { windows, max_header_list_bytes, ping, h2_idle_timeout: _ } = &self.settings;
         let digest = Digest {
@@ -112,6 +115,7 @@ impl Pools {
             sender,
             max_streams: usize::try_from(windows.streams).unwrap_or(usize::MAX),
             streams: AtomicUsize::new(0),
+            served: AtomicUsize::new(0),
             is_leaving: AtomicBool::new(false),
             idle_since: Mutex::new(Instant::now()),
             is_tls,
@@ -132,7 +136,7 @@ impl Pools {
         });
         slot.speaks_http1.store(false, Ordering::Release);
         slot.connections.lock().push(Arc::clone(&connection));
-        match connection.lease() {
+        match connection.lease(max_requests) {
             Some(lease) => Ok(H2Upstream::new(lease)),
             None => Error::e_explain(ErrorType::H2Error, "a new connection takes no stream"),
         }
@@ -183,11 +187,11 @@ impl Slot {
         self.speaks_http1.store(true, Ordering::Release);
     }
 
-    /// A stream on the newest connection that has room. `None`: dial.
-    pub(super) fn open_stream(&self) -> Option<H2Upstream> {
+    /// A stream on the newest connection that has room and has carried fewer than `max_requests` (0: no limit). `None`: dial.
+    pub(super) fn open_stream(&self, max_requests: usize) -> Option<H2Upstream> {
         let mut connections = self.connections.lock();
         connections.retain(|connection| !connection.is_gone());
-        connections.iter().rev().find_map(H2Connection::lease_of).map(H2Upstream::new)
+        connections.iter().rev().find_map(|connection| connection.lease(max_requests)).map(H2Upstream::new)
     }
 }
 
@@ -202,16 +206,20 @@ impl Dialling<'_> {
 }
 
 impl H2Connection {
-    fn lease_of(this: &Arc<Self>) -> Option<Lease> {
-        this.lease()
-    }
-
-    /// Takes a place, if there is one.
-    fn lease(self: &Arc<Self>) -> Option<Lease> {
+    /// Takes a place, if there is one. The last that `max_requests` (0: no limit) grants makes the connection leave.
+    fn lease(self: &Arc<Self>, max_requests: usize) -> Option<Lease> {
         // The peer's SETTINGS may allow fewer streams than we do, or change that at any time.
         let max = self.max_streams.min(self.sender.current_max_send_streams());
         let taken = self.streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
-        taken.ok().map(|_| Lease(Arc::clone(self)))
+        let lease = taken.ok().map(|_| Lease(Arc::clone(self)))?;
+        if max_requests == 0 {
+            return Some(lease);
+        }
+        let served = self.served.fetch_add(1, Ordering::AcqRel) + 1;
+        if served >= max_requests {
+            self.leave();
+        }
+        (served <= max_requests).then_some(lease)
     }
 
     pub(super) fn sender(&self) -> SendRequest<Bytes> {

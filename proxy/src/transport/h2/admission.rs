@@ -3,15 +3,18 @@
 use http::{Method, StatusCode, header};
 use pingora_http::RequestHeader;
 
-use crate::transport::authority;
+use crate::transport::{authority, stream::MAX_TARGET};
 
 /// Refuses what a proxy cannot forward with one meaning.
 ///
 /// # Errors
 /// The status to answer with.
-pub(super) fn check(request: &RequestHeader) -> Result<(), StatusCode> {
+pub(super) fn check(request: &RequestHeader, max_fields: usize) -> Result<(), StatusCode> {
     if request.method == Method::CONNECT {
-        return Err(StatusCode::METHOD_NOT_ALLOWED);
+        return Err(StatusCode::BAD_REQUEST);
+    }
+    if request.headers.len() > max_fields || request.raw_path().len() > MAX_TARGET {
+        return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     }
     let path = request.raw_path();
     let is_asterisk = request.method == Method::OPTIONS && path == b"*";

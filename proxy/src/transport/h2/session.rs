@@ -23,6 +23,7 @@ use pingora_core::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::admission;
+use crate::transport::limits::H2Limits;
 use crate::transport::link::Link;
 
 /// What Pingora keeps of a request's body for a retry, as in its own sessions.
@@ -64,14 +65,18 @@ impl H2Stream {
     pub(super) fn admit(
         mut request: Request<RecvStream>,
         digest: &Arc<Digest>,
-        stream_idle_timeout: Option<Duration>,
+        limits: &H2Limits,
     ) -> Result<Self, StatusCode> {
-        let link = Link::new(stream_idle_timeout);
+        let link = Link::new(limits.stream_idle_timeout);
         request.extensions_mut().insert(Arc::clone(&link));
         let (parts, body) = request.into_parts();
         let request = RequestHeader::from(parts);
-        admission::check(&request)?;
+        admission::check(&request, limits.max_headers)?;
         Ok(Self { request, body, link, digest: Arc::clone(digest) })
+    }
+
+    pub(super) fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
     }
 
     pub(super) fn answered_by(self, respond: SendResponse<Bytes>) -> H2Session {

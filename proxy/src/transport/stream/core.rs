@@ -5,11 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::chunks::Chunks;
 use super::head::Head;
+use super::strict::{self, InvalidHead};
 use super::wire::Wire;
 
 /// Writes below this are collected until a flush: a header and a small body leave in one record and one system call.
@@ -30,6 +32,14 @@ pub(super) enum Io {
 pub(crate) enum Refusal {
     HeaderTimeout,
     HeaderTooLarge,
+    Malformed(InvalidHead),
+}
+
+/// Bounds of a request header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HeadLimits {
+    pub(crate) bytes: usize,
+    pub(crate) fields: usize,
 }
 
 pub(super) struct Core {
@@ -43,7 +53,15 @@ pub(super) struct Core {
     /// The connection takes no more writes; what is queued was dropped.
     broken: Option<io::ErrorKind>,
     pub(super) head: Head,
-    pub(super) max_head: usize,
+    /// What has arrived of a request header that is not complete yet: the parser is shown whole, checked headers only.
+    partial: BytesMut,
+    /// The target of the current request, where the parser was shown `/` in its place.
+    odd_target: Option<Bytes>,
+    limits: HeadLimits,
+    /// The chunked body of the current request; `None`: it has another body, or none.
+    chunks: Option<Chunks>,
+    /// Bytes of the request's header at the front of the stash.
+    head_left: usize,
     pub(super) head_deadline: Option<Instant>,
     head_timer: Option<Pin<Box<Sleep>>>,
     pub(super) refusal: Option<Refusal>,
@@ -69,7 +87,11 @@ impl Core {
             unflushed: false,
             broken: None,
             head: Head::Off,
-            max_head: usize::MAX,
+            partial: BytesMut::new(),
+            odd_target: None,
+            limits: HeadLimits { bytes: usize::MAX, fields: usize::MAX },
+            chunks: None,
+            head_left: 0,
             head_deadline: None,
             head_timer: None,
             refusal: None,
@@ -210,44 +232,149 @@ impl Core {
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.head.pending_bytes().is_some() {
+            ready!(self.poll_head(cx, buf))?;
+            if self.head.pending_bytes().is_some() || !buf.filled().is_empty() {
+                // The end of the connection, or a header that came in one piece.
+                return Poll::Ready(Ok(()));
+            }
+        }
         let before = buf.filled().len();
         if self.stash.is_empty() {
-            match self.poll_io(cx, buf) {
-                Poll::Ready(result) => result?,
-                Poll::Pending => return self.poll_head_deadline(cx),
-            }
-        } else {
-            let n = self.stash.len().min(buf.remaining());
-            buf.put_slice(self.stash.get(..n).unwrap_or_default());
-            self.stash.advance(n);
-            if self.stash.is_empty() {
-                self.stash = BytesMut::new();
-            }
+            ready!(self.poll_io(cx, buf))?;
+            return Poll::Ready(self.follow_chunks(buf, before));
         }
-        if self.head.pending_bytes().is_none() {
+        // A header that was put back goes alone: what follows it waits for its own read, so that a pipelined request survives
+        // its predecessor.
+        let upto = if self.head_left > 0 { self.head_left } else { usize::MAX };
+        let n = self.stash.len().min(buf.remaining()).min(upto);
+        buf.put_slice(self.stash.get(..n).unwrap_or_default());
+        self.stash.advance(n);
+        if self.stash.is_empty() {
+            self.stash = BytesMut::new();
+        }
+        if self.head_left > 0 {
+            self.head_left -= n;
             return Poll::Ready(Ok(()));
         }
-        let header = self.head.scan(buf.filled().get(before..).unwrap_or_default());
-        // What follows the header waits for its own read: a pipelined request then survives its predecessor.
-        let rest = buf.filled().get(before + header..).unwrap_or_default();
-        if !rest.is_empty() {
-            let mut stash = BytesMut::with_capacity(rest.len() + self.stash.len());
-            stash.extend_from_slice(rest);
-            stash.extend_from_slice(&self.stash);
-            self.stash = stash;
-            buf.set_filled(before + header);
+        Poll::Ready(self.follow_chunks(buf, before))
+    }
+
+    /// Follows what was just read of a chunked body. What is behind its end waits for its own read.
+    fn follow_chunks(&mut self, buf: &mut ReadBuf<'_>, before: usize) -> io::Result<()> {
+        let Some(chunks) = self.chunks.as_mut().filter(|chunks| **chunks != Chunks::Done) else { return Ok(()) };
+        let body = buf.filled().get(before..).unwrap_or_default();
+        let Ok(end) = chunks.follow(body) else {
+            self.refusal = Some(Refusal::Malformed(InvalidHead::Chunks));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, InvalidHead::Chunks));
+        };
+        if end < body.len() {
+            let rest = body.get(end..).unwrap_or_default().to_vec();
+            buf.set_filled(before + end);
+            self.put_in_front(&rest);
         }
-        match self.head.pending_bytes() {
-            Some(bytes) if bytes > self.max_head => {
-                self.refusal = Some(Refusal::HeaderTooLarge);
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "request header too large")))
+        Ok(())
+    }
+
+    /// Reads until a request header is complete and checked. It is then in `buf`, or in front of the stash.
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.stash.is_empty() && self.partial.is_empty() && buf.filled().is_empty() {
+            if self.poll_io(cx, buf)?.is_pending() {
+                return self.poll_head_deadline(cx);
             }
-            Some(_) => Poll::Ready(Ok(())),
-            None => {
-                self.head_timer = None;
-                Poll::Ready(Ok(()))
+            let read = buf.filled();
+            if read.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            let end = self.head.scan(read);
+            let (head, rest) = read.split_at_checked(end).unwrap_or((read, &[]));
+            if self.head.pending_bytes().is_none() {
+                let odd = self.check(head)?;
+                // What follows the header waits for its own read: a pipelined request then survives its predecessor.
+                self.stash = BytesMut::from(rest);
+                if let Some(shown) = odd {
+                    buf.set_filled(0);
+                    self.put_back(&shown);
+                } else {
+                    buf.set_filled(end);
+                }
+                return Poll::Ready(Ok(()));
+            }
+            self.partial.extend_from_slice(read);
+            buf.set_filled(0);
+            self.check_size()?;
+        }
+        loop {
+            if self.stash.is_empty() {
+                let mut more = [0; 4096];
+                let mut into = ReadBuf::new(&mut more);
+                if self.poll_io(cx, &mut into)?.is_pending() {
+                    return self.poll_head_deadline(cx);
+                }
+                if into.filled().is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.stash.extend_from_slice(into.filled());
+            }
+            let end = self.head.scan(&self.stash);
+            self.partial.extend_from_slice(self.stash.get(..end).unwrap_or_default());
+            self.stash.advance(end);
+            self.check_size()?;
+            if self.head.pending_bytes().is_none() {
+                let head = std::mem::take(&mut self.partial);
+                let odd = self.check(&head)?;
+                self.put_back(odd.as_deref().unwrap_or(&head));
+                return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    fn put_back(&mut self, head: &[u8]) {
+        self.head_left = head.len();
+        self.put_in_front(head);
+    }
+
+    fn put_in_front(&mut self, head: &[u8]) {
+        let mut stash = BytesMut::with_capacity(head.len() + self.stash.len());
+        stash.extend_from_slice(head);
+        stash.extend_from_slice(&self.stash);
+        self.stash = stash;
+    }
+
+    fn check_size(&mut self) -> io::Result<()> {
+        if self.partial.len() <= self.limits.bytes {
+            return Ok(());
+        }
+        self.partial = BytesMut::new();
+        self.refusal = Some(Refusal::HeaderTooLarge);
+        Err(io::Error::new(io::ErrorKind::InvalidData, "request header too large"))
+    }
+
+    /// Checks a complete header. Gives the one to show in its place, if its target is one that the parser would change.
+    fn check(&mut self, head: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.head_timer = None;
+        if head.len() > self.limits.bytes {
+            self.refusal = Some(Refusal::HeaderTooLarge);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "request header too large"));
+        }
+        let checked = strict::check(head, self.limits.fields).map_err(|invalid| {
+            self.refusal = Some(match invalid {
+                InvalidHead::TooLarge => Refusal::HeaderTooLarge,
+                _ => Refusal::Malformed(invalid),
+            });
+            io::Error::new(io::ErrorKind::InvalidData, invalid)
+        })?;
+        self.chunks = checked.is_chunked.then_some(Chunks::BEGIN);
+        let Some(target) = checked.odd_target else { return Ok(None) };
+        let (before, after) =
+            (head.get(..target.start).unwrap_or_default(), head.get(target.end..).unwrap_or_default());
+        self.odd_target = head.get(target).map(Bytes::copy_from_slice);
+        Ok(Some([before, b"/", after].concat()))
+    }
+
+    /// The current request's target, where the parser was shown `/` in its place.
+    pub(super) fn odd_target(&self) -> Option<Bytes> {
+        self.odd_target.clone()
     }
 
     /// Reads what no one will look at.
@@ -298,11 +425,20 @@ impl Core {
         Poll::Ready(Ok(()))
     }
 
-    pub(super) fn begin_request(&mut self, max_head: usize, timeout: Duration) {
+    pub(super) fn begin_request(&mut self, limits: HeadLimits, timeout: Duration) {
         self.head = Head::receiving();
-        self.max_head = max_head;
+        self.limits = limits;
+        self.partial = BytesMut::new();
+        self.odd_target = None;
+        self.chunks = None;
+        self.head_left = 0;
         self.head_deadline = Some(Instant::now() + timeout);
         self.head_timer = None;
         self.refusal = None;
+    }
+
+    /// Whether any byte of the header that is being received has arrived.
+    pub(super) fn has_begun(&self) -> bool {
+        self.head.pending_bytes().is_none_or(|bytes| bytes > 0)
     }
 }

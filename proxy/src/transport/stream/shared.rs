@@ -2,16 +2,18 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::io::ReadBuf;
 
 use super::AppProtocol;
-use super::core::{Core, Io, QUEUE, Refusal};
+use super::core::{Core, HeadLimits, Io, QUEUE, Refusal};
 use crate::transport::link::{Link, Side};
 
 /// What the stream's owner and the other side of the current request share.
@@ -27,6 +29,10 @@ pub(crate) struct Shared {
     pub(super) is_downstream: bool,
     pub(super) is_http1: bool,
     stream_idle_timeout: Mutex<Option<Duration>>,
+    /// Requests carried by an upstream connection, where they are limited.
+    requests: AtomicU32,
+    /// It has carried all that it may: whoever looks for an idle connection finds it ended.
+    is_used_up: AtomicBool,
 }
 
 #[derive(Default)]
@@ -52,6 +58,8 @@ impl Shared {
             is_downstream,
             is_http1: protocol == AppProtocol::Http1,
             stream_idle_timeout: Mutex::new(None),
+            requests: AtomicU32::new(0),
+            is_used_up: AtomicBool::new(false),
         }
     }
 
@@ -102,6 +110,18 @@ impl Shared {
         found
     }
 
+    /// Counts a request on an HTTP/1 upstream connection; the last that `limit` grants uses it up.
+    pub(crate) fn count_request(&self, limit: NonZeroU32) {
+        let carried = self.requests.fetch_add(1, Ordering::AcqRel).saturating_add(1);
+        if carried >= limit.get() {
+            self.is_used_up.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn is_used_up(&self) -> bool {
+        self.is_used_up.load(Ordering::Acquire)
+    }
+
     /// Ready when little enough waits to be written that the other side may read on.
     pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut core = self.core.lock();
@@ -125,14 +145,19 @@ impl Shared {
     }
 
     /// The next request on this connection may begin: bounds its header.
-    pub(crate) fn begin_request(&self, max_head: usize, timeout: Duration) {
-        self.core.lock().begin_request(max_head, timeout);
+    pub(crate) fn begin_request(&self, limits: HeadLimits, timeout: Duration) {
+        self.core.lock().begin_request(limits, timeout);
+    }
+
+    /// The current request's target as it came, where the parser was shown `/` in its place.
+    pub(crate) fn odd_target(&self) -> Option<Bytes> {
+        self.core.lock().odd_target()
     }
 
     /// Why the last request header was refused, and whether any of it had arrived.
     pub(crate) fn refusal(&self) -> Option<(Refusal, bool)> {
         let core = self.core.lock();
-        core.refusal.map(|refusal| (refusal, core.head.pending_bytes().is_none_or(|bytes| bytes > 0)))
+        core.refusal.map(|refusal| (refusal, core.has_begun()))
     }
 
     /// Application bytes written to the connection, ever.

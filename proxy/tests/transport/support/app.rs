@@ -1,6 +1,7 @@
 //! A `ProxyHttp` that forwards everything to one upstream.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub struct Forward {
     pub transport: TransportRef,
     pub speak: Speak,
     pub stream_idle: Option<Duration>,
+    pub max_requests: Option<NonZeroU32>,
     pub connect_timeout: Duration,
     pub seen: Arc<Seen>,
 }
@@ -80,8 +82,12 @@ impl ProxyHttp for Forward {
             Speak::Same if session.req_header().version == Version::HTTP_2 => UpstreamProtocol::Http2,
             Speak::Same => UpstreamProtocol::Http1,
         };
-        let options =
-            PeerOptions { fresh: ctx.tries > 1, connect_timeout: self.connect_timeout, ..PeerOptions::default() };
+        let options = PeerOptions {
+            fresh: ctx.tries > 1,
+            connect_timeout: self.connect_timeout,
+            max_requests: self.max_requests,
+            ..PeerOptions::default()
+        };
         Ok(Box::new(self.connector.peer(self.upstream, &self.transport, protocol, &options)))
     }
 
@@ -95,6 +101,9 @@ impl ProxyHttp for Forward {
         ctx: &mut Ctx,
     ) -> Result<()> {
         transport::couple(session, digest);
+        if let (Some(limit), Some(digest)) = (self.max_requests, digest) {
+            transport::count_request(digest, limit);
+        }
         if self.stream_idle.is_some() {
             transport::set_stream_idle_timeout(session, self.stream_idle);
         }

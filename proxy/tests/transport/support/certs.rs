@@ -18,6 +18,8 @@ pub const B_NAME: &str = "b.mesh.test";
 pub struct Pki {
     pub server: Arc<ServerConfig>,
     pub server_h1: Arc<ServerConfig>,
+    /// HTTP/2 for anybody, without a certificate of his own.
+    pub server_public: Arc<ServerConfig>,
     pub client: TlsTransport,
 }
 
@@ -46,6 +48,9 @@ impl Pki {
             config.ticketer = rustls::crypto::ring::Ticketer::new().unwrap();
             Arc::new(config)
         };
+        let (cert, key) = leaf(B_ID);
+        let mut public = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![cert], key).unwrap();
+        public.alpn_protocols = vec![b"h2".to_vec()];
         let (cert, key) = leaf(A_ID);
         let mut h1 = ClientConfig::builder()
             .with_root_certificates(Arc::clone(&roots))
@@ -57,6 +62,7 @@ impl Pki {
         Self {
             server: server(&[b"h2", b"http/1.1"]),
             server_h1: server(&[b"http/1.1"]),
+            server_public: Arc::new(public),
             client: TlsTransport {
                 h1: Arc::new(h1),
                 h2: Arc::new(h2),

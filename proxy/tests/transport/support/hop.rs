@@ -1,6 +1,7 @@
 //! One proxy: an accept loop around `serve_h1` and `serve_h2`.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Setup {
     pub h2: H2Limits,
     pub connector: ConnectorSettings,
     pub stream_idle: Option<Duration>,
+    /// Requests that one upstream connection carries.
+    pub max_requests: Option<NonZeroU32>,
     pub connect_timeout: Duration,
 }
 
@@ -62,6 +65,7 @@ impl Setup {
             h2: H2Limits::default(),
             connector: ConnectorSettings::default(),
             stream_idle: None,
+            max_requests: None,
             connect_timeout: Duration::from_secs(10),
         }
     }
@@ -91,6 +95,7 @@ impl Setup {
             transport,
             speak: self.speak,
             stream_idle: self.stream_idle,
+            max_requests: self.max_requests,
             connect_timeout: self.connect_timeout,
             seen: Arc::clone(&seen),
         };
