@@ -20,11 +20,11 @@ build:
 	@$(SCRIPTS)/build
 
 bench:
-	@$(SCRIPTS)/prerequisites build demo test
+	@$(SCRIPTS)/prerequisites build demo bench
 	@$(SCRIPTS)/bench
 
 bench-%:
-	@$(SCRIPTS)/prerequisites build demo test
+	@$(SCRIPTS)/prerequisites build demo bench
 	@$(SCRIPTS)/bench $*
 
 lint:

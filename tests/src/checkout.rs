@@ -18,6 +18,12 @@ pub fn root() -> &'static Path {
 /// # Errors
 /// When it has not been built.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
+    // Beside this program: whatever its profile is, the others' is the same.
+    if let Some(path) = env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)))
+        && path.is_file()
+    {
+        return Ok(path);
+    }
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let folder = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     // A build without debug assertions is the release profile unless its overflow checks say otherwise; look in both.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
 use palisade_model::reason::Reason;
 use tokio::net::TcpStream;
@@ -100,7 +100,7 @@ impl ServeConnection for Server {
             }
         };
         let proxy = Arc::clone(&seat.proxy);
-        Box::pin(seat.run(async move {
+        seat.run(async move {
             match TcpStream::from_std(stream) {
                 Ok(stream) => {
                     let accepted = Accepted { stream, peer, local, listener, slot };
@@ -108,7 +108,7 @@ impl ServeConnection for Server {
                 }
                 Err(error) => tracing::error!(%error, "a connection cannot be watched"),
             }
-        }))
+        })
     }
 }
 
@@ -172,7 +172,8 @@ async fn serve(
         return Err(Unserved::because(Reason::ConfigUnavailable, "no configuration yet"));
     };
     let direction = role.direction();
-    let admitted = admit(runtime, &index, role, accepted, original).await?;
+    // Boxed, here and below: what is over must not be part of what an idle connection keeps.
+    let admitted = Box::pin(admit(runtime, &index, role, accepted, original)).await?;
     let downstream = admitted.map_err(|refused| Unserved {
         reason: refused.reason,
         destination: Some(refused.destination),
@@ -188,8 +189,8 @@ async fn serve(
     })?;
     let standing = context.last_standing();
     let reason = match standing.admitted.carries {
-        Carries::Bytes => relay::serve(runtime, downstream, Arc::new(context), standing).await,
-        Carries::Http => serve_http(runtime, proxy, downstream, context).await?,
+        Carries::Bytes => Box::pin(relay::serve(runtime, downstream, Arc::new(context), standing)).await,
+        Carries::Http => Box::pin(serve_http(runtime, proxy, downstream, context)).await?,
     };
     runtime.metrics.count_connection(direction, reason);
     Ok(())
@@ -265,15 +266,16 @@ async fn serve_http(
     let owner = Arc::clone(&context);
     let ready =
         downstream.into_http(Some(owner)).map_err(|error| Unserved::because(Reason::PeerRefused, error.to_string()))?;
-    let closed = ready.registration.closed();
+    // Looked at when it has something to say, not at each step of the session.
+    let mut closed: FuturesUnordered<_> = std::iter::once(ready.registration.closed()).collect();
     context.set_registration(ready.registration);
     let _slot = ready.slot;
     let shutdown = runtime.drain.watch();
     let settings = runtime.settings();
     let session = async {
         match ready.protocol {
-            AppProtocol::Http2 => serve_h2(proxy, ready.stream, &settings.h2, shutdown).await,
-            AppProtocol::Http1 => serve_h1(proxy, ready.stream, &settings.h1, shutdown).await,
+            AppProtocol::Http2 => Box::pin(serve_h2(proxy, ready.stream, &settings.h2, shutdown)).await,
+            AppProtocol::Http1 => Box::pin(serve_h1(proxy, ready.stream, &settings.h1, shutdown)).await,
         }
     };
     tokio::select! {
@@ -284,7 +286,7 @@ async fn serve_http(
             Ok(reason_of(end))
         }
         // Dropping the session ends the connection and every stream on it.
-        () = closed => {
+        Some(()) = closed.next() => {
             let reason = context.registration().and_then(|registration| registration.close_reason());
             Ok(reason.unwrap_or(Reason::Draining))
         }

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -92,18 +93,21 @@ impl Workers {
 }
 
 impl Seat {
-    /// Runs a connection on the worker. Dropping what this returns ends the connection.
-    pub(super) async fn run(self, connection: impl Future<Output = ()> + Send + 'static) {
+    /// Starts a connection on the worker. Dropping what this returns ends the connection; it holds no more than a handle,
+    /// so that an idle connection costs its memory once.
+    pub(super) fn run(self, connection: impl Future<Output = ()> + Send + 'static) -> BoxFuture<'static, ()> {
         let Self { handle, proxy: _, counted } = self;
-        let serving = handle.spawn(async move {
+        let serving = AbortOnDropHandle::new(handle.spawn(async move {
             connection.await;
             drop(counted);
-        });
-        if let Err(error) = AbortOnDropHandle::new(serving).await
-            && error.is_panic()
-        {
-            tracing::error!(%error, "a connection's task panicked");
-        }
+        }));
+        Box::pin(async move {
+            if let Err(error) = serving.await
+                && error.is_panic()
+            {
+                tracing::error!(%error, "a connection's task panicked");
+            }
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The bytes on the socket: replays what a sniffer has consumed, and reads ahead for TLS.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
@@ -11,6 +12,11 @@ use tokio::net::TcpStream;
 
 /// One TLS record with its overhead: rustls alone asks the socket for 4 KiB at a time.
 const READ_AHEAD: usize = 17 * 1024;
+
+thread_local! {
+    /// Where this thread reads ahead into: most records are smaller than what is asked for, and nothing is kept of them.
+    static AHEAD: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_AHEAD]);
+}
 
 /// A TCP connection whose first bytes may have been read already.
 ///
@@ -85,14 +91,17 @@ impl AsyncRead for Wire {
         }
         // Only when there is something to read does a buffer come to be.
         ready!(this.tcp.poll_read_ready(cx))?;
-        let mut ahead = BytesMut::zeroed(READ_AHEAD);
-        let mut into = ReadBuf::new(&mut ahead);
-        ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut into))?;
-        let n = into.filled().len();
-        ahead.truncate(n);
-        this.unread = ahead;
-        this.hand_over(buf);
-        Poll::Ready(Ok(()))
+        AHEAD.with_borrow_mut(|ahead| {
+            let mut into = ReadBuf::new(ahead);
+            ready!(Pin::new(&mut this.tcp).poll_read(cx, &mut into))?;
+            let read = into.filled();
+            let (now, later) = read.split_at(read.len().min(buf.remaining()));
+            buf.put_slice(now);
+            if !later.is_empty() {
+                this.unread.extend_from_slice(later);
+            }
+            Poll::Ready(Ok(()))
+        })
     }
 }
 
