@@ -16,6 +16,7 @@ mod checked_body;
 mod context;
 mod head;
 mod intake;
+pub(crate) mod limits;
 mod outcome;
 mod retry;
 pub mod stream;
@@ -100,7 +101,7 @@ impl ProxyHttp for MeshApp {
         ctx: &mut RequestCtx,
     ) -> Result<()> {
         couple(session, digest);
-        tries::connected(ctx, digest);
+        tries::connected(&self.runtime, ctx, digest);
         Ok(())
     }
 
@@ -113,7 +114,10 @@ impl ProxyHttp for MeshApp {
         let carries = ctx.tries.protocol.and_then(|protocol| protocol.carries);
         let attempt = ctx.tries.retries.saturating_add(1);
         match ctx.verdict.as_ref().map(|verdict| &verdict.action) {
-            Some(Action::Forward(plan)) => head::write(request, &plan.head, carries, attempt),
+            Some(Action::Forward(plan)) => {
+                head::write(request, &plan.head, carries, attempt)?;
+                tries::close_after_last(request, ctx)
+            }
             _ => Error::e_explain(ErrorType::InternalError, "forwarding without a plan"),
         }
     }
@@ -134,7 +138,7 @@ impl ProxyHttp for MeshApp {
         response: &mut ResponseHeader,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
-        tries::check_response(session, response, ctx)
+        tries::check_response(&self.runtime, session, response, ctx)
     }
 
     async fn response_filter(
@@ -172,6 +176,7 @@ impl ProxyHttp for MeshApp {
         ctx: &mut RequestCtx,
     ) -> Result<()> {
         if let Some(status) = outcome::grpc_status(trailers) {
+            tries::answered_with_trailers(&self.runtime, ctx, status);
             ctx.record.grpc_status = Some(status);
         }
         Ok(())
@@ -184,7 +189,7 @@ impl ProxyHttp for MeshApp {
         ctx: &mut RequestCtx,
         error: Box<Error>,
     ) -> Box<Error> {
-        tries::not_connected(session, ctx, error)
+        tries::not_connected(&self.runtime, session, ctx, error)
     }
 
     fn error_while_proxy(
@@ -195,7 +200,7 @@ impl ProxyHttp for MeshApp {
         ctx: &mut RequestCtx,
         client_reused: bool,
     ) -> Box<Error> {
-        tries::broken(session, ctx, error, client_reused)
+        tries::broken(&self.runtime, session, ctx, error, client_reused)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
@@ -219,7 +224,7 @@ impl ProxyHttp for MeshApp {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestCtx) {
-        ctx.tries.in_flight = None;
+        ctx.tries.end();
         ctx.registration = None;
         self.runtime.metrics.open_streams.dec();
         outcome::finish(session, error, ctx, upstream_bytes(session));

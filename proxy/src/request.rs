@@ -14,6 +14,7 @@ pub mod cors;
 pub mod external;
 pub mod facts;
 mod gate;
+pub mod hash;
 pub mod normalize;
 pub mod redirect;
 pub mod route;
@@ -28,7 +29,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
 use palisade_model::{
-    cluster::{Discovery, UpstreamTls},
+    cluster::{Discovery, LoadBalancer, UpstreamTls},
     reason::Reason,
     route::{Fault, FaultAbort, Forward, RouteAction},
 };
@@ -198,6 +199,7 @@ pub fn decide_tcp_with(
             verdict.action = Action::Forward(Box::new(ForwardPlan {
                 permit,
                 is_passthrough: is_passthrough(&name),
+                hash: hash::of_connection(cluster.cluster(), &admitted.facts),
                 cluster,
                 head: UpstreamHead::default(),
                 response: Vec::new(),
@@ -222,6 +224,11 @@ fn is_passthrough(cluster: &str) -> bool {
     matches!(cluster, PASSTHROUGH | INBOUND_PASSTHROUGH)
 }
 
+/// Whether clients choose the endpoint by its address.
+fn is_passed_through(cluster: &IndexedCluster) -> bool {
+    cluster.cluster().load_balancer == LoadBalancer::Passthrough
+}
+
 /// The cluster of a name, if something can be sent to it.
 fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster>, Reason> {
     let cluster = index.cluster(name).ok_or(Reason::NoCluster)?;
@@ -230,7 +237,7 @@ fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster
         return Err(Reason::UpstreamConnect);
     }
     match &cluster.cluster().discovery {
-        Discovery::Endpoints { key: _, subset: _ } if cluster.usable().len() == 0 => Err(Reason::NoEndpoints),
+        Discovery::Endpoints { key: _, subset: _ } if cluster.available().is_empty() && !is_passed_through(cluster) => Err(Reason::NoEndpoints),
         Discovery::BlackHole => Err(Reason::EgressUnknownHost),
         Discovery::Endpoints { key: _, subset: _ }
         | Discovery::OriginalDestination
@@ -365,8 +372,13 @@ impl Permitted<'_> {
             .filter(|mirror| mirror.share.happens(chance.draw()))
             .map(|mirror| Arc::clone(&mirror.cluster))
             .collect();
+        let connection = &self.admitted.facts;
+        let query = self.target.query;
+        let hashed = hash::of_request(cluster.cluster(), self.request.headers, query, self.remote_ip, connection);
+        response.extend(hashed.set_cookie.map(|cookie| HeaderChange::Append(header::SET_COOKIE, cookie)));
         let plan = ForwardPlan {
             permit: self.permit,
+            hash: hashed.hash,
             cluster,
             is_passthrough: is_passthrough(name),
             head,

@@ -30,7 +30,7 @@ mod meta;
 mod stream;
 
 pub use connector::{
-    ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef, UpstreamProtocol,
+    ConnectionOptions, ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef, UpstreamProtocol,
     retry_is_safe,
 };
 pub use embed::{EmbedError, Proxy, ProxySettings, build_proxy};

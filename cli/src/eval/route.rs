@@ -126,15 +126,16 @@ fn endpoints(admitted: &Admitted, cluster: &IndexedCluster) -> Vec<EndpointAnswe
     let only = |address: String| vec![EndpointAnswer { address, priority: 0, weight: 1 }];
     match &cluster.cluster().discovery {
         Discovery::Endpoints { key: _, subset: _ } => cluster
-            .usable()
-            .map(|(indexed, _)| EndpointAnswer {
+            .serving()
+            .into_iter()
+            .map(|(indexed, weight)| EndpointAnswer {
                 address: match &indexed.endpoint.address {
                     Address::Socket(address) => address.to_string(),
                     Address::Unix(path) => format!("unix://{path}"),
                     Address::Name(name, port) | Address::LogicalName(name, port) => format!("{name}:{port}"),
                 },
-                priority: indexed.endpoint.priority,
-                weight: indexed.endpoint.weight,
+                priority: indexed.priority.unwrap_or(0),
+                weight,
             })
             .collect(),
         Discovery::OriginalDestination => only(destination.to_string()),

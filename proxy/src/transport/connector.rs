@@ -14,12 +14,14 @@ use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_core::{Error, ErrorType, Result};
 
 mod dial;
+mod options;
 mod pool;
 mod request;
 mod retry;
 mod session;
 mod transport;
 
+pub use options::ConnectionOptions;
 pub use retry::retry_is_safe;
 pub use transport::{TlsTransport, Transport, TransportRef};
 
@@ -246,7 +248,7 @@ impl Connector for MeshConnector {
             if stream.protocol() == AppProtocol::Http1 {
                 return Ok((Connection::Stream(Box::new(stream)), false));
             }
-            let session = self.inner.pools.establish(&slot, stream, transport.tls.is_some(), limit).await?;
+            let session = self.inner.pools.establish(&slot, stream, transport, limit).await?;
             return Ok((Connection::Session(session), false));
         }
         // Whoever comes second waits here, and finds the first one's connection, or its failure.
@@ -260,7 +262,7 @@ impl Connector for MeshConnector {
             let stream = dial::connect(address, transport, AppProtocol::Http2, limit).await?;
             match (stream.protocol(), key.protocol) {
                 (AppProtocol::Http2, _) => {
-                    let session = self.inner.pools.establish(&slot, stream, transport.tls.is_some(), limit).await?;
+                    let session = self.inner.pools.establish(&slot, stream, transport, limit).await?;
                     Ok(Connection::Session(session))
                 }
                 (AppProtocol::Http1, UpstreamProtocol::Http2) => {
