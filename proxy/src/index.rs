@@ -29,7 +29,9 @@ pub use access::{AccessTable, IndexedCheck};
 pub(crate) use clusters::below;
 pub use clusters::{Available, Cause, Group, IndexedCluster, IndexedEndpoint, Outcome, hashing};
 pub use hosts::{HostTable, IndexedHost};
-pub use live::{Breaker, Clock, ClusterLive, Demand, EndpointLive, InFlight, LiveState, Retrying, Running, Slot, Waiting};
+pub use live::{
+    Breaker, Clock, ClusterLive, Demand, EndpointLive, InFlight, LiveState, Retrying, Running, Slot, Waiting,
+};
 pub use matching::{CompiledCors, MatchFacts};
 pub use policies::PolicyTable;
 pub use routes::{IndexedEntry, RouteIndex};

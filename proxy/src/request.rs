@@ -237,7 +237,9 @@ fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster
         return Err(Reason::UpstreamConnect);
     }
     match &cluster.cluster().discovery {
-        Discovery::Endpoints { key: _, subset: _ } if cluster.available().is_empty() && !is_passed_through(cluster) => Err(Reason::NoEndpoints),
+        Discovery::Endpoints { key: _, subset: _ } if cluster.available().is_empty() && !is_passed_through(cluster) => {
+            Err(Reason::NoEndpoints)
+        }
         Discovery::BlackHole => Err(Reason::EgressUnknownHost),
         Discovery::Endpoints { key: _, subset: _ }
         | Discovery::OriginalDestination

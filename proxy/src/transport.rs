@@ -30,8 +30,8 @@ mod meta;
 mod stream;
 
 pub use connector::{
-    ConnectionOptions, ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef, UpstreamProtocol,
-    retry_is_safe,
+    ConnectionOptions, ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef,
+    UpstreamProtocol, retry_is_safe,
 };
 pub use embed::{EmbedError, Proxy, ProxySettings, build_proxy};
 pub use h1::serve_h1;

@@ -1,11 +1,12 @@
 //! Resolving: every reference bound or marked unresolved, conflicts decided. Later steps cannot fail on one.
 
 pub(crate) mod authorization;
-mod conversions;
+pub(crate) mod conversions;
 pub(crate) mod delegates;
 pub(crate) mod destination_rules;
 pub(crate) mod gateway_api;
 pub(crate) mod gateways;
+pub(crate) mod locality;
 mod membership;
 pub(crate) mod peers;
 pub(crate) mod protocol;

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use http::header;
 use palisade_model::{endpoint::Address, reason::Reason};
 use pingora_core::{Error, ErrorSource, ErrorType, Result, RetryType, protocols::Digest, upstreams::peer::HttpPeer};
-use http::header;
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 

@@ -176,11 +176,6 @@ impl EndpointLive {
         self.ejected_until.load(Ordering::Acquire)
     }
 
-    /// How many steps its latest ejection was long.
-    pub(crate) fn ejection_steps(&self) -> u32 {
-        self.ejection_steps.load(Ordering::Relaxed)
-    }
-
     /// Errors in a row.
     pub(crate) fn errors(&self) -> &Consecutive {
         &self.errors

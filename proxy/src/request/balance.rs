@@ -118,9 +118,8 @@ fn balance<'a>(
     }
     let again = (0..RESELECTIONS).find_map(|_| pick().filter(|e| !tried.contains(&e.endpoint.address)));
     // Draws may miss the untried ones; a scan does not.
-    let untried = || {
-        available.positions().filter_map(|at| cluster.at(at)).find(|e| !tried.contains(&e.endpoint.address))
-    };
+    let untried =
+        || available.positions().filter_map(|at| cluster.at(at)).find(|e| !tried.contains(&e.endpoint.address));
     again.or_else(untried).or(Some(first))
 }
 

@@ -185,9 +185,7 @@ impl Answer {
             _ => Vec::new(),
         };
         match is_grpc {
-            true => {
-                Self { status: 200, grpc_status: Some(refusal.grpc), headers, content_type: None, body }
-            }
+            true => Self { status: 200, grpc_status: Some(refusal.grpc), headers, content_type: None, body },
             false => Self { status, grpc_status: None, headers, content_type, body },
         }
     }

@@ -131,9 +131,8 @@ fn grouped(endpoints: &[IndexedEndpoint], members: &[u32], locality: &LocalityPo
         LocalityPolicy::Any | LocalityPolicy::Failover(_) => vec![(None, members.to_vec())],
         LocalityPolicy::Distribute(shares) => (0..shares.len())
             .filter_map(|position| {
-                let is_in = |at: &&u32| {
-                    get(endpoints, **at).is_some_and(|e| locality.share(&e.endpoint) == Some(position))
-                };
+                let is_in =
+                    |at: &&u32| get(endpoints, **at).is_some_and(|e| locality.share(&e.endpoint) == Some(position));
                 let members: Vec<u32> = members.iter().filter(is_in).copied().collect();
                 let share = shares.get(position)?.weight;
                 (!members.is_empty()).then_some((Some(share), members))

@@ -7,7 +7,10 @@ use proptest::{prelude::*, sample::subsequence};
 use super::*;
 
 fn entries(addresses: &[u32]) -> Vec<Entry> {
-    addresses.iter().map(|at| Entry { at: *at, key: format!("10.0.{}.{}:80", at / 256, at % 256), weight: 1.0 }).collect()
+    addresses
+        .iter()
+        .map(|at| Entry { at: *at, key: format!("10.0.{}.{}:80", at / 256, at % 256), weight: 1.0 })
+        .collect()
 }
 
 fn tables() -> [HashTable; 2] {
@@ -99,7 +102,9 @@ fn odd_sizes_and_no_endpoints_are_harmless() {
         let table = Table::build(HashTable::Maglev { size }, &entries(&[1, 2]));
         assert!(table.find(7, |_| true).is_some(), "{size}");
     }
-    for kind in [HashTable::Maglev { size: 251 }, HashTable::Ring { minimum_size: 1024 }, HashTable::Ring { minimum_size: 0 }] {
+    for kind in
+        [HashTable::Maglev { size: 251 }, HashTable::Ring { minimum_size: 1024 }, HashTable::Ring { minimum_size: 0 }]
+    {
         assert_eq!(Table::build(kind, &[]).find(7, |_| true), None);
     }
     let table = Table::build(HashTable::Ring { minimum_size: u64::MAX }, &entries(&[1]));
