@@ -6,7 +6,7 @@ mod secret;
 
 pub use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, StatefulSet, StatefulSetSpec};
 pub use k8s_openapi::api::core::v1::{
-    ConfigMap, Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, Namespace, Pod, PodSpec, PodStatus,
+    ConfigMap, Container, ContainerPort, EnvFromSource, EnvVar, EnvVarSource, Namespace, Node, Pod, PodSpec, PodStatus,
     PodTemplateSpec, Service, ServiceAccount, ServicePort, ServiceSpec,
 };
 pub use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};

@@ -63,6 +63,8 @@ macro_rules! objects {
 objects! {
     /// Kubernetes Namespace.
     Namespace(kubernetes::Namespace),
+    /// Kubernetes Node.
+    Node(kubernetes::Node),
     /// Kubernetes ServiceAccount.
     ServiceAccount(kubernetes::ServiceAccount),
     /// Kubernetes Service.

@@ -51,6 +51,7 @@ pub(crate) fn validate(meta: &Meta, object: &Object, issues: &mut Vec<Issue>) {
             policy_target::targets(None, &spec.target_refs, Code::InvalidCombination, cursor);
         }
         Object::Namespace(_)
+        | Object::Node(_)
         | Object::ServiceAccount(_)
         | Object::Service(_)
         | Object::EndpointSlice(_)

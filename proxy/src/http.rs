@@ -17,6 +17,7 @@ mod context;
 pub(crate) mod copies;
 mod head;
 mod intake;
+pub(crate) mod limits;
 mod outcome;
 mod retry;
 pub mod stream;
@@ -120,7 +121,7 @@ impl ProxyHttp for MeshApp {
         ctx: &mut RequestCtx,
     ) -> Result<()> {
         couple(session, digest);
-        tries::connected(session, ctx, digest);
+        tries::connected(&self.runtime, session, ctx, digest);
         // What was revoked while the connection was being made goes no further.
         tries::check_going(ctx)
     }
@@ -134,7 +135,10 @@ impl ProxyHttp for MeshApp {
         let carries = ctx.tries.protocol.and_then(|protocol| protocol.carries);
         let attempt = ctx.tries.retries.saturating_add(1);
         match ctx.verdict.as_ref().map(|verdict| &verdict.action) {
-            Some(Action::Forward(plan)) => head::write(request, &plan.head, carries, attempt),
+            Some(Action::Forward(plan)) => {
+                head::write(request, &plan.head, carries, attempt)?;
+                tries::close_after_last(request, ctx)
+            }
             _ => Error::e_explain(ErrorType::InternalError, "forwarding without a plan"),
         }
     }
@@ -158,7 +162,7 @@ impl ProxyHttp for MeshApp {
         response: &mut ResponseHeader,
         ctx: &mut RequestCtx,
     ) -> Result<()> {
-        tries::check_response(session, response, ctx)
+        tries::check_response(&self.runtime, session, response, ctx)
     }
 
     async fn response_filter(
@@ -196,6 +200,7 @@ impl ProxyHttp for MeshApp {
         ctx: &mut RequestCtx,
     ) -> Result<()> {
         if let Some(status) = outcome::grpc_status(trailers) {
+            tries::answered_with_trailers(&self.runtime, ctx, status);
             ctx.record.grpc_status = Some(status);
         }
         Ok(())
@@ -208,7 +213,7 @@ impl ProxyHttp for MeshApp {
         ctx: &mut RequestCtx,
         error: Box<Error>,
     ) -> Box<Error> {
-        tries::not_connected(session, ctx, error)
+        tries::not_connected(&self.runtime, session, ctx, error)
     }
 
     fn error_while_proxy(
@@ -219,7 +224,7 @@ impl ProxyHttp for MeshApp {
         ctx: &mut RequestCtx,
         client_reused: bool,
     ) -> Box<Error> {
-        tries::broken(session, ctx, error, client_reused)
+        tries::broken(&self.runtime, session, ctx, error, client_reused)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
@@ -243,7 +248,7 @@ impl ProxyHttp for MeshApp {
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestCtx) {
-        ctx.tries.in_flight = None;
+        ctx.tries.end();
         ctx.registration = None;
         self.runtime.metrics.open_streams.dec();
         outcome::finish(session, error, ctx, upstream_bytes(session));

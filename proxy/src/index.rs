@@ -26,9 +26,12 @@ mod rules;
 mod services;
 
 pub use access::{AccessTable, IndexedCheck};
-pub use clusters::{IndexedCluster, IndexedEndpoint};
+pub(crate) use clusters::below;
+pub use clusters::{Available, Cause, Group, IndexedCluster, IndexedEndpoint, Outcome, hashing};
 pub use hosts::{HostTable, IndexedHost};
-pub use live::{ClusterLive, EndpointLive, InFlight, LiveState};
+pub use live::{
+    Breaker, Clock, ClusterLive, Demand, EndpointLive, InFlight, LiveState, Retrying, Running, Slot, Waiting,
+};
 pub use matching::{CompiledCors, MatchFacts};
 pub use policies::PolicyTable;
 pub use routes::{IndexedEntry, RouteIndex};
@@ -72,6 +75,19 @@ impl RuntimeIndex {
     /// # Errors
     /// When a resource holds what cannot be served (a malformed expression).
     pub fn build(snapshot: Arc<Snapshot>, previous: Option<&Self>) -> Result<Self, BuildError> {
+        let live = previous.map_or_else(Arc::default, |held| Arc::clone(&held.live));
+        Self::build_with(snapshot, previous, live)
+    }
+
+    /// [`RuntimeIndex::build`] over live state of the caller's.
+    ///
+    /// # Errors
+    /// As [`RuntimeIndex::build`].
+    pub fn build_with(
+        snapshot: Arc<Snapshot>,
+        previous: Option<&Self>,
+        live: Arc<LiveState>,
+    ) -> Result<Self, BuildError> {
         let fault = |key: &ResourceKey, message: String| BuildError { key: key.clone(), message };
         let settings = snapshot
             .settings()
@@ -80,7 +96,6 @@ impl RuntimeIndex {
             Some(held) => Arc::clone(&held.settings),
             None => Arc::new(settings.clone()),
         };
-        let live = previous.map_or_else(Arc::default, |held| Arc::clone(&held.live));
         let mut rules = AHashMap::new();
         for entry in snapshot.of_kind(ResourceKind::Route) {
             let name = &entry.key().name;
@@ -207,6 +222,11 @@ impl RuntimeIndex {
     /// A cluster.
     pub fn cluster(&self, name: &str) -> Option<&Arc<IndexedCluster>> {
         self.clusters.get(name)
+    }
+
+    /// All clusters, in no order.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<IndexedCluster>> {
+        self.clusters.values()
     }
 
     /// Outbound destinations.

@@ -16,6 +16,7 @@ mod egress;
 pub mod external;
 pub mod facts;
 mod gate;
+pub mod hash;
 pub mod hygiene;
 pub mod normalize;
 mod outgoing;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, header};
 use palisade_model::{
-    cluster::{Discovery, UpstreamTls},
+    cluster::{Discovery, LoadBalancer, UpstreamTls},
     reason::Reason,
     route::{Fault, FaultAbort, Forward, RouteAction},
 };
@@ -230,6 +231,7 @@ pub fn decide_tcp_with(
             verdict.action = Action::Forward(Box::new(ForwardPlan {
                 permit,
                 is_passthrough: is_passthrough(&name),
+                hash: hash::of_connection(cluster.cluster(), &admitted.facts),
                 cluster,
                 head: UpstreamHead::default(),
                 response: Vec::new(),
@@ -254,6 +256,11 @@ fn is_passthrough(cluster: &str) -> bool {
     matches!(cluster, PASSTHROUGH | INBOUND_PASSTHROUGH)
 }
 
+/// Whether clients choose the endpoint by its address.
+fn is_passed_through(cluster: &IndexedCluster) -> bool {
+    cluster.cluster().load_balancer == LoadBalancer::Passthrough
+}
+
 /// The cluster of a name, if something can be sent to it.
 fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster>, Reason> {
     let cluster = index.cluster(name).ok_or(Reason::NoCluster)?;
@@ -262,7 +269,9 @@ fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster
         return Err(Reason::UpstreamConnect);
     }
     match &cluster.cluster().discovery {
-        Discovery::Endpoints { key: _, subset: _ } if cluster.usable().len() == 0 => Err(Reason::NoEndpoints),
+        Discovery::Endpoints { key: _, subset: _ } if cluster.available().is_empty() && !is_passed_through(cluster) => {
+            Err(Reason::NoEndpoints)
+        }
         Discovery::BlackHole => Err(Reason::EgressUnknownHost),
         Discovery::Endpoints { key: _, subset: _ }
         | Discovery::OriginalDestination
@@ -400,8 +409,13 @@ impl Permitted<'_> {
             .filter(|mirror| mirror.share.happens(chance.draw()))
             .map(|mirror| Arc::clone(&mirror.cluster))
             .collect();
+        let connection = &self.admitted.facts;
+        let query = self.target.query;
+        let hashed = hash::of_request(cluster.cluster(), self.request.headers, query, self.remote_ip, connection);
+        response.extend(hashed.set_cookie.map(|cookie| HeaderChange::Append(header::SET_COOKIE, cookie)));
         let plan = ForwardPlan {
             permit: self.permit,
+            hash: hashed.hash,
             cluster,
             is_passthrough: is_passthrough(name),
             head,

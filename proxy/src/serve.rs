@@ -22,6 +22,7 @@ pub mod drain;
 pub mod handshake;
 pub mod l4;
 pub mod listener;
+pub(crate) mod proxy_header;
 pub mod proxy_protocol;
 pub mod readmit;
 pub mod registry;

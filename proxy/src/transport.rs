@@ -31,8 +31,8 @@ mod meta;
 mod stream;
 
 pub use connector::{
-    ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef, UpstreamProtocol,
-    retry_is_safe,
+    ConnectionOptions, ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef,
+    UpstreamProtocol, retry_is_safe,
 };
 pub(crate) use copy::{CopiedBody, CopiedParts, detached_request, send_copy};
 pub use embed::{EmbedError, Proxy, ProxySettings, build_proxy};

@@ -137,20 +137,21 @@ fn endpoints(admitted: &Admitted, cluster: &IndexedCluster) -> Vec<EndpointAnswe
         PlannedTls::Originate(originate) if originate.client_certificate.is_some() => "mutual",
         PlannedTls::Originate(_) => "simple",
     };
-    let mut words: Vec<&str> = cluster.usable().map(|(indexed, _)| word(indexed)).collect();
+    let mut words: Vec<&str> = cluster.serving().into_iter().map(|(indexed, _)| word(indexed)).collect();
     words.dedup();
     let is_mixed = words.len() > 1;
     match &cluster.cluster().discovery {
         Discovery::Endpoints { key: _, subset: _ } => cluster
-            .usable()
-            .map(|(indexed, _)| EndpointAnswer {
+            .serving()
+            .into_iter()
+            .map(|(indexed, weight)| EndpointAnswer {
                 address: match &indexed.endpoint.address {
                     Address::Socket(address) => address.to_string(),
                     Address::Unix(path) => format!("unix://{path}"),
                     Address::Name(name, port) | Address::LogicalName(name, port) => format!("{name}:{port}"),
                 },
-                priority: indexed.endpoint.priority,
-                weight: indexed.endpoint.weight,
+                priority: indexed.priority.unwrap_or(0),
+                weight,
                 tls: is_mixed.then(|| word(indexed)),
             })
             .collect(),

@@ -31,6 +31,8 @@ pub struct Inputs {
     pub settings: MeshSettings,
     /// Namespaces that are declared; others exist without labels.
     pub namespaces: BTreeMap<Arc<str>, core::Namespace>,
+    /// Labels of nodes.
+    pub nodes: BTreeMap<Arc<str>, BTreeMap<String, String>>,
     /// Services, with addresses.
     pub services: Objects<core::Service>,
     /// EndpointSlices as written.

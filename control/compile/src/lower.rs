@@ -23,6 +23,7 @@ mod proxy_settings;
 mod regexes;
 mod retries;
 mod services;
+pub(crate) mod traffic;
 mod virtual_hosts;
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};

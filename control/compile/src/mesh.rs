@@ -21,7 +21,7 @@ use crate::{
     lower::{self, client::Proxy},
     object::ObjectKey,
     reports::Reports,
-    resolve::Resolved,
+    resolve::{Resolved, locality::Locality},
 };
 
 /// What documents mean: resolved, ready to be cut into slices. Cheap to clone and share.
@@ -153,9 +153,7 @@ impl Mesh {
 
     /// A proxy with what its pod says about it.
     fn proxy(&self, asked: &ProxyRef) -> Result<Proxy, ScopeError> {
-        // Locality, node and network decide about priorities of endpoints, which are all equal so far.
-        let ProxyRef { kind, namespace, name, labels, service_account, ips, gateway, locality: _, node: _, network: _ } =
-            asked;
+        let ProxyRef { kind, namespace, name, labels, service_account, ips, gateway, locality, node, network } = asked;
         let inputs = &self.resolved.inputs;
         let key = name.as_ref().map(|name| ObjectKey::new(Arc::clone(namespace), Arc::clone(name)));
         let by_gateway = |wanted: &ObjectKey| {
@@ -190,6 +188,13 @@ impl Mesh {
         let gateway = if *kind == ProxyKind::Gateway { gateway.clone().or(of_pod).or(of_label) } else { None };
         let identity = SpiffeId::new(inputs.settings.trust_domain.clone(), &namespace, &service_account)
             .map_err(|source| ScopeError::Identity { proxy: format!("{namespace}/{name}"), source })?;
-        Ok(Proxy { kind: *kind, namespace, name, labels, identity, addresses, gateway })
+        let node = node.clone().or_else(|| pod.map(|pod| pod.spec.node.clone())).unwrap_or_default();
+        let locality = match (locality, pod) {
+            (Some(written), _) => Locality::parse(written),
+            (None, Some(pod)) => Locality::parse(&pod.spec.locality),
+            (None, None) => Locality::default(),
+        };
+        let network = network.clone().unwrap_or_default();
+        Ok(Proxy { kind: *kind, namespace, name, labels, identity, addresses, gateway, locality, node, network })
     }
 }

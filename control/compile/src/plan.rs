@@ -120,6 +120,9 @@ fn gateway_ports(
         identity,
         addresses: pod.spec.ips.clone(),
         gateway: (kind == GatewayKind::GatewayApi).then(|| gateway.clone()),
+        locality: Default::default(),
+        node: String::new(),
+        network: String::new(),
     };
     let declared: BTreeSet<u16> = match kind {
         GatewayKind::GatewayApi => {

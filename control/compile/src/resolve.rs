@@ -2,11 +2,12 @@
 
 pub(crate) mod authorization;
 mod cedar;
-mod conversions;
+pub(crate) mod conversions;
 pub(crate) mod delegates;
 pub(crate) mod destination_rules;
 pub(crate) mod gateway_api;
 pub(crate) mod gateways;
+pub(crate) mod locality;
 mod membership;
 pub(crate) mod peers;
 pub(crate) mod protocol;

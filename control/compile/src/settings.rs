@@ -3,11 +3,18 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use palisade_crds::istio::{
-    ExtensionProvider, ForwardClientCertDetails, HttpRetry, MeshConfig, MeshOutboundMode, NormalizationType,
+    ExtensionProvider, ForwardClientCertDetails, HttpRetry, MeshConfig, MeshH2UpgradePolicy, MeshOutboundMode,
+    NormalizationType,
 };
 use palisade_model::{
+    cluster::{OutlierDetection, TcpKeepalive},
     identity::TrustDomain,
     settings::{ForwardClientCert, OutboundPolicy, PathNormalization},
+};
+
+use crate::resolve::{
+    conversions::traffic,
+    destination_rules::{ConnectionPool, LocalityPreference},
 };
 
 /// Settings of the whole mesh.
@@ -39,6 +46,8 @@ pub struct MeshSettings {
     pub default_retries: Option<HttpRetry>,
     /// TCP connect timeout of clusters that have none of their own.
     pub connect_timeout: Option<std::time::Duration>,
+    /// Client-side defaults of all destinations.
+    pub(crate) destinations: DestinationDefaults,
     /// Trusted proxies in front of gateways.
     pub gateway_trusted_hops: u32,
     /// Gateways expect the PROXY protocol.
@@ -49,6 +58,21 @@ pub struct MeshSettings {
     pub extension_providers: Vec<ExtensionProvider>,
     /// One workload may have several external authorizers.
     pub multiple_custom_providers: bool,
+}
+
+/// Client-side defaults of all destinations.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct DestinationDefaults {
+    /// `localityLbSetting`; `None` = enabled, with nothing said.
+    pub(crate) locality: Option<LocalityPreference>,
+    /// `tcpKeepalive`.
+    pub(crate) keepalive: Option<TcpKeepalive>,
+    /// `h2UpgradePolicy: UPGRADE`.
+    pub(crate) upgrades_to_http2: bool,
+    /// `defaultTrafficPolicy.connectionPool`.
+    pub(crate) pool: Option<ConnectionPool>,
+    /// `defaultTrafficPolicy.outlierDetection`.
+    pub(crate) outlier: Option<OutlierDetection>,
 }
 
 /// Settings that are not in documents (`--set KEY=VALUE`); names as in the documentation, or Istio's environment names.
@@ -193,6 +217,7 @@ impl MeshSettings {
             default_destination_rule_export_to: mesh.default_destination_rule_export_to.clone(),
             default_retries: mesh.default_http_retry_policy.clone(),
             connect_timeout: mesh.connect_timeout.and_then(crate::time::positive),
+            destinations: DestinationDefaults::of(mesh),
             gateway_trusted_hops: topology.map_or(0, |topology| topology.num_trusted_proxies),
             gateway_proxy_protocol: topology.is_some_and(|topology| topology.proxy_protocol.is_some()),
             gateway_forward_client_cert: match topology.and_then(|topology| topology.forward_client_cert_details) {
@@ -211,20 +236,29 @@ impl MeshSettings {
     }
 }
 
+impl DestinationDefaults {
+    fn of(mesh: &MeshConfig) -> Self {
+        let policy = mesh.default_traffic_policy.as_ref();
+        Self {
+            locality: mesh.locality_lb_setting.as_ref().map(traffic::locality),
+            keepalive: mesh.tcp_keepalive.as_ref().map(traffic::keepalive),
+            upgrades_to_http2: mesh.h2_upgrade_policy == Some(MeshH2UpgradePolicy::Upgrade),
+            pool: policy.and_then(|policy| policy.connection_pool.as_ref()).map(traffic::pool),
+            outlier: policy.and_then(|policy| policy.outlier_detection.as_ref()).map(traffic::outlier),
+        }
+    }
+}
+
 /// Known settings that are written and not served yet, by name.
 pub(crate) fn not_served(mesh: &MeshConfig) -> Vec<&'static str> {
     let written = [
         (mesh.inbound_traffic_policy.is_some(), "inboundTrafficPolicy"),
         (mesh.extension_providers.iter().any(|provider| !is_authorizer(provider)), "extensionProviders"),
-        (mesh.locality_lb_setting.is_some(), "localityLbSetting"),
         (!mesh.discovery_selectors.is_empty(), "discoverySelectors"),
         (mesh.mesh_mtls.is_some(), "meshMTLS"),
         (mesh.tls_defaults.is_some(), "tlsDefaults"),
         (!mesh.ca_certificates.is_empty(), "caCertificates"),
         (mesh.protocol_detection_timeout.is_some(), "protocolDetectionTimeout"),
-        (mesh.tcp_keepalive.is_some(), "tcpKeepalive"),
-        (mesh.h2_upgrade_policy.is_some(), "h2UpgradePolicy"),
-        (mesh.default_traffic_policy.is_some(), "defaultTrafficPolicy"),
     ];
     written.into_iter().filter(|(is_written, _)| *is_written).map(|(_, name)| name).collect()
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    ConfigMap, Deployment, EndpointSlice, IntOrString, Namespace, Pod, PodSpec, Service, ServiceAccount, StatefulSet,
+    ConfigMap, Deployment, EndpointSlice, IntOrString, Namespace, Node, Pod, PodSpec, Service, ServiceAccount,
+    StatefulSet,
 };
 use crate::codes::Code;
 use crate::issue::Issue;
@@ -16,6 +17,10 @@ pub(crate) trait Defaults {
 }
 
 impl Defaults for Namespace {
+    fn fill_in(&mut self, _issues: &mut Vec<Issue>) {}
+}
+
+impl Defaults for Node {
     fn fill_in(&mut self, _issues: &mut Vec<Issue>) {}
 }
 

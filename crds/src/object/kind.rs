@@ -61,6 +61,7 @@ const fn cluster_wide(kind: KnownKind) -> KnownKind {
 /// Every kind that is known by name.
 pub static KNOWN_KINDS: &[KnownKind] = &[
     cluster_wide(known("", "Namespace", &["v1"], Support::Served)),
+    cluster_wide(known("", "Node", &["v1"], Support::Served)),
     known("", "ServiceAccount", &["v1"], Support::Served),
     known("", "Service", &["v1"], Support::Served),
     known("", "Pod", &["v1"], Support::Served),

@@ -112,6 +112,7 @@ fn authorization_policy(
 fn typed(known: &KnownKind, value: &Value, fields: &Map<String, Value>, issues: &mut Vec<Issue>) -> Option<Object> {
     match (known.group, known.kind) {
         ("", "Namespace") => core::<kubernetes::Namespace>(value, issues),
+        ("", "Node") => core::<kubernetes::Node>(value, issues),
         ("", "ServiceAccount") => core::<kubernetes::ServiceAccount>(value, issues),
         ("", "Service") => core::<kubernetes::Service>(value, issues),
         ("", "Pod") => core::<kubernetes::Pod>(value, issues),

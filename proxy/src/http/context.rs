@@ -10,10 +10,11 @@ use palisade_model::{endpoint::Address, reason::Reason};
 
 use super::{
     copies::Tee,
+    limits::Current,
     stream::{OwnedRequest, StreamSubject},
 };
 use crate::{
-    index::InFlight,
+    index::{InFlight, Retrying, Running, Slot},
     request::{facts::Direction, upstream::PlannedProtocol, verdict::Verdict},
     runtime::connection::{ConnectionContext, Standing},
     serve::Registration,
@@ -77,10 +78,37 @@ pub struct Tries {
     pub failure: Option<Reason>,
     /// Counts the request at its endpoint.
     pub in_flight: Option<InFlight>,
+    /// The endpoint that the try's outcome is held against.
+    pub current: Option<Current>,
+    /// Counts the request at its cluster.
+    pub running: Option<Running>,
+    /// Counts the connection that the try uses.
+    pub slot: Option<Slot>,
+    /// Counts the retry.
+    pub retrying: Option<Retrying>,
+    /// The try's connection takes no request after this one.
+    pub is_last_on_connection: bool,
     /// Keeps the transport registered while the try runs.
     pub transport: Option<TransportRef>,
     /// What is spoken on this try.
     pub protocol: Option<PlannedProtocol>,
+}
+
+impl Tries {
+    /// Gives back what the try holds: its endpoint and its connection.
+    pub(super) fn end_try(&mut self) {
+        self.in_flight = None;
+        self.slot = None;
+        self.current = None;
+        self.is_last_on_connection = false;
+    }
+
+    /// Gives back what the request holds.
+    pub(super) fn end(&mut self) {
+        self.end_try();
+        self.running = None;
+        self.retrying = None;
+    }
 }
 
 impl RequestCtx {

@@ -7,25 +7,29 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use http::header;
 use palisade_model::{endpoint::Address, reason::Reason};
 use pingora_core::{Error, ErrorSource, ErrorType, Result, RetryType, protocols::Digest, upstreams::peer::HttpPeer};
-use pingora_http::ResponseHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 
 use super::{
     context::RequestCtx,
+    limits::{self, Current},
     outcome,
     retry::{self, Failure},
 };
 use crate::{
+    index::{IndexedCluster, Outcome},
     request::{
         authority::Authority,
-        balance,
+        balance::{self, Picked},
         facts::Chance,
         upstream::{protocol_towards, tls_towards},
         verdict::{Action, ForwardPlan},
     },
     runtime::Runtime,
+    telemetry::metrics::Limit,
     transport::{
         PeerOptions, UpstreamProtocol, conn_meta, count_request, retry_is_safe, revoker, set_stream_idle_timeout,
     },
@@ -61,32 +65,51 @@ fn max_requests(ctx: &RequestCtx) -> Option<NonZeroU32> {
 
 /// Picks the endpoint of the next try. Pausing first is the back-off.
 pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
+    ctx.tries.end_try();
     if let Some(pause) = ctx.tries.pause.take() {
         tokio::time::sleep(pause).await;
     }
     check_going(ctx)?;
-    let left = remaining(ctx)?;
+    let mut left = remaining(ctx)?;
     let (Some(standing), Some(head)) = (ctx.standing.clone(), ctx.head.clone()) else {
         return Error::e_explain(ErrorType::InternalError, "forwarding an undecided request");
     };
-    let dialled = standing.admitted.facts.destination;
-    let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
-    let Some(Action::Forward(plan)) = ctx.verdict.as_ref().map(|verdict| &verdict.action) else {
+    let client = &standing.admitted.facts;
+    let Some(cluster) = plan(ctx).map(|plan| Arc::clone(&plan.cluster)) else {
         return Error::e_explain(ErrorType::InternalError, "forwarding without a permit");
     };
-    let cluster = Arc::clone(&plan.cluster);
-    let avoid = plan.retries.as_ref().is_none_or(|policy| policy.avoid_previous);
-    let tried: &[Address] = if avoid { &ctx.tries.tried } else { &[] };
-    let picked = match balance::pick(&plan.permit, &cluster, dialled, tried, &mut chance) {
+    let mut picked = match pick(ctx, &cluster, client.destination) {
         Ok(picked) => picked,
         Err(reason) => return fail(ctx, reason, "no endpoint"),
     };
+    if let Err(reason) = limits::run(runtime, ctx, &cluster) {
+        return fail(ctx, reason, "circuit breaker");
+    }
+    let endpoint = picked.endpoint.as_ref().map(|endpoint| &*endpoint.live);
+    let (slot, has_waited) = match limits::connection(runtime, &cluster, endpoint, head.version, left).await {
+        Ok(taken) => taken,
+        Err(reason) => return fail(ctx, reason, "circuit breaker"),
+    };
+    ctx.tries.slot = Some(slot);
+    if has_waited {
+        // Much may have changed: who is healthy, and who may call whom.
+        check_going(ctx)?;
+        left = remaining(ctx)?;
+        picked = match pick(ctx, &cluster, client.destination) {
+            Ok(picked) => picked,
+            Err(reason) => return fail(ctx, reason, "no endpoint"),
+        };
+    }
     let tls = tls_towards(&cluster, picked.endpoint.as_ref());
-    let version = head.version;
-    let protocol = protocol_towards(&cluster, picked.endpoint.as_ref(), &tls, version, ctx.is_upgrade);
+    let protocol = protocol_towards(&cluster, picked.endpoint.as_ref(), &tls, head.version, ctx.is_upgrade);
+    let Some(plan) = plan(ctx) else {
+        return Error::e_explain(ErrorType::InternalError, "forwarding without a permit");
+    };
     let host = Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |a| a.host.into_owned());
     let per_try = plan.retries.as_ref().and_then(|policy| policy.per_try);
-    let transport = match runtime.transports.find(&standing.index, &tls, picked.source, &host) {
+    let connection = limits::options(&cluster, client);
+    let found = runtime.transports.find(&standing.index, &tls, picked.source, &host, connection.as_ref());
+    let transport = match found {
         Ok(transport) => transport,
         Err(error) => {
             ctx.record.details = Some(error.to_string().into());
@@ -100,7 +123,7 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
     let options = PeerOptions {
         connect_timeout,
         read_timeout: [per_try, left].into_iter().flatten().min(),
-        idle_timeout: cluster.cluster().idle_timeout.unwrap_or(DEFAULT_IDLE),
+        idle_timeout: limits::idle_of(connection.as_ref(), cluster.cluster().idle_timeout.unwrap_or(DEFAULT_IDLE)),
         fresh: ctx.tries.fresh || cluster.cluster().max_requests_per_connection == 1,
         max_requests: NonZeroU32::new(cluster.cluster().max_requests_per_connection),
     };
@@ -109,11 +132,20 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
     ctx.tries.begun += 1;
     ctx.tries.failure = None;
     ctx.tries.in_flight = picked.endpoint.as_ref().map(|endpoint| endpoint.live.begin());
+    ctx.tries.current = picked.endpoint.as_ref().map(|endpoint| Current::new(&cluster, &endpoint.live));
     ctx.tries.transport = Some(transport);
     ctx.tries.protocol = Some(protocol);
     ctx.tries.tried.push(picked.address);
     ctx.record.upstream = Some(address);
     Ok(Box::new(peer))
+}
+
+fn pick(ctx: &RequestCtx, cluster: &IndexedCluster, dialled: SocketAddr) -> std::result::Result<Picked, Reason> {
+    let plan = plan(ctx).ok_or(Reason::NoCluster)?;
+    let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
+    let avoid = plan.retries.as_ref().is_none_or(|policy| policy.avoid_previous);
+    let tried: &[Address] = if avoid { &ctx.tries.tried } else { &[] };
+    balance::pick(&plan.permit, cluster, dialled, plan.hash, tried, &mut chance)
 }
 
 /// Time left for the whole request.
@@ -147,16 +179,40 @@ pub(super) async fn resolve(address: &Address) -> Option<SocketAddr> {
 }
 
 /// Notes who answered the connection.
-pub(super) fn connected(session: &Session, ctx: &mut RequestCtx, digest: Option<&Digest>) {
+pub(super) fn connected(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, digest: Option<&Digest>) {
     if let (Some(subject), Some(revoker)) = (&ctx.subject, revoker(session)) {
         // One link serves all tries of a request.
         let _ = subject.revoker.set(revoker);
     }
+    limits::report(runtime, ctx, Outcome::Connected);
     if let (Some(limit), Some(digest)) = (max_requests(ctx), digest) {
         count_request(digest, limit);
     }
-    let identity = digest.and_then(conn_meta).and_then(|meta| meta.peer_certificate());
+    let meta = digest.and_then(conn_meta);
+    let options = ctx.tries.transport.as_ref().map(|transport| Arc::clone(&transport.transport().options));
+    if let (Some(meta), Some(options)) = (meta, options) {
+        let carried = meta.life.count();
+        let is_last = options.max_requests > 0 && carried.saturating_add(1) >= options.max_requests;
+        ctx.tries.is_last_on_connection = is_last || options.max_duration.is_some_and(|life| meta.life.age() >= life);
+    }
+    let identity = meta.and_then(|meta| meta.peer_certificate());
     ctx.record.upstream_identity = identity.and_then(|peer| peer.uris.first()).map(|uri| uri.as_str().into());
+}
+
+/// Tells an HTTP/1 upstream that its connection ends with this request. HTTP/2 connections count by themselves.
+pub(super) fn close_after_last(request: &mut RequestHeader, ctx: &RequestCtx) -> Result<()> {
+    let is_http1 = ctx.tries.protocol.is_some_and(|protocol| !protocol.is_http2);
+    if ctx.tries.is_last_on_connection && is_http1 && !ctx.is_upgrade {
+        request.insert_header(header::CONNECTION, "close")?;
+    }
+    Ok(())
+}
+
+/// Notes the gRPC status that came after everything else.
+pub(super) fn answered_with_trailers(runtime: &Runtime, ctx: &RequestCtx, grpc: u32) {
+    if ctx.is_grpc {
+        limits::report(runtime, ctx, Outcome::Answered(limits::http_status_of(grpc)));
+    }
 }
 
 /// Ends a request whose time is up, or that a new configuration no longer permits.
@@ -188,14 +244,28 @@ pub(super) fn check_size(ctx: &mut RequestCtx, bytes: usize) -> Result<()> {
 }
 
 /// Turns a response that the policy retries into a failed try.
-pub(super) fn check_response(session: &mut Session, response: &ResponseHeader, ctx: &mut RequestCtx) -> Result<()> {
+pub(super) fn check_response(
+    runtime: &Runtime,
+    session: &mut Session,
+    response: &ResponseHeader,
+    ctx: &mut RequestCtx,
+) -> Result<()> {
     if response.status.is_informational() {
         return Ok(());
     }
     let status = Failure::Status(response.status.as_u16());
-    let grpc = outcome::grpc_status(&response.headers).map(Failure::Grpc);
+    let grpc = outcome::grpc_status(&response.headers);
+    // What a gRPC server thinks of the call comes with the trailers, unless they are all that comes.
+    let answered = match (ctx.is_grpc && response.status.is_success(), grpc) {
+        (false, _) => Some(response.status.as_u16()),
+        (true, grpc) => grpc.map(limits::http_status_of),
+    };
+    if let Some(answered) = answered {
+        limits::report(runtime, ctx, Outcome::Answered(answered));
+    }
+    let grpc = grpc.map(Failure::Grpc);
     for failure in [Some(status), grpc].into_iter().flatten() {
-        if may_retry(session, ctx, failure) {
+        if may_retry(runtime, session, ctx, failure) {
             let mut error = Error::explain(ErrorType::HTTPStatus(response.status.as_u16()), "retried by policy");
             error.set_retry(true);
             error.as_up();
@@ -206,9 +276,16 @@ pub(super) fn check_response(session: &mut Session, response: &ResponseHeader, c
 }
 
 /// A connection could not be made: nothing was sent, so any method may go elsewhere.
-pub(super) fn not_connected(session: &mut Session, ctx: &mut RequestCtx, mut error: Box<Error>) -> Box<Error> {
-    ctx.tries.in_flight = None;
-    let retry = may_retry(session, ctx, Failure::Connect);
+pub(super) fn not_connected(
+    runtime: &Runtime,
+    session: &mut Session,
+    ctx: &mut RequestCtx,
+    mut error: Box<Error>,
+) -> Box<Error> {
+    let is_timeout = *error.etype() == ErrorType::ConnectTimedout;
+    limits::report(runtime, ctx, if is_timeout { Outcome::TimedOut } else { Outcome::Failed });
+    ctx.tries.end_try();
+    let retry = may_retry(runtime, session, ctx, Failure::Connect);
     if !retry {
         ctx.tries.failure = Some(match is_expired(ctx) {
             true => Reason::Timeout,
@@ -221,25 +298,31 @@ pub(super) fn not_connected(session: &mut Session, ctx: &mut RequestCtx, mut err
 
 /// A try broke after it had a connection.
 pub(super) fn broken(
+    runtime: &Runtime,
     session: &mut Session,
     ctx: &mut RequestCtx,
     mut error: Box<Error>,
     is_reused: bool,
 ) -> Box<Error> {
-    ctx.tries.in_flight = None;
     if let Some(reason) = ctx.registration.as_ref().and_then(|registration| registration.close_reason()) {
         ctx.tries.failure = Some(reason);
     }
     if *error.esource() == ErrorSource::Downstream || ctx.tries.failure.is_some() {
+        if ctx.tries.failure == Some(Reason::Timeout) && session.response_written().is_none() {
+            limits::report(runtime, ctx, Outcome::TimedOut);
+        }
+        ctx.tries.end_try();
         error.set_retry(false);
         return error;
     }
     if matches!(error.etype(), ErrorType::HTTPStatus(_)) {
         // `check_response` decided.
+        ctx.tries.end_try();
         error.retry.decide_reuse(false);
         return error;
     }
     if ctx.tries.stale < MAX_STALE && !is_expired(ctx) && retry_is_safe(session, &error, is_reused) {
+        ctx.tries.end_try();
         ctx.tries.stale += 1;
         ctx.tries.fresh = true;
         ctx.tries.tried.pop();
@@ -251,7 +334,10 @@ pub(super) fn broken(
         (_, RetryType::Decided(true)) => Failure::Refused,
         _ => Failure::Reset,
     };
-    let retry = may_retry(session, ctx, failure);
+    let is_timeout = failure == Failure::PerTryTimeout;
+    limits::report(runtime, ctx, if is_timeout { Outcome::TimedOut } else { Outcome::Failed });
+    ctx.tries.end_try();
+    let retry = may_retry(runtime, session, ctx, failure);
     error.set_retry(retry);
     error
 }
@@ -260,16 +346,23 @@ fn is_expired(ctx: &RequestCtx) -> bool {
     ctx.tries.deadline.is_some_and(|deadline| Instant::now() >= deadline)
 }
 
-/// Whether the policy grants another try; if so, it is counted and its pause set.
-fn may_retry(session: &Session, ctx: &mut RequestCtx, failure: Failure) -> bool {
+/// Whether the policy and the cluster's limits grant another try; if so, it is counted and its pause set.
+fn may_retry(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, failure: Failure) -> bool {
     let is_replayable = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
-    let Some(policy) = plan(ctx).and_then(|plan| plan.retries.as_ref()) else { return false };
-    let granted =
+    let Some(plan) = plan(ctx) else { return false };
+    let Some(policy) = plan.retries.as_ref() else { return false };
+    let is_wanted =
         is_replayable && ctx.tries.retries < policy.attempts && !is_expired(ctx) && retry::is_wanted(policy, failure);
-    if granted {
-        let pause = retry::backoff(policy, ctx.tries.retries.saturating_add(1), fastrand::f64());
-        ctx.tries.pause = Some(pause);
-        ctx.tries.retries += 1;
+    if !is_wanted {
+        return false;
     }
-    granted
+    let pause = retry::backoff(policy, ctx.tries.retries.saturating_add(1), fastrand::f64());
+    let cluster = Arc::clone(&plan.cluster);
+    if !limits::may_retry(ctx, &cluster) {
+        runtime.metrics.upstream.count_overflow(Limit::Retries);
+        return false;
+    }
+    ctx.tries.pause = Some(pause);
+    ctx.tries.retries += 1;
+    true
 }

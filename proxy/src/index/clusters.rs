@@ -2,15 +2,26 @@
 
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, Guard};
 use palisade_model::{
-    cluster::{Cluster, Discovery},
+    cluster::{Cluster, Discovery, LoadBalancer},
     endpoint::{Address, Endpoint, EndpointHealth, Endpoints},
     hash::ContentHash,
     identity::SpiffeId,
     resource::{Entry, Resource},
 };
 
+mod ejection;
+pub mod hashing;
+mod levels;
+
+pub use ejection::{Cause, Outcome};
+pub(crate) use levels::below;
+pub use levels::{Available, Group};
+
 use super::live::{ClusterLive, EndpointLive, LiveState};
+use crate::transport::ConnectionOptions;
+use levels::Level;
 
 /// A cluster, ready to pick endpoints from.
 #[derive(Debug)]
@@ -19,11 +30,14 @@ pub struct IndexedCluster {
     endpoints_source: Option<ContentHash>,
     cluster: Cluster,
     endpoints: Box<[IndexedEndpoint]>,
-    /// Positions of the endpoints of the best priority that has a healthy one, with cumulative weights.
-    usable: Box<[(u32, u64)]>,
-    has_equal_weights: bool,
+    levels: Box<[Level]>,
+    /// What takes traffic now: made anew when an endpoint is ejected or comes back, which is rare.
+    available: ArcSwap<Available>,
+    /// Until when some endpoint warms up, in milliseconds of the clock; 0 = none does.
+    warm_at: u64,
     identities: Arc<[SpiffeId]>,
     sans: Arc<[Arc<str>]>,
+    connection: Option<Arc<ConnectionOptions>>,
     live: Arc<ClusterLive>,
 }
 
@@ -31,7 +45,9 @@ pub struct IndexedCluster {
 #[derive(Debug, Clone)]
 pub struct IndexedEndpoint {
     /// The endpoint as the control plane sent it.
-    pub endpoint: Endpoint,
+    pub endpoint: Arc<Endpoint>,
+    /// Its priority for this client, 0 first, without gaps; `None` = it takes no traffic whatever happens.
+    pub priority: Option<u32>,
     /// Its live state.
     pub live: Arc<EndpointLive>,
 }
@@ -65,17 +81,24 @@ impl IndexedCluster {
             Some(Resource::Endpoints(endpoints)) => endpoints,
             _ => &none,
         };
-        let selected: Box<[IndexedEndpoint]> = resource
+        let now = live.now();
+        let mut selected: Box<[IndexedEndpoint]> = resource
             .endpoints
             .iter()
             .filter(|endpoint| is_in_subset(&cluster.discovery, endpoint))
-            .map(|endpoint| IndexedEndpoint { endpoint: endpoint.clone(), live: live.endpoint(&endpoint.address) })
+            .map(|endpoint| {
+                let live = live.endpoint(&endpoint.address);
+                live.attach(endpoint.health == EndpointHealth::Healthy, now);
+                IndexedEndpoint { endpoint: Arc::new(endpoint.clone()), priority: None, live }
+            })
             .collect();
         live.retain_used();
-        let usable = usable_of(&selected);
-        let mut weights = usable.iter().filter_map(|(at, _)| selected.get(usize::try_from(*at).ok()?));
-        let first = weights.next().map(|e| e.endpoint.weight);
-        let has_equal_weights = weights.all(|e| Some(e.endpoint.weight) == first);
+        let (levels, priorities) = levels::levels(&selected, &cluster.traffic, &cluster.load_balancer);
+        for (indexed, priority) in selected.iter_mut().zip(priorities) {
+            indexed.priority = priority;
+        }
+        let warm_at = warm_at(cluster, &selected);
+        let available = Available::new(&levels, &selected, &cluster.traffic, live.epoch(), now);
         let identities: Arc<[SpiffeId]> = resource.identities.iter().cloned().collect();
         let sans = identities.iter().map(|id| Arc::from(id.to_string())).collect();
         Some(Arc::new(Self {
@@ -83,10 +106,12 @@ impl IndexedCluster {
             endpoints_source,
             cluster: cluster.clone(),
             endpoints: selected,
-            usable,
-            has_equal_weights,
+            levels,
+            available: ArcSwap::from_pointee(available),
+            warm_at,
             identities,
             sans,
+            connection: ConnectionOptions::of(cluster).map(Arc::new),
             live,
         }))
     }
@@ -111,27 +136,80 @@ impl IndexedCluster {
         self.endpoints.iter().find(|indexed| indexed.endpoint.address == *address)
     }
 
-    /// The healthy endpoints of the best priority, with their cumulative weights.
-    pub fn usable(&self) -> impl ExactSizeIterator<Item = (&IndexedEndpoint, u64)> + Clone {
-        // INVARIANT: `usable` holds positions in `endpoints` only; the fallback cannot be reached with an empty list.
-        self.usable.iter().map(|(at, upto)| {
-            let at = usize::try_from(*at).unwrap_or(0).min(self.endpoints.len().saturating_sub(1));
-            #[expect(
-                clippy::indexing_slicing,
-                reason = "clamped to the length, and `usable` is empty when there are none"
-            )]
-            (&self.endpoints[at], *upto)
-        })
+    /// What takes traffic now. O(1) but after an ejection or its end.
+    pub fn available(&self) -> Guard<Arc<Available>> {
+        let held = self.available.load();
+        let epoch = self.live.epoch();
+        if held.epoch == epoch && (held.until == u64::MAX || self.live.now() < held.until) {
+            return held;
+        }
+        let next = Available::new(&self.levels, &self.endpoints, &self.cluster.traffic, epoch, self.live.now());
+        self.available.store(Arc::new(next));
+        self.available.load()
     }
 
-    /// Sum of the usable endpoints' weights.
-    pub fn usable_weight(&self) -> u64 {
-        self.usable.last().map_or(0, |(_, upto)| *upto)
+    /// The endpoint at a position that [`Available`] or a [`Group`] names.
+    pub fn at(&self, position: u32) -> Option<&IndexedEndpoint> {
+        self.endpoints.get(usize::try_from(position).ok()?)
     }
 
-    /// Whether all usable endpoints weigh the same.
-    pub fn has_equal_weights(&self) -> bool {
-        self.has_equal_weights
+    /// The endpoint that a hash leads to.
+    pub fn by_hash(&self, hash: u64) -> Option<&IndexedEndpoint> {
+        self.at(self.available().by_hash(&self.levels, hash)?)
+    }
+
+    /// The endpoints that take traffic now or as others fail, best priority first, with the weight that each has there.
+    pub fn serving(&self) -> Vec<(&IndexedEndpoint, u32)> {
+        let mut serving: Vec<(&IndexedEndpoint, u32)> = self
+            .endpoints
+            .iter()
+            .filter(|indexed| indexed.endpoint.health == EndpointHealth::Healthy && indexed.priority.is_some())
+            .map(|indexed| (indexed, self.share_of(indexed)))
+            .collect();
+        serving.sort_by_key(|(indexed, _)| indexed.priority);
+        serving
+    }
+
+    /// An endpoint's part of its locality's share, else its own weight.
+    fn share_of(&self, indexed: &IndexedEndpoint) -> u32 {
+        let locality = &self.cluster.traffic.locality;
+        let own = u64::from(indexed.endpoint.weight.max(1));
+        let share = locality.share(&indexed.endpoint);
+        let palisade_model::cluster::LocalityPolicy::Distribute(shares) = locality else {
+            return indexed.endpoint.weight;
+        };
+        let Some(weight) = share.and_then(|share| shares.get(share)).map(|share| u64::from(share.weight)) else {
+            return 0;
+        };
+        let healthy = self.endpoints.iter().filter(|other| other.endpoint.health == EndpointHealth::Healthy);
+        let total: u64 = healthy
+            .filter(|other| locality.share(&other.endpoint) == share)
+            .map(|other| u64::from(other.endpoint.weight.max(1)))
+            .sum();
+        u32::try_from((weight * own).div_ceil(total.max(1))).unwrap_or(u32::MAX)
+    }
+
+    /// How far an endpoint has warmed up, from just above 0 to 1.
+    pub(crate) fn warmth(&self, indexed: &IndexedEndpoint, now: u64) -> f64 {
+        let Some(warmup) = &self.cluster.traffic.warmup else { return 1.0 };
+        let age = now.saturating_sub(indexed.live.since());
+        let minimum = f64::from(warmup.minimum.0) / f64::from(palisade_model::route::Percent::ALWAYS.0);
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a process's life")]
+        let part = age as f64 / (warmup.duration.as_secs_f64() * 1000.0).max(1.0);
+        part.clamp(0.0, 1.0).powf(1000.0 / f64::from(warmup.aggression.max(1))).max(minimum).clamp(0.001, 1.0)
+    }
+
+    /// The time, if some endpoint is still warming up then.
+    pub(crate) fn warming_now(&self) -> Option<u64> {
+        if self.warm_at == 0 {
+            return None;
+        }
+        Some(self.live.now()).filter(|now| *now < self.warm_at)
+    }
+
+    /// Options of its connections; `None` = the defaults.
+    pub fn connection(&self) -> Option<&Arc<ConnectionOptions>> {
+        self.connection.as_ref()
     }
 
     /// SPIFFE ids of the workloads behind the service.
@@ -162,18 +240,12 @@ fn is_in_subset(discovery: &Discovery, endpoint: &Endpoint) -> bool {
     }
 }
 
-fn usable_of(endpoints: &[IndexedEndpoint]) -> Box<[(u32, u64)]> {
-    let healthy = || {
-        let positions = endpoints.iter().zip(0_u32..);
-        positions.filter(|(indexed, _)| indexed.endpoint.health == EndpointHealth::Healthy)
-    };
-    let Some(best) = healthy().map(|(indexed, _)| indexed.endpoint.priority).min() else { return Box::default() };
-    let mut total = 0;
-    healthy()
-        .filter(|(indexed, _)| indexed.endpoint.priority == best)
-        .map(|(indexed, at)| {
-            total += u64::from(indexed.endpoint.weight.max(1));
-            (at, total)
-        })
-        .collect()
+/// When the last endpoint has warmed up. Envoy warms up under these two algorithms only.
+fn warm_at(cluster: &Cluster, endpoints: &[IndexedEndpoint]) -> u64 {
+    let Some(warmup) = &cluster.traffic.warmup else { return 0 };
+    if !matches!(cluster.load_balancer, LoadBalancer::LeastRequest { choices: _ } | LoadBalancer::RoundRobin) {
+        return 0;
+    }
+    let length = u64::try_from(warmup.duration.as_millis()).unwrap_or(u64::MAX);
+    endpoints.iter().map(|indexed| indexed.live.since().saturating_add(length)).max().unwrap_or(0)
 }

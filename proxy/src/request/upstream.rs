@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, header};
 use palisade_model::{
-    cluster::{Originate, UpstreamProtocol, UpstreamTls},
+    cluster::{LoadBalancer, Originate, UpstreamProtocol, UpstreamTls},
     endpoint::PeerProxy,
     settings::{ForwardClientCert, ProxyKind},
 };
@@ -69,12 +69,21 @@ pub fn tls_towards(cluster: &IndexedCluster, endpoint: Option<&IndexedEndpoint>)
         UpstreamTls::Off => PlannedTls::Off,
         UpstreamTls::Auto(tls) => match endpoint.map(|e| e.endpoint.peer) {
             Some(PeerProxy::Istio | PeerProxy::Palisade) => mesh(tls),
-            Some(PeerProxy::None) | None => PlannedTls::Off,
+            Some(PeerProxy::None) => PlannedTls::Off,
+            // An address that the registry does not list is trusted no further than all of those that it does (Istio).
+            None if is_mesh_throughout(cluster) => mesh(tls),
+            None => PlannedTls::Off,
         },
         UpstreamTls::Mesh(tls) => mesh(tls),
         UpstreamTls::Originate(originate) => PlannedTls::Originate(Arc::new(originate.clone())),
         UpstreamTls::Refuse { message } => PlannedTls::Refuse(Arc::clone(message)),
     }
+}
+
+/// Whether clients choose the endpoint, and every one that is known speaks mesh TLS.
+fn is_mesh_throughout(cluster: &IndexedCluster) -> bool {
+    cluster.cluster().load_balancer == LoadBalancer::Passthrough
+        && cluster.endpoints().iter().all(|known| known.endpoint.peer != PeerProxy::None)
 }
 
 /// What is spoken to an endpoint for a request of `version`.

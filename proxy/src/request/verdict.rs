@@ -95,6 +95,8 @@ pub struct ForwardPlan {
     pub permit: Permit,
     /// The cluster.
     pub cluster: Arc<IndexedCluster>,
+    /// What leads to the endpoint where the cluster hashes; `None` = any endpoint.
+    pub hash: Option<u64>,
     /// The cluster is one of the two passthrough clusters.
     pub is_passthrough: bool,
     /// The request as it goes out; empty for opaque bytes.
@@ -183,11 +185,16 @@ impl Answer {
         let body = Bytes::from_static(body_of(reason).as_bytes());
         let content_type = (!body.is_empty()).then(|| "text/plain".into());
         let status = http.unwrap_or(refusal.http);
-        match is_grpc {
-            true => {
-                Self { status: 200, grpc_status: Some(refusal.grpc), headers: Vec::new(), content_type: None, body }
+        let headers = match reason {
+            // Envoy's word for it, which callers behind another proxy know.
+            Reason::Overflow => {
+                vec![(HeaderName::from_static("x-envoy-overloaded"), HeaderValue::from_static("true"))]
             }
-            false => Self { status, grpc_status: None, headers: Vec::new(), content_type, body },
+            _ => Vec::new(),
+        };
+        match is_grpc {
+            true => Self { status: 200, grpc_status: Some(refusal.grpc), headers, content_type: None, body },
+            false => Self { status, grpc_status: None, headers, content_type, body },
         }
     }
 

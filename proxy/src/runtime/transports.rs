@@ -15,7 +15,7 @@ use crate::{
         AllowedPeers, AlpnOffer, ClientCertificate, IdentityStore, NameCheck, Origination, OriginationSettings,
         TrustAnchors, server_name as tls_server_name,
     },
-    transport::{MeshConnector, TlsTransport, Transport, TransportRef},
+    transport::{ConnectionOptions, MeshConnector, TlsTransport, Transport, TransportRef},
 };
 
 /// Transports in use, found without a lock.
@@ -32,6 +32,7 @@ pub struct Transports {
 struct Key {
     tls: TlsKey,
     source: Option<IpAddr>,
+    options: Option<Arc<ConnectionOptions>>,
 }
 
 /// What TLS to an endpoint depends on.
@@ -99,8 +100,9 @@ impl Transports {
         tls: &PlannedTls,
         source: Option<IpAddr>,
         host: &str,
+        options: Option<&Arc<ConnectionOptions>>,
     ) -> Result<TransportRef, UnusableTransport> {
-        let key = Key { tls: self.key(index, tls, host)?, source };
+        let key = Key { tls: self.key(index, tls, host)?, source, options: options.cloned() };
         if let Some(known) = self.known.load().get(&key) {
             return Ok(known.clone());
         }
@@ -125,7 +127,13 @@ impl Transports {
             }
             PlannedTls::Refuse(message) => return Err(UnusableTransport::Refused(Arc::clone(message))),
         };
-        let made = self.connector.intern(Transport { tls, source, mark: self.mark });
+        let options = options.cloned().unwrap_or_default();
+        // What is for one client's connection alone is shared and remembered by nobody.
+        let is_shared = options.preamble.is_empty();
+        let made = self.connector.intern(Transport { tls, source, mark: self.mark, options });
+        if !is_shared {
+            return Ok(made);
+        }
         let generation = self.generation();
         self.known.rcu(|known| {
             // Transports of former identities go: what still uses one holds it.

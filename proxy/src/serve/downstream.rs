@@ -120,7 +120,7 @@ impl Downstream {
             Payload::Http2 => AppProtocol::Http2,
             Payload::Http1 | Payload::Opaque => AppProtocol::Http1,
         };
-        let meta = ConnMeta { peer, local, original_dst, tls: None, owner };
+        let meta = ConnMeta { original_dst, owner, ..ConnMeta::new(peer, local) };
         let stream = match stream {
             DownstreamStream::Plain(tcp) => MeshStream::plain(Wire::new(tcp), protocol, meta)?,
             DownstreamStream::Tls(session) => {

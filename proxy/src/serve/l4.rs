@@ -16,12 +16,15 @@ use std::{
 use palisade_model::reason::Reason;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use socket2::SockRef;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     time::{Instant, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::transport::ConnectionOptions;
 
 use super::{
     registry::Registration,
@@ -36,6 +39,10 @@ pub struct Dial {
     pub address: SocketAddr,
     /// The local address to dial from (127.0.0.6 for the application behind a sidecar). `None`: the system's choice.
     pub source: Option<IpAddr>,
+    /// Firewall mark (`SO_MARK`), by which redirection rules know the proxy's own sockets; needs CAP_NET_ADMIN.
+    pub mark: Option<u32>,
+    /// Settings of the connection; `None` = the defaults.
+    pub options: Option<Arc<ConnectionOptions>>,
     /// The time for TCP and TLS together.
     pub timeout: Duration,
     /// TLS to speak, mesh or user's. `None`: plaintext.
@@ -102,6 +109,8 @@ pub enum DialError {
 pub struct RelayLimits {
     /// Without a byte in either direction for this long, both ends are closed. `None`: never.
     pub idle: Option<Duration>,
+    /// Both ends are closed after this, whatever moves. `None`: never.
+    pub life: Option<Duration>,
     /// Bytes held per direction at most.
     pub buffer: usize,
 }
@@ -120,6 +129,8 @@ pub enum RelayEnd {
     Finished,
     /// Neither side said anything for the idle time.
     Idle,
+    /// It has lived for as long as it may.
+    Expired,
     /// The registry closed it.
     Revoked(Reason),
     /// The client failed: reset, or broken TLS.
@@ -131,7 +142,7 @@ pub enum RelayEnd {
 impl Default for RelayLimits {
     /// One hour idle, as Envoy's TCP proxy; 16 KiB, one TLS record.
     fn default() -> Self {
-        Self { idle: Some(Duration::from_secs(3600)), buffer: 16 * 1024 }
+        Self { idle: Some(Duration::from_secs(3600)), life: None, buffer: 16 * 1024 }
     }
 }
 
@@ -151,7 +162,7 @@ impl RelayEnd {
     /// The access log's reason.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Finished => Reason::Ok,
+            Self::Finished | Self::Expired => Reason::Ok,
             Self::Idle => Reason::IdleTimeout,
             Self::Revoked(reason) => *reason,
             Self::DownstreamFailed(_) => Reason::DownstreamClosed,
@@ -165,15 +176,29 @@ impl RelayEnd {
 /// # Errors
 /// [`DialError`]; nothing stays open then.
 pub async fn dial(target: &Dial) -> Result<Upstream, DialError> {
-    let Dial { address, source, timeout, tls } = target;
+    let Dial { address, source, mark, options, timeout, tls } = target;
     let (address, timeout) = (*address, *timeout);
     let deadline = Instant::now() + timeout;
     let elapsed = |_| DialError::Timeout { address, timeout };
-    let socket = socket::dialling_socket(address, *source).map_err(|source| DialError::Socket { address, source })?;
-    let stream = timeout_at(deadline, socket.connect(address))
+    let unprepared = |source| DialError::Socket { address, source };
+    let socket = socket::dialling_socket(address, *source).map_err(unprepared)?;
+    if let Some(mark) = mark {
+        SockRef::from(&socket).set_mark(*mark).map_err(unprepared)?;
+    }
+    if let Some(options) = options {
+        options.prepare(SockRef::from(&socket)).map_err(unprepared)?;
+    }
+    let mut stream = timeout_at(deadline, socket.connect(address))
         .await
         .map_err(elapsed)?
         .map_err(|source| DialError::Connect { address, source })?;
+    let preamble = options.as_ref().map(|options| &*options.preamble).unwrap_or_default();
+    if !preamble.is_empty() {
+        timeout_at(deadline, stream.write_all(preamble))
+            .await
+            .map_err(elapsed)?
+            .map_err(|source| DialError::Connect { address, source })?;
+    }
     let Some(DialTls { config, server_name }) = tls else {
         return Ok(Upstream::Plain(stream));
     };
@@ -203,6 +228,7 @@ where
     let mut closed = pin!(registration.closed());
     let mut last_moved = Instant::now();
     let mut timer = pin!(tokio::time::sleep(limits.idle.unwrap_or_default()));
+    let mut life = pin!(tokio::time::sleep(limits.life.unwrap_or_default()));
     std::future::poll_fn(|cx| {
         if closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(RelayEnd::Revoked(registration.close_reason().unwrap_or(Reason::Draining)));
@@ -220,6 +246,9 @@ where
         };
         if inwards && outwards {
             return Poll::Ready(RelayEnd::Finished);
+        }
+        if limits.life.is_some() && life.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(RelayEnd::Expired);
         }
         let Some(idle) = limits.idle else {
             return Poll::Pending;

@@ -14,6 +14,10 @@ use super::{
     record::{Direction, Record},
 };
 
+mod upstream;
+
+pub use upstream::{Limit, UpstreamMetrics};
+
 /// Upper bounds of the request duration histogram, in seconds.
 const DURATION_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
@@ -37,6 +41,8 @@ pub struct Metrics {
     requests: ByDirection<Vec<Counter>>,
     connections: ByDirection<Vec<Counter>>,
     durations: ByDirection<Histogram>,
+    /// Circuit breakers and ejections.
+    pub upstream: UpstreamMetrics,
     /// Connections open now.
     pub open_connections: Gauge,
     /// Requests and opaque connections in progress now.
@@ -105,11 +111,13 @@ impl Metrics {
         registry.register("mirrored_requests", "Copies of requests by what became of them", mirrored.clone());
         let copies =
             ["sent", "failed", "left-out"].map(|outcome| mirrored.get_or_create(&OutcomeLabel { outcome }).clone());
+        let upstream = UpstreamMetrics::new(&mut registry);
         let mut metrics = Self {
             registry,
             requests,
             connections,
             durations,
+            upstream,
             open_connections: Gauge::default(),
             open_streams: Gauge::default(),
             access_log_dropped: Counter::default(),
@@ -168,6 +176,7 @@ impl Metrics {
             requests: _,
             connections: _,
             durations: _,
+            upstream: _,
             open_connections,
             open_streams,
             access_log_dropped,

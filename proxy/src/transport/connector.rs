@@ -15,12 +15,14 @@ use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_core::{Error, ErrorType, Result};
 
 mod dial;
+mod options;
 mod pool;
 mod request;
 mod retry;
 mod session;
 mod transport;
 
+pub use options::ConnectionOptions;
 pub use retry::retry_is_safe;
 pub use transport::{TlsTransport, Transport, TransportRef};
 
@@ -256,11 +258,7 @@ impl Connector for MeshConnector {
             if stream.protocol() == AppProtocol::Http1 {
                 return Ok((Connection::Stream(Box::new(stream)), false));
             }
-            let session = self
-                .inner
-                .pools
-                .establish(&slot, stream, transport.tls.is_some(), limit, peer.options.max_h2_streams)
-                .await?;
+            let session = self.inner.pools.establish(&slot, stream, transport, limit, peer.options.max_h2_streams).await?;
             return Ok((Connection::Session(session), false));
         }
         // Whoever comes second waits here, and finds the first one's connection, or its failure.
@@ -274,11 +272,8 @@ impl Connector for MeshConnector {
             let stream = dial::connect(address, transport, AppProtocol::Http2, limit).await?;
             match (stream.protocol(), key.protocol) {
                 (AppProtocol::Http2, _) => {
-                    let session = self
-                        .inner
-                        .pools
-                        .establish(&slot, stream, transport.tls.is_some(), limit, peer.options.max_h2_streams)
-                        .await?;
+                    let max_requests = peer.options.max_h2_streams;
+                    let session = self.inner.pools.establish(&slot, stream, transport, limit, max_requests).await?;
                     Ok(Connection::Session(session))
                 }
                 (AppProtocol::Http1, UpstreamProtocol::Http2) => {

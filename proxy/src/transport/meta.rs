@@ -3,7 +3,9 @@
 use std::any::Any;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use palisade_model::identity::SpiffeId;
@@ -28,6 +30,33 @@ pub struct ConnMeta {
     pub tls: Option<TlsFacts>,
     /// The owner's own data, for example the pinned listener and the connection's id. See [`ConnMeta::owner`].
     pub owner: Option<Arc<dyn Any + Send + Sync>>,
+    /// When it was established, and how many requests it has carried so far.
+    pub life: Arc<Life>,
+}
+
+/// The life of one connection.
+#[derive(Debug)]
+pub struct Life {
+    since: Instant,
+    requests: AtomicU32,
+}
+
+impl Default for Life {
+    fn default() -> Self {
+        Self { since: Instant::now(), requests: AtomicU32::new(0) }
+    }
+}
+
+impl Life {
+    /// Counts a request; the number of those before it.
+    pub fn count(&self) -> u32 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// How old the connection is.
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
 }
 
 /// What the TLS handshake established.
@@ -81,7 +110,7 @@ impl ConnMeta {
     /// A plaintext connection without an original destination.
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self { peer, local, original_dst: None, tls: None, owner: None }
+        Self { peer, local, original_dst: None, tls: None, owner: None, life: Arc::default() }
     }
 
     /// The owner's data, if it is a `T`.

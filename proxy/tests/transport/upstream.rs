@@ -151,7 +151,7 @@ async fn whoever_waits_for_a_dial_that_fails_fails_with_it() {
 fn equal_transports_share_and_different_ones_do_not() {
     let connector = MeshConnector::new(ConnectorSettings::default());
     let pki = Pki::new();
-    let tls = |tls: &TlsTransport| Transport { tls: Some(tls.clone()), source: None, mark: None };
+    let tls = |tls: &TlsTransport| Transport { tls: Some(tls.clone()), ..Transport::plaintext() };
     let from = |ip: [u8; 4]| Transport { source: Some(ip.into()), ..Transport::plaintext() };
     let key = |transport: Transport| {
         let transport = connector.intern(transport);

@@ -42,6 +42,9 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
             identity,
             addresses: pod.spec.ips.clone(),
             gateway: None,
+            locality: Default::default(),
+            node: String::new(),
+            network: String::new(),
         };
         for (key, servers) in gateways::servers_of(inputs, &proxy).1 {
             rejected.extend(servers.into_iter().map(|server| (key.clone(), server.index, server.message)));

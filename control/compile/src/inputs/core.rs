@@ -31,6 +31,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Not ready pods count as ready.
     pub publish_not_ready: bool,
+    /// `trafficDistribution`, or the annotation `networking.istio.io/traffic-distribution`; empty = none.
+    pub traffic_distribution: String,
     /// `internalTrafficPolicy: Local`.
     pub is_local_only: bool,
     /// External addresses (`status.loadBalancer`, `externalIPs`), by which a gateway's Service is reached.
@@ -83,6 +85,8 @@ pub struct Pod {
     pub service_account: String,
     /// Node; empty when not scheduled or unknown.
     pub node: String,
+    /// `REGION/ZONE/SUBZONE` by the pod's own label, else its node's; empty = unknown.
+    pub locality: String,
     /// `spec.hostname`, or the name of a StatefulSet's pod.
     pub hostname: Option<String>,
     /// `spec.subdomain`: the headless service that names the pod.

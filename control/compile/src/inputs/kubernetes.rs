@@ -12,6 +12,10 @@ use crate::{
     object::{Head, Object, ObjectKey, selects},
 };
 
+const REGION: &str = "topology.kubernetes.io/region";
+const ZONE: &str = "topology.kubernetes.io/zone";
+const SUBZONE: &str = "topology.istio.io/subzone";
+
 /// A Deployment or StatefulSet.
 #[derive(Debug, Clone)]
 pub(crate) struct Template {
@@ -111,6 +115,13 @@ pub(super) fn service(service: &k8s::Service) -> Service {
             })
             .collect(),
         publish_not_ready: spec.publish_not_ready_addresses.unwrap_or(false),
+        traffic_distribution: service
+            .metadata
+            .annotations
+            .as_ref()
+            .and_then(|annotations| annotations.get("networking.istio.io/traffic-distribution").cloned())
+            .or(spec.traffic_distribution)
+            .unwrap_or_default(),
         is_local_only: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_addresses: ingress
             .filter_map(|ingress| ingress.ip.as_deref())
@@ -182,6 +193,7 @@ fn pod_spec(spec: &k8s::PodSpec) -> Pod {
         is_host_network: spec.host_network.unwrap_or(false),
         service_account: account.unwrap_or("default").to_owned(),
         node: spec.node_name.clone().unwrap_or_default(),
+        locality: String::new(),
         hostname: spec.hostname.clone(),
         subdomain: spec.subdomain.clone(),
         containers: spec.containers.iter().map(container).collect(),
@@ -292,6 +304,20 @@ pub(super) fn config_map(map: &k8s::ConfigMap) -> KeyedBytes {
     let text = map.data.iter().flatten().map(|(key, value)| (key.clone(), Arc::from(value.as_bytes())));
     let binary = map.binary_data.iter().flatten().map(|(key, value)| (key.clone(), Arc::from(value.0.as_slice())));
     KeyedBytes { entries: text.chain(binary).collect() }
+}
+
+/// Where a pod is: as its own label says, else its node's.
+pub(super) fn locality(pod: &Object<Pod>, nodes: &BTreeMap<Arc<str>, BTreeMap<String, String>>) -> String {
+    if let Some(label) = pod.head.labels.get("istio-locality").filter(|label| !label.is_empty()) {
+        // Istio separates by dots, since labels hold no slashes.
+        return label.replace('.', "/");
+    }
+    let Some(node) = nodes.get(pod.spec.node.as_str()) else { return String::new() };
+    let label = |name: &str| node.get(name).map(String::as_str).unwrap_or_default();
+    match [REGION, ZONE, SUBZONE].map(label) {
+        ["", "", ""] => String::new(),
+        [region, zone, subzone] => format!("{region}/{zone}/{subzone}"),
+    }
 }
 
 /// Whether a sidecar runs beside a pod and takes mesh TLS. In files every pod counts unless it opts out; in a cluster injection

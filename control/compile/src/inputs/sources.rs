@@ -78,6 +78,7 @@ impl Inputs {
         let mut inputs = Self {
             settings,
             namespaces: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             services: Objects::new(),
             endpoint_slices: Objects::new(),
             pods: Objects::new(),
@@ -117,6 +118,7 @@ impl Inputs {
         let namespaces = inputs.namespaces.clone();
         for pod in inputs.pods.values_mut() {
             let namespace = namespaces.get(&pod.head.key.namespace).cloned().unwrap_or_default();
+            pod.spec.locality = kubernetes::locality(pod, &inputs.nodes);
             kubernetes::decide_injection(pod, &namespace, options.is_files);
         }
         inputs
@@ -151,6 +153,9 @@ impl Inputs {
             Kind::Namespace(_) => {
                 let Head { labels, annotations, .. } = head;
                 self.namespaces.insert(key.name, core::Namespace { labels, annotations });
+            }
+            Kind::Node(_) => {
+                self.nodes.insert(key.name, head.labels);
             }
             Kind::Service(service) => insert(&mut self.services, head, kubernetes::service(service)),
             Kind::EndpointSlice(slice) => {

@@ -6,7 +6,7 @@ use palisade_model::{identity::SpiffeId, settings::ProxyKind};
 
 use crate::{
     object::ObjectKey,
-    resolve::{Resolved, services::Registered, sidecars::Scope, virtual_services::Bound},
+    resolve::{Resolved, locality::Locality, services::Registered, sidecars::Scope, virtual_services::Bound},
 };
 
 /// A proxy with all that lowering reads of it.
@@ -26,6 +26,12 @@ pub(crate) struct Proxy {
     pub(crate) addresses: Vec<IpAddr>,
     /// The Gateway API Gateway that it serves.
     pub(crate) gateway: Option<ObjectKey>,
+    /// Where it is.
+    pub(crate) locality: Locality,
+    /// Its node; empty = unknown.
+    pub(crate) node: String,
+    /// Its network; empty = unknown.
+    pub(crate) network: String,
 }
 
 /// A client of services: a proxy as far as outbound lowering depends on it.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use palisade_model::{
-    cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, TrafficPolicy, UpstreamProtocol, UpstreamTls},
+    cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, UpstreamProtocol, UpstreamTls},
     endpoint::PeerProxy,
     listener::{Protocol, TlsVersion},
     origin::Origin,
@@ -15,9 +15,14 @@ use palisade_model::{
 
 use crate::{
     inputs::core::TargetPort,
-    lower::client::Client,
+    lower::{
+        client::Client,
+        traffic::{self, Written},
+    },
     resolve::{
-        destination_rules::{self, Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy},
+        destination_rules::{
+            self, Balancing, Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, Http2Upgrade,
+        },
         gateway_api::BackendTls,
         services::{Registered, RegisteredPort, Resolution},
         workloads,
@@ -75,6 +80,17 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
     Some((cluster(client, service, port, destination, subset_labels, blocks, is_for_workload), origins))
 }
 
+/// The connection pool that a DestinationRule gives a service's own pods for what comes in (istio-semantics 5).
+pub(crate) fn inbound_pool(
+    client: Client<'_>,
+    service: &Registered,
+    port: u16,
+) -> Option<(ConnectionPool, Vec<Origin>)> {
+    let policy = policy_for(client, service)?;
+    let blocks = destination_rules::TrafficPolicy::merge(policy.policy.as_ref(), None, port);
+    Some((blocks.pool?, policy.origins.clone()))
+}
+
 /// The DestinationRule that a client gets for a service.
 pub(crate) fn policy_for<'a>(client: Client<'a>, service: &Registered) -> Option<&'a DestinationPolicy> {
     let namespace = Some(&*service.key.namespace);
@@ -98,16 +114,31 @@ fn cluster(
     blocks: Blocks,
     is_for_workload: bool,
 ) -> Cluster {
-    let Blocks { load_balancer, pool, tls } = blocks;
-    let pool = pool.unwrap_or_default();
+    let defaults = &client.resolved.settings.destinations;
+    let Blocks { load_balancer, pool, outlier, tls, proxy_protocol, retry_budget } = blocks;
+    let pool = pool.or_else(|| defaults.pool.clone()).unwrap_or_default();
+    let outlier = outlier.or_else(|| defaults.outlier.clone());
+    let (algorithm, warmup, locality) = match load_balancer {
+        Some(Balancing { algorithm, warmup, locality }) => (Some(algorithm), warmup, locality),
+        None => (None, None, None),
+    };
+    let written = Written { pool: &pool, outlier, warmup, locality: locality.as_ref(), proxy_protocol, retry_budget };
+    let traffic = traffic::of(client, service, written);
     let ConnectionPool {
+        limits: _,
+        connection: _,
         connect_timeout,
         keepalive,
         max_requests_per_connection,
         idle_timeout,
         uses_client_protocol,
-        upgrades_to_http2,
+        http2,
     } = pool;
+    let upgrades_to_http2 = match http2 {
+        Http2Upgrade::Yes => true,
+        Http2Upgrade::No => false,
+        Http2Upgrade::Mesh => defaults.upgrades_to_http2,
+    };
     let protocol = match port.protocol {
         Protocol::Tcp | Protocol::Tls => UpstreamProtocol::Tcp,
         Protocol::Http2 => UpstreamProtocol::Http2,
@@ -116,7 +147,9 @@ fn cluster(
         Protocol::Http => UpstreamProtocol::Http1,
         Protocol::Auto => UpstreamProtocol::Client,
     };
-    let load_balancer = match load_balancer {
+    let load_balancer = match algorithm {
+        // Nobody dials a destination through a gateway: there is nothing to pass through.
+        Some(LoadBalancer::Passthrough) if !client.is_sidecar() => LoadBalancer::LeastRequest { choices: 2 },
         // A headless service's client has chosen the pod by its address; a gateway has not.
         _ if service.is_headless && client.is_sidecar() => LoadBalancer::Passthrough,
         Some(chosen) => chosen,
@@ -136,9 +169,9 @@ fn cluster(
         load_balancer,
         connect_timeout: connect_timeout.or(client.resolved.settings.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
         max_requests_per_connection,
-        tcp_keepalive: keepalive,
+        tcp_keepalive: keepalive.or(defaults.keepalive),
         idle_timeout: idle_timeout.map_or(Some(IDLE_TIMEOUT), |written| (!written.is_zero()).then_some(written)),
-        traffic: TrafficPolicy::default(),
+        traffic,
         is_external: service.is_external,
     }
 }

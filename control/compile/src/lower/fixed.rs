@@ -7,6 +7,8 @@ use palisade_model::{
     listener::Protocol,
 };
 
+use crate::resolve::destination_rules::ConnectionPool;
+
 /// Unknown destinations, dialled where the application dialled them.
 pub(crate) const PASSTHROUGH: &str = "PassthroughCluster";
 /// Inbound ports that nothing declares.
@@ -53,6 +55,28 @@ pub(crate) fn inbound_at(port: u16, protocol: Protocol, discovery: Discovery) ->
         Protocol::Auto => UpstreamProtocol::Client,
     };
     plain(inbound_name(port), discovery, upstream)
+}
+
+/// The same with the limits that a document sets.
+pub(crate) fn limited(cluster: Cluster, pool: ConnectionPool) -> Cluster {
+    let ConnectionPool {
+        limits,
+        connection,
+        connect_timeout,
+        keepalive,
+        max_requests_per_connection,
+        idle_timeout,
+        uses_client_protocol: _,
+        http2: _,
+    } = pool;
+    Cluster {
+        connect_timeout: connect_timeout.unwrap_or(cluster.connect_timeout),
+        max_requests_per_connection,
+        tcp_keepalive: keepalive.or(cluster.tcp_keepalive),
+        idle_timeout: idle_timeout.map_or(cluster.idle_timeout, |idle| (!idle.is_zero()).then_some(idle)),
+        traffic: TrafficPolicy { limits, connection, ..cluster.traffic },
+        ..cluster
+    }
 }
 
 /// The name of the cluster of one of the pod's own ports.

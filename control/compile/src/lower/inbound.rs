@@ -14,7 +14,7 @@ use palisade_model::{
 };
 
 use crate::{
-    lower::{assembly::Assembly, fixed},
+    lower::{assembly::Assembly, client::Client, clusters, fixed},
     resolve::{
         peers::WorkloadPeers,
         services::Registered,
@@ -46,7 +46,14 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
         let (protocol, cluster, service) = match declared.get(&port) {
             Some((protocol, service)) => {
                 origins.push(service.origin.clone());
-                assembly.add(Resource::Cluster(fixed::inbound(port, *protocol)), origins.clone())?;
+                let mut cluster = fixed::inbound(port, *protocol);
+                if let Some((pool, documents)) =
+                    number_of(client, service, port).and_then(|number| clusters::inbound_pool(client, service, number))
+                {
+                    cluster = fixed::limited(cluster, pool);
+                    origins.extend(documents);
+                }
+                assembly.add(Resource::Cluster(cluster), origins.clone())?;
                 (*protocol, fixed::inbound_name(port), Some(Arc::clone(&service.host)))
             }
             // A port that only a policy names: its mode counts, and nothing declares it.
@@ -58,6 +65,15 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
         assembly.add(Resource::Inbound(inbound), origins)?;
     }
     add_others(assembly, policies, &peers)
+}
+
+/// The port of a service that leads to a port of this pod.
+fn number_of(client: Client<'_>, service: &Registered, at: u16) -> Option<u16> {
+    let targets = client.proxy.addresses.iter().flat_map(|ip| client.resolved.workloads.targets_at(*ip));
+    targets
+        .filter(|target| target.at == at && target.host == service.host && target.namespace == service.key.namespace)
+        .map(|target| target.port)
+        .next()
 }
 
 /// The port that stands for all that nothing declares.

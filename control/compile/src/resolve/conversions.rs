@@ -4,12 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use palisade_crds::{
     BrokenTarget,
-    istio::{
-        self, Action, ClientTlsMode as WrittenTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule,
-        H2UpgradePolicy, HttpSettings, LoadBalancerSettings, PortTrafficPolicy, SimpleLb, TcpSettings,
-    },
+    istio::{Action, ClientTlsMode as WrittenTlsMode, ClientTlsSettings, DestinationRule},
 };
-use palisade_model::cluster::{LoadBalancer, TcpKeepalive};
 use palisade_policy::TrustDomains;
 
 use crate::{
@@ -19,14 +15,15 @@ use crate::{
     reports::{Code, Report, Reports},
     resolve::{
         authorization::{Restriction, Target, is_dry_run},
-        destination_rules::{
-            Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, Subset, TrafficPolicy,
-        },
+        destination_rules::{ClientTls, ClientTlsMode, DestinationPolicy, Subset},
         peers::PeerPolicy,
     },
     settings::MeshSettings,
-    time,
 };
+
+pub(crate) mod traffic;
+
+use traffic::traffic_policy_of;
 
 /// Findings about one document.
 struct Findings<'a> {
@@ -86,121 +83,6 @@ pub(super) fn destination_policies(
             })
         })
         .collect()
-}
-
-fn traffic_policy_of(written: &istio::TrafficPolicy, place: &str, findings: &mut Findings<'_>) -> TrafficPolicy {
-    let istio::TrafficPolicy {
-        load_balancer,
-        connection_pool,
-        outlier_detection,
-        tls,
-        port_level_settings,
-        tunnel,
-        proxy_protocol,
-        retry_budget,
-    } = written;
-    findings.not_served(outlier_detection.is_some(), &format!("{place}.outlierDetection"));
-    findings.not_served(tunnel.is_some(), &format!("{place}.tunnel"));
-    findings.not_served(proxy_protocol.is_some(), &format!("{place}.proxyProtocol"));
-    findings.not_served(retry_budget.is_some(), &format!("{place}.retryBudget"));
-    let mut ports = BTreeMap::new();
-    for (index, port) in port_level_settings.iter().flatten().enumerate() {
-        let PortTrafficPolicy { port, load_balancer, connection_pool, outlier_detection, tls } = port;
-        let place = format!("{place}.portLevelSettings[{index}]");
-        findings.not_served(outlier_detection.is_some(), &format!("{place}.outlierDetection"));
-        let Some(number) = port.as_ref().and_then(|port| u16::try_from(port.number).ok()) else { continue };
-        let blocks = blocks_of(load_balancer.as_ref(), connection_pool.as_ref(), tls.as_ref(), &place, findings);
-        // The first setting of a port counts.
-        ports.entry(number).or_insert(blocks);
-    }
-    TrafficPolicy {
-        blocks: blocks_of(load_balancer.as_ref(), connection_pool.as_ref(), tls.as_ref(), place, findings),
-        ports,
-    }
-}
-
-fn blocks_of(
-    load_balancer: Option<&LoadBalancerSettings>,
-    pool: Option<&ConnectionPoolSettings>,
-    tls: Option<&ClientTlsSettings>,
-    place: &str,
-    findings: &mut Findings<'_>,
-) -> Blocks {
-    Blocks {
-        load_balancer: load_balancer
-            .map(|written| load_balancer_of(written, &format!("{place}.loadBalancer"), findings)),
-        pool: pool.map(|written| pool_of(written, &format!("{place}.connectionPool"), findings)),
-        tls: tls.map(tls_of),
-    }
-}
-
-fn load_balancer_of(written: &LoadBalancerSettings, place: &str, findings: &mut Findings<'_>) -> LoadBalancer {
-    let LoadBalancerSettings {
-        simple,
-        consistent_hash,
-        backend_utilization,
-        locality_lb_setting,
-        zone_aware_lb_setting,
-        warmup_duration_secs,
-        warmup,
-    } = written;
-    findings.not_served(consistent_hash.is_some(), &format!("{place}.consistentHash"));
-    findings.not_served(backend_utilization.is_some(), &format!("{place}.backendUtilization"));
-    findings.not_served(locality_lb_setting.is_some(), &format!("{place}.localityLbSetting"));
-    findings.not_served(zone_aware_lb_setting.is_some(), &format!("{place}.zoneAwareLbSetting"));
-    findings.not_served(warmup_duration_secs.is_some(), &format!("{place}.warmupDurationSecs"));
-    findings.not_served(warmup.is_some(), &format!("{place}.warmup"));
-    match simple {
-        None | Some(SimpleLb::Unspecified | SimpleLb::LeastConn | SimpleLb::LeastRequest) => {
-            LoadBalancer::LeastRequest { choices: 2 }
-        }
-        Some(SimpleLb::Random) => LoadBalancer::Random,
-        Some(SimpleLb::RoundRobin) => LoadBalancer::RoundRobin,
-        Some(SimpleLb::Passthrough) => LoadBalancer::Passthrough,
-    }
-}
-
-fn pool_of(written: &ConnectionPoolSettings, place: &str, findings: &mut Findings<'_>) -> ConnectionPool {
-    let ConnectionPoolSettings { tcp, http } = written;
-    let mut pool = ConnectionPool::default();
-    if let Some(tcp) = tcp {
-        let TcpSettings { max_connections, connect_timeout, tcp_keepalive, max_connection_duration, idle_timeout } =
-            tcp;
-        let place = format!("{place}.tcp");
-        findings.not_served(*max_connections != 0, &format!("{place}.maxConnections"));
-        findings.not_served(max_connection_duration.is_some(), &format!("{place}.maxConnectionDuration"));
-        pool.connect_timeout = connect_timeout.and_then(time::positive);
-        pool.keepalive = tcp_keepalive.as_ref().map(|keepalive| TcpKeepalive {
-            time: keepalive.time.and_then(time::positive),
-            interval: keepalive.interval.and_then(time::positive),
-            probes: (keepalive.probes > 0).then_some(keepalive.probes),
-        });
-        pool.idle_timeout = idle_timeout.map(|written| time::positive(written).unwrap_or_default());
-    }
-    if let Some(http) = http {
-        let HttpSettings {
-            http1_max_pending_requests,
-            http2_max_requests,
-            max_requests_per_connection,
-            max_retries,
-            idle_timeout,
-            h2_upgrade_policy,
-            use_client_protocol,
-            max_concurrent_streams,
-            http2_keep_alive,
-        } = http;
-        let place = format!("{place}.http");
-        findings.not_served(*http1_max_pending_requests != 0, &format!("{place}.http1MaxPendingRequests"));
-        findings.not_served(*http2_max_requests != 0, &format!("{place}.http2MaxRequests"));
-        findings.not_served(*max_retries != 0, &format!("{place}.maxRetries"));
-        findings.not_served(*max_concurrent_streams != 0, &format!("{place}.maxConcurrentStreams"));
-        findings.not_served(http2_keep_alive.is_some(), &format!("{place}.http2KeepAlive"));
-        pool.max_requests_per_connection = u32::try_from(*max_requests_per_connection).unwrap_or(0);
-        pool.idle_timeout = idle_timeout.and_then(time::positive).or(pool.idle_timeout);
-        pool.upgrades_to_http2 = *h2_upgrade_policy == Some(H2UpgradePolicy::Upgrade);
-        pool.uses_client_protocol = *use_client_protocol;
-    }
-    pool
 }
 
 fn tls_of(written: &ClientTlsSettings) -> ClientTls {

@@ -7,7 +7,9 @@ use std::{
 };
 
 use palisade_model::{
-    cluster::{LoadBalancer, TcpKeepalive},
+    cluster::{
+        ConnectionPolicy, Limits, LoadBalancer, OutlierDetection, ProxyProtocol, RetryBudget, TcpKeepalive, Warmup,
+    },
     host::HostPattern,
     origin::Origin,
 };
@@ -55,28 +57,74 @@ pub(crate) struct TrafficPolicy {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Blocks {
     /// `loadBalancer`.
-    pub(crate) load_balancer: Option<LoadBalancer>,
+    pub(crate) load_balancer: Option<Balancing>,
     /// `connectionPool`.
     pub(crate) pool: Option<ConnectionPool>,
+    /// `outlierDetection`.
+    pub(crate) outlier: Option<OutlierDetection>,
     /// `tls`.
     pub(crate) tls: Option<ClientTls>,
+    /// `proxyProtocol`; settings of ports have none.
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
+    /// `retryBudget`; settings of ports have none.
+    pub(crate) retry_budget: Option<RetryBudget>,
 }
 
-/// `connectionPool`, as far as it is served.
+/// `loadBalancer`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Balancing {
+    /// `simple` or `consistentHash`.
+    pub(crate) algorithm: LoadBalancer,
+    /// `warmup`.
+    pub(crate) warmup: Option<Warmup>,
+    /// `localityLbSetting`.
+    pub(crate) locality: Option<LocalityPreference>,
+}
+
+/// `localityLbSetting`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LocalityPreference {
+    /// `enabled`.
+    pub(crate) is_enabled: bool,
+    /// `distribute`: from, then to with percent.
+    pub(crate) distribute: Vec<(Arc<str>, BTreeMap<Arc<str>, u32>)>,
+    /// `failover`: from, to.
+    pub(crate) failover: Vec<(Arc<str>, Arc<str>)>,
+    /// `failoverPriority`: `KEY` or `KEY=VALUE`.
+    pub(crate) labels: Vec<String>,
+}
+
+/// `connectionPool`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct ConnectionPool {
+    /// Circuit breakers.
+    pub(crate) limits: Limits,
+    /// Settings of single connections; no PROXY protocol here.
+    pub(crate) connection: ConnectionPolicy,
     /// `tcp.connectTimeout`.
     pub(crate) connect_timeout: Option<Duration>,
     /// `tcp.tcpKeepalive`.
     pub(crate) keepalive: Option<TcpKeepalive>,
     /// `http.maxRequestsPerConnection`.
     pub(crate) max_requests_per_connection: u32,
-    /// `http.idleTimeout`, else `tcp.idleTimeout`.
+    /// `http.idleTimeout`, else `tcp.idleTimeout`; zero = never.
     pub(crate) idle_timeout: Option<Duration>,
     /// `http.useClientProtocol`.
     pub(crate) uses_client_protocol: bool,
-    /// `http.h2UpgradePolicy: UPGRADE`.
-    pub(crate) upgrades_to_http2: bool,
+    /// `http.h2UpgradePolicy`.
+    pub(crate) http2: Http2Upgrade,
+}
+
+/// `http.h2UpgradePolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Http2Upgrade {
+    /// As the mesh says.
+    #[default]
+    Mesh,
+    /// HTTP/1.1 stays.
+    No,
+    /// HTTP/1.1 becomes HTTP/2.
+    Yes,
 }
 
 /// `tls` towards a destination.
@@ -133,13 +181,20 @@ impl TrafficPolicy {
     /// by block, settings of a port replace all blocks at once, and what they leave out goes to its default.
     pub(crate) fn merge(destination: Option<&Self>, subset: Option<&Self>, port: u16) -> Blocks {
         let mut merged = Blocks::default();
-        for level in [destination, subset].into_iter().flatten() {
-            let Blocks { load_balancer, pool, tls } = level.blocks.clone();
+        for (level, is_subset) in [(destination, false), (subset, true)] {
+            let Some(level) = level else { continue };
+            let Blocks { load_balancer, pool, outlier, tls, proxy_protocol, retry_budget } = level.blocks.clone();
             merged.load_balancer = load_balancer.or(merged.load_balancer);
             merged.pool = pool.or(merged.pool);
+            merged.outlier = outlier.or(merged.outlier);
             merged.tls = tls.or(merged.tls);
+            merged.proxy_protocol = proxy_protocol.or(merged.proxy_protocol);
+            merged.retry_budget = retry_budget.or(merged.retry_budget);
             if let Some(blocks) = level.ports.get(&port) {
-                merged = blocks.clone();
+                // What a port cannot say is lost at the destination's level, and stays at the subset's (Istio).
+                let kept = if is_subset { merged } else { Blocks::default() };
+                let Blocks { proxy_protocol, retry_budget, .. } = kept;
+                merged = Blocks { proxy_protocol, retry_budget, ..blocks.clone() };
             }
         }
         merged
@@ -323,28 +378,31 @@ mod tests {
                 refused: None,
             })
         };
+        let balanced = |algorithm| Some(Balancing { algorithm, warmup: None, locality: None });
         let destination = TrafficPolicy {
             blocks: Blocks {
-                load_balancer: Some(LoadBalancer::Random),
-                pool: None,
+                load_balancer: balanced(LoadBalancer::Random),
                 tls: tls(ClientTlsMode::IstioMutual),
+                proxy_protocol: Some(ProxyProtocol::V1),
+                ..Blocks::default()
             },
             ports: BTreeMap::from([(
                 80,
-                Blocks { load_balancer: Some(LoadBalancer::RoundRobin), ..Blocks::default() },
+                Blocks { load_balancer: balanced(LoadBalancer::RoundRobin), ..Blocks::default() },
             )]),
         };
         let merged = TrafficPolicy::merge(Some(&destination), None, 80);
-        assert_eq!(merged.load_balancer, Some(LoadBalancer::RoundRobin));
-        assert_eq!(merged.tls, None);
+        assert_eq!(merged.load_balancer, balanced(LoadBalancer::RoundRobin));
+        assert_eq!((merged.tls, merged.proxy_protocol), (None, None));
         let subset = TrafficPolicy {
             blocks: Blocks { tls: tls(ClientTlsMode::Disable), ..Blocks::default() },
             ports: BTreeMap::new(),
         };
         let merged = TrafficPolicy::merge(Some(&destination), Some(&subset), 81);
-        assert_eq!(merged.load_balancer, Some(LoadBalancer::Random));
+        assert_eq!(merged.load_balancer, balanced(LoadBalancer::Random));
+        assert_eq!(merged.proxy_protocol, Some(ProxyProtocol::V1));
         assert_eq!(merged.tls.map(|tls| tls.mode), Some(ClientTlsMode::Disable));
         let merged = TrafficPolicy::merge(Some(&destination), Some(&subset), 80);
-        assert_eq!(merged.load_balancer, Some(LoadBalancer::RoundRobin));
+        assert_eq!(merged.load_balancer, balanced(LoadBalancer::RoundRobin));
     }
 }

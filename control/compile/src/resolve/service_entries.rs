@@ -19,6 +19,7 @@ use crate::{
     },
     object::{self, Object, ObjectKey},
     resolve::{
+        locality::TrafficDistribution,
         protocol::{self, Named},
         services::{Registered, RegisteredPort, Registry, Resolution},
     },
@@ -145,6 +146,11 @@ fn service_of(
         ports: ports.iter().filter_map(port_of).collect(),
         selector: BTreeMap::new(),
         publish_not_ready: false,
+        traffic_distribution: entry
+            .head
+            .annotations
+            .get("networking.istio.io/traffic-distribution")
+            .and_then(|text| TrafficDistribution::parse(text)),
         aliases: Vec::new(),
     })
 }

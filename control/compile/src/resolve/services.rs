@@ -13,7 +13,7 @@ use crate::{
     hosts::{self, Visibility},
     inputs::{Inputs, core::TargetPort},
     object::{self, ObjectKey},
-    resolve::{protocol, service_entries},
+    resolve::{locality::TrafficDistribution, protocol, service_entries},
     settings::MeshSettings,
 };
 
@@ -54,6 +54,8 @@ pub(crate) struct Registered {
     pub(crate) selector: BTreeMap<String, String>,
     /// Not ready pods count as ready.
     pub(crate) publish_not_ready: bool,
+    /// Endpoints near the client are preferred; `None` = as the mesh says.
+    pub(crate) traffic_distribution: Option<TrafficDistribution>,
     /// Hosts of ExternalName services that lead here, with their namespaces.
     pub(crate) aliases: Vec<(Arc<str>, Arc<str>)>,
 }
@@ -173,6 +175,7 @@ impl Services {
                     .collect(),
                 selector: service.spec.selector.clone(),
                 publish_not_ready: service.spec.publish_not_ready,
+                traffic_distribution: TrafficDistribution::parse(&service.spec.traffic_distribution),
                 aliases: Vec::new(),
             });
         }

@@ -18,7 +18,10 @@ use crate::{
         core::{EndpointSlice, PodObject, SliceEndpoint, TargetPort},
     },
     object::{self, Object, ObjectKey},
-    resolve::services::{Registered, RegisteredPort, Registry, Services},
+    resolve::{
+        locality::{self, Locality},
+        services::{Registered, RegisteredPort, Registry, Services},
+    },
     settings::MeshSettings,
 };
 
@@ -299,19 +302,17 @@ fn endpoint(candidate: &Candidate<'_>, health: EndpointHealth) -> Endpoint {
         Some(pod) if pod.spec.accepts_mesh_tls => PeerProxy::Istio,
         Some(_) | None => PeerProxy::None,
     };
-    let locality = pod
-        .and_then(|pod| pod.head.labels.get("istio-locality"))
-        .map(|text| text.replace('.', "/"))
-        .or_else(|| candidate.zone.map(|zone| format!("/{zone}/")));
+    let known = pod.map(|pod| Locality::parse(&pod.spec.locality)).filter(|locality| !locality.is_unknown());
+    let locality = known
+        .or_else(|| candidate.zone.map(|zone| Locality { zone: zone.to_owned(), ..Locality::default() }))
+        .unwrap_or_default();
     Endpoint {
         address: Address::Socket(candidate.address),
         weight: 1,
         priority: 0,
         health,
-        labels: pod
-            .map(|pod| pod.head.labels.iter().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect())
-            .unwrap_or_default(),
-        locality: locality.map(Arc::from),
+        labels: pod.map(|pod| locality::augmented(&pod.head.labels, &locality, &pod.spec.node, "")).unwrap_or_default(),
+        locality: (!locality.is_unknown()).then(|| locality.to_string().into()),
         peer,
         workload: pod.map(|pod| WorkloadRef {
             namespace: Arc::clone(&pod.head.key.namespace),

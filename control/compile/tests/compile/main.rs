@@ -10,3 +10,4 @@ mod policies;
 mod samples;
 mod semantics;
 mod support;
+mod traffic;

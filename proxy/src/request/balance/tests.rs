@@ -44,7 +44,7 @@ fn counts(index: &crate::index::RuntimeIndex, rounds: u32) -> BTreeMap<String, u
     let mut counts = BTreeMap::new();
     for _ in 0..rounds {
         let dialled = "10.9.9.9:1".parse().unwrap();
-        let picked = pick(&permit, index.cluster("c").unwrap(), dialled, &[], &mut chance).unwrap();
+        let picked = pick(&permit, index.cluster("c").unwrap(), dialled, None, &[], &mut chance).unwrap();
         *counts.entry(format!("{:?}", picked.address)).or_default() += 1;
     }
     counts
@@ -84,7 +84,8 @@ fn lower_priorities_are_used_when_the_higher_are_gone_and_unhealthy_ones_never()
     assert_eq!(counted.into_keys().collect::<Vec<_>>(), ["Socket(10.0.0.2:1)"]);
     let none = index(LoadBalancer::Random, vec![first]);
     let mut chance = Chance::fixed(std::time::SystemTime::UNIX_EPOCH, 0.5);
-    let picked = pick(&permit().unwrap(), none.cluster("c").unwrap(), "10.9.9.9:1".parse().unwrap(), &[], &mut chance);
+    let picked =
+        pick(&permit().unwrap(), none.cluster("c").unwrap(), "10.9.9.9:1".parse().unwrap(), None, &[], &mut chance);
     assert_eq!(picked.unwrap_err(), Reason::NoEndpoints);
 }
 
@@ -95,7 +96,7 @@ fn a_retry_goes_elsewhere_if_it_can() {
     let mut chance = Chance::fixed(std::time::SystemTime::UNIX_EPOCH, 0.0);
     let tried = [Address::Socket("10.0.0.1:1".parse().unwrap())];
     let dialled = "10.9.9.9:1".parse().unwrap();
-    let picked = pick(&permit().unwrap(), index.cluster("c").unwrap(), dialled, &tried, &mut chance).unwrap();
+    let picked = pick(&permit().unwrap(), index.cluster("c").unwrap(), dialled, None, &tried, &mut chance).unwrap();
     assert_eq!(picked.address, Address::Socket("10.0.0.2:1".parse().unwrap()));
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use palisade_model::{endpoint::Address, reason::Reason};
 
 use crate::{
-    index::RuntimeIndex,
+    index::{Demand, IndexedCluster, Outcome, RuntimeIndex, Slot},
     request::{
         self,
         authorize::Depth,
@@ -29,9 +29,9 @@ use crate::{
     },
     serve::{
         Downstream,
-        l4::{self, Dial, RelayCounts, RelayLimits, Upstream},
+        l4::{self, Dial, DialError, RelayCounts, RelayLimits, Upstream},
     },
-    telemetry::{Record, ShadowRecord},
+    telemetry::{Record, ShadowRecord, metrics::Limit},
 };
 
 /// Tries of one connection (Envoy: `max_connect_attempts` is 1; a second endpoint costs nothing, since nothing was sent).
@@ -102,11 +102,11 @@ pub(super) async fn serve(
     let counts = RelayCounts::default();
     if let Action::Forward(plan) = &verdict.action {
         match dial(runtime, &standing, plan, &mut chance, &mut record).await {
-            Ok((mut upstream, _in_flight)) => {
+            Ok((mut upstream, _held)) => {
                 let subject = RelaySubject { connection: Arc::clone(&context) };
                 let registration = downstream.registration.stream(Some(Arc::new(subject)));
                 runtime.metrics.open_streams.inc();
-                let limits = RelayLimits { idle: runtime.settings().tcp_idle_timeout, ..RelayLimits::default() };
+                let limits = limits_of(&plan.cluster, runtime.settings().tcp_idle_timeout);
                 let end = l4::relay(&mut downstream.stream, &mut upstream, limits, &counts, &registration).await;
                 runtime.metrics.open_streams.dec();
                 record.reason = end.reason();
@@ -121,23 +121,43 @@ pub(super) async fn serve(
     record.reason
 }
 
+/// Bounds of a relay to a cluster.
+/// `usual`: how long a connection may be idle where the cluster does not say.
+fn limits_of(cluster: &IndexedCluster, usual: Option<Duration>) -> RelayLimits {
+    let connection = &cluster.cluster().traffic.connection;
+    let idle = connection.relay_idle.map_or(usual, |idle| (!idle.is_zero()).then_some(idle));
+    RelayLimits { idle, life: connection.max_duration, ..RelayLimits::default() }
+}
+
+/// What an opaque connection holds of its cluster and endpoint.
+type Held = (Slot, Option<crate::index::InFlight>);
+
 async fn dial(
     runtime: &Runtime,
     standing: &Standing,
     plan: &ForwardPlan,
     chance: &mut Chance,
     record: &mut Record,
-) -> Result<(Upstream, Option<crate::index::InFlight>), Reason> {
+) -> Result<(Upstream, Held), Reason> {
     let facts = &standing.admitted.facts;
     let host = facts.tls.as_ref().and_then(|tls| tls.sni.as_deref()).unwrap_or_default();
+    let cluster = &plan.cluster;
+    let limits = &cluster.cluster().traffic.limits;
+    // Nobody waits: the client's bytes would have to (Envoy closes as well).
+    let demand = Demand { is_shared: false, streams: None, limit: limits.max_connections };
+    let Some(slot) = cluster.live().breaker.try_connect(demand, false) else {
+        runtime.metrics.upstream.count_overflow(Limit::Connections);
+        return Err(Reason::Overflow);
+    };
+    let options = crate::http::limits::options(cluster, facts);
     let mut tried: Vec<Address> = Vec::new();
     let mut last = Reason::NoEndpoints;
     for _ in 0..MAX_DIALS {
-        let picked = balance::pick(&plan.permit, &plan.cluster, facts.destination, &tried, chance)?;
+        let picked = balance::pick(&plan.permit, cluster, facts.destination, plan.hash, &tried, chance)?;
         if tried.contains(&picked.address) {
             break;
         }
-        let tls = tls_towards(&plan.cluster, picked.endpoint.as_ref());
+        let tls = tls_towards(cluster, picked.endpoint.as_ref());
         let tls = runtime.transports.for_bytes(&standing.index, &tls, host).map_err(|error| {
             record.details = Some(error.to_string().into());
             Reason::UpstreamConnect
@@ -147,9 +167,31 @@ async fn dial(
         last = Reason::UpstreamConnect;
         let Some(address) = resolve(&picked.address).await else { continue };
         record.upstream = Some(address);
-        let timeout = plan.cluster.cluster().connect_timeout;
-        match l4::dial(&Dial { address, source: picked.source, timeout, tls }).await {
-            Ok(upstream) => return Ok((upstream, picked.endpoint.map(|endpoint| endpoint.live.begin()))),
+        let dial = Dial {
+            address,
+            source: picked.source,
+            mark: runtime.settings().socket_mark,
+            timeout: cluster.cluster().connect_timeout,
+            options: options.clone(),
+            tls,
+        };
+        let dialled = l4::dial(&dial).await;
+        if let Some(endpoint) = &picked.endpoint {
+            let outcome = match &dialled {
+                Ok(_) => Outcome::Served,
+                Err(DialError::Timeout { .. }) => Outcome::TimedOut,
+                Err(_) => Outcome::Failed,
+            };
+            if let Some(cause) = cluster.report(&endpoint.live, outcome) {
+                runtime.metrics.upstream.count_ejection(cause);
+                tracing::warn!(cluster = %cluster.name(), upstream = %address, cause = cause.as_str(), "endpoint ejected");
+            }
+        }
+        match dialled {
+            Ok(upstream) => {
+                let in_flight = picked.endpoint.map(|endpoint| endpoint.live.begin());
+                return Ok((upstream, (slot, in_flight)));
+            }
             Err(error) => record.details = Some(error.to_string().into()),
         }
     }

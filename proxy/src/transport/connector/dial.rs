@@ -9,6 +9,7 @@ use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use pingora_core::{Error, ErrorType, OrErr, Result};
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -31,8 +32,12 @@ pub(super) async fn connect(
 }
 
 async fn connect_unbounded(address: SocketAddr, transport: &Transport, wanted: AppProtocol) -> Result<MeshStream> {
-    let Transport { tls, source, mark } = transport;
-    let tcp = connect_tcp(address, *source, *mark).await?;
+    let Transport { tls, source, mark, options } = transport;
+    let mut tcp = connect_tcp(address, *source, *mark).await?;
+    options.prepare(SockRef::from(&tcp)).or_err(ErrorType::SocketError, "TCP keepalive")?;
+    if !options.preamble.is_empty() {
+        tcp.write_all(&options.preamble).await.or_err(ErrorType::ConnectError, "PROXY protocol header")?;
+    }
     let local = tcp.local_addr().or_err(ErrorType::SocketError, "local address")?;
     let mut meta = ConnMeta::new(address, local);
     let wire = Wire::new(tcp);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ahash::AHashMap;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::ConnectorSettings;
 use super::session::H2Upstream;
+use super::transport::Transport;
 use crate::transport::h2::ping;
 use crate::transport::stream::MeshStream;
 
@@ -56,6 +57,9 @@ pub(super) struct H2Connection {
     streams: AtomicUsize,
     /// Requests so far, where they are limited.
     served: AtomicUsize,
+    /// When it takes no more streams.
+    retires: Option<Instant>,
+    idle_timeout: Duration,
     is_leaving: AtomicBool,
     idle_since: Mutex<Instant>,
     pub(super) is_tls: bool,
@@ -88,11 +92,13 @@ impl Pools {
         &self,
         slot: &Slot,
         stream: MeshStream,
-        is_tls: bool,
+        transport: &Transport,
         limit: Duration,
         max_requests: usize,
     ) -> Result<H2Upstream> {
-        let ConnectorSettings { windows, max_header_list_bytes, ping, h2_idle_timeout: _ } = &self.settings;
+        let ConnectorSettings { windows, max_header_list_bytes, ping, h2_idle_timeout } = &self.settings;
+        let options = &transport.options;
+        let max_streams = options.max_streams.unwrap_or(windows.streams);
         let digest = Digest {
             ssl_digest: None,
             timing_digest: stream.get_timing_digest(),
@@ -113,16 +119,18 @@ impl Pools {
         };
         let connection = Arc::new(H2Connection {
             sender,
-            max_streams: usize::try_from(windows.streams).unwrap_or(usize::MAX),
+            max_streams: usize::try_from(max_streams).unwrap_or(usize::MAX),
             streams: AtomicUsize::new(0),
             served: AtomicUsize::new(0),
+            retires: options.max_duration.map(|life| Instant::now() + life),
+            idle_timeout: options.idle.unwrap_or(*h2_idle_timeout),
             is_leaving: AtomicBool::new(false),
             idle_since: Mutex::new(Instant::now()),
-            is_tls,
+            is_tls: transport.tls.is_some(),
             fd,
             digest,
         });
-        let (pings, settings) = (driver.ping_pong(), *ping);
+        let (pings, settings) = (driver.ping_pong(), options.ping().or(*ping));
         let weak = Arc::downgrade(&connection);
         // Ends by itself: when the connection does, or when nobody has a reference to it and its streams are done.
         tokio::spawn(async move {
@@ -143,10 +151,9 @@ impl Pools {
     }
 
     pub(super) fn reap(&self) {
-        let limit = self.settings.h2_idle_timeout;
         self.slots.write().retain(|_, slot| {
             let mut connections = slot.connections.lock();
-            connections.retain(|connection| !connection.is_gone() && !connection.has_idled(limit));
+            connections.retain(|connection| !connection.is_gone() && !connection.has_idled());
             // A slot that is being dialled for is held by the one who dials.
             !connections.is_empty() || Arc::strong_count(slot) > 1
         });
@@ -231,8 +238,12 @@ impl H2Connection {
         self.is_leaving.store(true, Ordering::Release);
     }
 
+    fn is_retired(&self) -> bool {
+        self.retires.is_some_and(|end| Instant::now() >= end)
+    }
+
     fn is_gone(&self) -> bool {
-        self.is_leaving.load(Ordering::Acquire) || {
+        self.is_leaving.load(Ordering::Acquire) || self.is_retired() || {
             // h2 knows of a GOAWAY or a failure as soon as it has read it; asking costs a lock.
             let waker = futures::task::noop_waker();
             let mut cx = std::task::Context::from_waker(&waker);
@@ -240,8 +251,9 @@ impl H2Connection {
         }
     }
 
-    fn has_idled(&self, limit: Duration) -> bool {
-        self.streams.load(Ordering::Acquire) == 0 && self.idle_since.lock().elapsed() >= limit
+    fn has_idled(&self) -> bool {
+        let is_idle = self.streams.load(Ordering::Acquire) == 0;
+        is_idle && (self.is_retired() || self.idle_since.lock().elapsed() >= self.idle_timeout)
     }
 }
 

@@ -10,6 +10,8 @@ use parking_lot::RwLock;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 
+use super::ConnectionOptions;
+
 /// How to reach an endpoint, address aside: requests share connections only where all of it is equal.
 #[derive(Clone)]
 pub struct Transport {
@@ -19,6 +21,8 @@ pub struct Transport {
     pub source: Option<IpAddr>,
     /// Firewall mark (`SO_MARK`), which needs CAP_NET_ADMIN.
     pub mark: Option<u32>,
+    /// Settings of its connections.
+    pub options: Arc<ConnectionOptions>,
 }
 
 /// The TLS half of a [`Transport`].
@@ -58,12 +62,12 @@ impl Transport {
     /// Plaintext from any source address.
     #[must_use]
     pub fn plaintext() -> Self {
-        Self { tls: None, source: None, mark: None }
+        Self { tls: None, source: None, mark: None, options: Arc::default() }
     }
 
     /// Whether two transports may share connections: equal values, and the very same TLS configurations.
     fn is_same(&self, other: &Self) -> bool {
-        let Self { tls, source, mark } = self;
+        let Self { tls, source, mark, options } = self;
         let same_tls = match (tls, &other.tls) {
             (None, None) => true,
             (Some(a), Some(b)) => {
@@ -75,7 +79,7 @@ impl Transport {
             }
             (None, Some(_)) | (Some(_), None) => false,
         };
-        same_tls && *source == other.source && *mark == other.mark
+        same_tls && *source == other.source && *mark == other.mark && *options == other.options
     }
 }
 
@@ -131,6 +135,7 @@ impl fmt::Debug for Transport {
             .field("server_name", &self.tls.as_ref().map(|tls| &tls.server_name))
             .field("source", &self.source)
             .field("mark", &self.mark)
+            .field("options", &self.options)
             .finish()
     }
 }

@@ -87,7 +87,8 @@ impl Setup {
         let _ = rustls::crypto::ring::default_provider().install_default();
         super::show_logs();
         let connector = MeshConnector::new(self.connector.clone());
-        let transport = connector.intern(Transport { tls: self.dial_tls.clone(), source: self.source, mark: None });
+        let transport =
+            connector.intern(Transport { tls: self.dial_tls.clone(), source: self.source, ..Transport::plaintext() });
         let seen = Arc::<Seen>::default();
         let app = Forward {
             connector: connector.clone(),

@@ -16,7 +16,10 @@ use super::{Candidate, Labelled, endpoint, identity_of};
 use crate::{
     inputs::{Inputs, core::TargetPort},
     object::{self, Object},
-    resolve::services::{Registered, RegisteredPort, Resolution},
+    resolve::{
+        locality::{self, Locality},
+        services::{Registered, RegisteredPort, Resolution},
+    },
     settings::MeshSettings,
 };
 
@@ -173,7 +176,7 @@ fn made(
     settings: &MeshSettings,
 ) -> Option<EntryEndpoint> {
     // Endpoints of other networks are reached like those of this one: there are no gateways between networks.
-    let WorkloadEntry { address, ports, labels: _, network: _, locality, weight, service_account } = entry;
+    let WorkloadEntry { address, ports, labels: _, network, locality, weight, service_account } = entry;
     let TargetPort::Number(target) = port.target else { return None };
     let at = ports.get(&port.name).and_then(|at| u16::try_from(*at).ok()).filter(|at| *at > 0).unwrap_or(target);
     let text = address.as_deref()?;
@@ -190,17 +193,17 @@ fn made(
         }
     };
     let locality = match (locality.as_str(), labels.get(LOCALITY_LABEL)) {
-        ("", None) => None,
-        ("", Some(label)) => Some(label.replace('.', "/")),
-        (written, _) => Some(written.to_owned()),
+        ("", None) => Locality::default(),
+        ("", Some(label)) => Locality::parse(&label.replace('.', "/")),
+        (written, _) => Locality::parse(written),
     };
     let identity = (!service_account.is_empty())
         .then(|| SpiffeId::new(settings.trust_domain.clone(), &service.key.namespace, service_account).ok())
         .flatten();
     let endpoint = Endpoint {
         weight: (*weight).max(1),
-        labels: labels.iter().map(|(key, value)| (Arc::from(key.as_str()), Arc::from(value.as_str()))).collect(),
-        locality: locality.map(Arc::from),
+        labels: locality::augmented(labels, &locality, "", network.as_deref().unwrap_or_default()),
+        locality: (!locality.is_unknown()).then(|| locality.to_string().into()),
         peer: if labels.get(TLS_MODE_LABEL).is_some_and(|mode| mode == "istio") {
             PeerProxy::Istio
         } else {
