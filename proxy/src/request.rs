@@ -11,6 +11,7 @@ pub mod balance;
 pub mod changes;
 pub mod connection;
 pub mod cors;
+pub mod dynamic;
 pub mod external;
 pub mod facts;
 mod gate;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 pub mod connection;
 pub mod edge;
+pub mod files;
 pub mod providers;
 pub mod recent;
 pub mod server;
@@ -23,6 +24,7 @@ use self::{edge::EdgePorts, providers::Providers, recent::RecentDenials, transpo
 use crate::{
     http::stream::StreamSubject,
     index::{BuildError, RuntimeIndex},
+    names::{Names, NamesSettings},
     runtime::connection::ConnectionContext,
     serve::{AdmissionTimeouts, Drain, LiveFacts, LiveRegistry, Verdict},
     telemetry::{AccessLog, Metrics},
@@ -79,6 +81,8 @@ pub struct Runtime {
     pub metrics: Arc<Metrics>,
     /// The access log.
     pub log: AccessLog,
+    /// Names of endpoints.
+    pub names: Names,
     /// Upstream transports.
     pub transports: Transports,
     /// Connections to external authorizers.
@@ -115,6 +119,7 @@ impl Runtime {
         let connector = MeshConnector::new(ConnectorSettings::default());
         let transports =
             Transports::new(connector, Arc::clone(&identities), settings.system_roots.clone(), settings.socket_mark);
+        let names = Names::new(NamesSettings { socket_mark: settings.socket_mark, ..NamesSettings::default() });
         let decisions = DecisionIds::new(ShortId::of(&settings.proxy), fastrand::u64(..));
         Arc::new(Self {
             settings,
@@ -128,6 +133,7 @@ impl Runtime {
             drain: Arc::new(Drain::new()),
             metrics,
             log,
+            names,
             transports,
             providers: Providers::default(),
             decisions,

@@ -1,7 +1,7 @@
 //! The tries of one request: picking endpoints, deadlines, retries with back-off.
 
 use std::{
-    net::SocketAddr,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     request::{
         authority::Authority,
-        balance,
+        dynamic,
         facts::Chance,
         upstream::{protocol_towards, tls_towards},
         verdict::{Action, ForwardPlan},
@@ -33,8 +33,6 @@ use crate::{
 const MAX_STALE: u32 = 3;
 /// How long a pooled connection may idle where the cluster does not say (Envoy).
 const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
-/// How long a name may take to resolve.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Starts the request's clock.
 pub(super) fn prepare(session: &mut Session, ctx: &mut RequestCtx) {
@@ -68,14 +66,14 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
     let cluster = Arc::clone(&plan.cluster);
     let avoid = plan.retries.as_ref().is_none_or(|policy| policy.avoid_previous);
     let tried: &[Address] = if avoid { &ctx.tries.tried } else { &[] };
-    let picked = match balance::pick(&plan.permit, &cluster, dialled, tried, &mut chance) {
+    let host = Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |a| a.host.into_owned());
+    let picked = match dynamic::pick(&plan.permit, &cluster, dialled, &host, tried, &mut chance) {
         Ok(picked) => picked,
         Err(reason) => return fail(ctx, reason, "no endpoint"),
     };
     let tls = tls_towards(&cluster, picked.endpoint.as_ref());
     let version = head.version;
     let protocol = protocol_towards(&cluster, picked.endpoint.as_ref(), &tls, version, ctx.is_upgrade);
-    let host = Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |a| a.host.into_owned());
     let per_try = plan.retries.as_ref().and_then(|policy| policy.per_try);
     let transport = match runtime.transports.find(&standing.index, &tls, picked.source, &host) {
         Ok(transport) => transport,
@@ -84,9 +82,14 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
             return fail(ctx, Reason::UpstreamConnect, "transport");
         }
     };
-    let Some(address) = resolve(&picked.address).await else {
-        return fail(ctx, Reason::UpstreamConnect, "the endpoint's name does not resolve");
+    let has_v6 = standing.index.settings().addresses.iter().any(IpAddr::is_ipv6);
+    let Some(address) = runtime.names.locate(&picked.address, has_v6).await else {
+        return fail(ctx, Reason::NoEndpoints, "the endpoint's name does not resolve");
     };
+    let is_named_by_client = picked.endpoint.is_none() && !matches!(picked.address, Address::Socket(_));
+    if is_named_by_client && !dynamic::is_outside(address.ip()) {
+        return fail(ctx, Reason::NoEndpoints, "the host's name leads to this machine");
+    }
     let connect_timeout = cluster.cluster().connect_timeout.min(left.unwrap_or(Duration::MAX));
     let options = PeerOptions {
         connect_timeout,
@@ -122,18 +125,6 @@ fn fail<T>(ctx: &mut RequestCtx, reason: Reason, what: &'static str) -> Result<T
     error.set_retry(false);
     error.as_up();
     Err(error)
-}
-
-async fn resolve(address: &Address) -> Option<SocketAddr> {
-    match address {
-        Address::Socket(address) => Some(*address),
-        Address::Name(name, port) | Address::LogicalName(name, port) => {
-            let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((&**name, *port))).await;
-            found.ok()?.ok()?.next()
-        }
-        // No transport to a socket file exists: refused rather than sent elsewhere.
-        Address::Unix(_) => None,
-    }
 }
 
 /// Notes who answered the connection.

@@ -36,6 +36,8 @@ pub struct Dial {
     pub address: SocketAddr,
     /// The local address to dial from (127.0.0.6 for the application behind a sidecar). `None`: the system's choice.
     pub source: Option<IpAddr>,
+    /// Mark of the socket, where redirection rules know the proxy's own by it.
+    pub mark: Option<u32>,
     /// The time for TCP and TLS together.
     pub timeout: Duration,
     /// TLS to speak, mesh or user's. `None`: plaintext.
@@ -165,11 +167,12 @@ impl RelayEnd {
 /// # Errors
 /// [`DialError`]; nothing stays open then.
 pub async fn dial(target: &Dial) -> Result<Upstream, DialError> {
-    let Dial { address, source, timeout, tls } = target;
+    let Dial { address, source, mark, timeout, tls } = target;
     let (address, timeout) = (*address, *timeout);
     let deadline = Instant::now() + timeout;
     let elapsed = |_| DialError::Timeout { address, timeout };
-    let socket = socket::dialling_socket(address, *source).map_err(|source| DialError::Socket { address, source })?;
+    let socket =
+        socket::dialling_socket(address, *source, *mark).map_err(|source| DialError::Socket { address, source })?;
     let stream = timeout_at(deadline, socket.connect(address))
         .await
         .map_err(elapsed)?

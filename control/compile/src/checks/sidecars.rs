@@ -17,9 +17,12 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
         let head = &document.head;
         not_served(head, inbound_connection_pool.is_some(), "spec.inboundConnectionPool", reports);
         for (index, listener) in ingress.iter().flatten().enumerate() {
-            let IstioIngressListener { port: _, bind, capture_mode, default_endpoint: _, tls, connection_pool } =
-                listener;
+            let IstioIngressListener { port: _, bind, capture_mode, default_endpoint, tls, connection_pool } = listener;
             let place = format!("spec.ingress[{index}]");
+            if default_endpoint.starts_with("unix://") {
+                let message = "unix sockets are not served: connections to this port are refused";
+                reports.add(Report::warning(head, Code::Refused, &format!("{place}.defaultEndpoint"), message));
+            }
             not_served(head, !bind.is_empty(), &format!("{place}.bind"), reports);
             not_served(head, *capture_mode == CaptureMode::None, &format!("{place}.captureMode"), reports);
             not_served(head, tls.is_some(), &format!("{place}.tls"), reports);
@@ -61,7 +64,11 @@ fn defaults(resolved: &Resolved, reports: &mut Reports) {
     });
 }
 
-/// Endpoints of other networks are dialled like those of this one.
+/// Endpoints of other networks are dialled like those of this one; unix sockets are not dialled at all.
 fn networked(head: &Head, endpoint: &WorkloadEntry, place: &str, reports: &mut Reports) {
+    if endpoint.address.as_deref().is_some_and(|address| address.starts_with("unix://")) {
+        let message = "unix sockets are not served: connections to this endpoint are refused";
+        reports.add(Report::warning(head, Code::Refused, &format!("{place}.address"), message));
+    }
     not_served(head, endpoint.network.is_some(), &format!("{place}.network"), reports);
 }

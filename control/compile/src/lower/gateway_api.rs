@@ -81,7 +81,7 @@ fn chains(
             ListenerProtocol::Https if gateway.wants_frontend_validation => {
                 Err("client certificates (`spec.tls.frontend`) are not served yet")
             }
-            ListenerProtocol::Https if listener.certificates.is_empty() => {
+            ListenerProtocol::Https if listener.certificates.is_empty() && !listener.is_mesh => {
                 Err("there is no certificate that may be used")
             }
             ListenerProtocol::Https => {
@@ -115,7 +115,10 @@ fn tls(assembly: &mut Assembly<'_>, listener: &ResolvedListener) -> Result<Serve
         assembly.add_secret(key)?;
     }
     Ok(ServerTls {
-        mode: ServerTlsMode::Secrets { certificates: listener.certificates.as_slice().into(), client: None },
+        mode: match listener.is_mesh {
+            true => ServerTlsMode::Mesh,
+            false => ServerTlsMode::Secrets { certificates: listener.certificates.as_slice().into(), client: None },
+        },
         min_version: TlsVersion::V1_2,
         max_version: TlsVersion::V1_3,
         alpn: ["h2".into(), "http/1.1".into()].into(),

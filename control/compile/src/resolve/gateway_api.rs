@@ -15,8 +15,11 @@ pub(crate) use grants::{Grants, Referrer};
 use crate::{
     inputs::{Inputs, is_served_class},
     object::{self, Head, Object, ObjectKey},
+    resolve::services::{Registered, Registry},
 };
 
+/// The group of Istio's networking kinds.
+pub(crate) const ISTIO_GROUP: &str = "networking.istio.io";
 /// The API group.
 pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 
@@ -25,6 +28,8 @@ pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 pub(crate) struct GatewayApi {
     gateways: BTreeMap<ObjectKey, ResolvedGateway>,
     services: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
+    /// The same by ServiceEntry.
+    entries: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
     grants: Grants,
     statuses: Vec<status::RouteStatus>,
 }
@@ -53,6 +58,8 @@ pub(crate) struct ResolvedListener {
     pub(crate) hostname: HostPattern,
     /// What it speaks.
     pub(crate) protocol: ListenerProtocol,
+    /// The mesh's certificates on both sides (option `gateway.istio.io/tls-terminate-mode: ISTIO_MUTUAL`).
+    pub(crate) is_mesh: bool,
     /// Keys of the certificates that may be read.
     pub(crate) certificates: Vec<Arc<str>>,
     /// No conflict or mistake keeps it from being served.
@@ -141,6 +148,7 @@ impl GatewayApi {
             .map(|gateway| (gateway.head.key.clone(), listeners::resolve(inputs, gateway, &grants)))
             .collect();
         let mut services = BTreeMap::new();
+        let mut entries = BTreeMap::new();
         let mut statuses = Vec::new();
         for document in object::by_age(inputs.http_routes.values()) {
             let route = Arc::new(document.clone());
@@ -161,6 +169,7 @@ impl GatewayApi {
                         }
                     }
                     ("" | "core", "Service") => attach::to_service(inputs, &mut services, &route, parent),
+                    (ISTIO_GROUP, "ServiceEntry") => attach::to_entry(inputs, &mut entries, &route, parent),
                     _ => continue,
                 };
                 parents.push(status::ParentStatus { index, accepted, resolved_refs: resolved_refs.clone() });
@@ -170,7 +179,7 @@ impl GatewayApi {
         for gateway in gateways.values_mut() {
             gateway.status.count_routes(&gateway.listeners);
         }
-        Self { gateways, services, grants, statuses }
+        Self { gateways, services, entries, grants, statuses }
     }
 
     /// A Gateway of one of our classes.
@@ -185,10 +194,14 @@ impl GatewayApi {
 
     /// Routes that a client in `client` meets at a Service port: those of its own namespace if there are any (consumer), else
     /// those of the Service's namespace (producer).
-    pub(crate) fn service_routes(&self, service: &ObjectKey, port: u16, client: &str) -> Vec<&Arc<Object<HttpRoute>>> {
+    pub(crate) fn service_routes(&self, service: &Registered, port: u16, client: &str) -> Vec<&Arc<Object<HttpRoute>>> {
+        let attached = match service.registry {
+            Registry::Kubernetes => &self.services,
+            Registry::Entries => &self.entries,
+        };
         let at_port = |namespace: &str| -> Vec<&Arc<Object<HttpRoute>>> {
-            self.services
-                .get(service)
+            attached
+                .get(&service.key)
                 .into_iter()
                 .flatten()
                 .filter(|attached| attached.port.is_none_or(|own| own == port))
@@ -197,7 +210,7 @@ impl GatewayApi {
                 .collect()
         };
         let own = at_port(client);
-        if own.is_empty() { at_port(&service.namespace) } else { own }
+        if own.is_empty() { at_port(&service.key.namespace) } else { own }
     }
 
     /// Permissions across namespaces.

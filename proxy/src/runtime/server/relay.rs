@@ -1,9 +1,8 @@
 //! Opaque connections: authorized before any upstream is picked, then relayed.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -12,8 +11,9 @@ use palisade_model::{endpoint::Address, reason::Reason};
 use crate::{
     index::RuntimeIndex,
     request::{
-        self, balance,
+        self,
         connection::{Entry, Mode},
+        dynamic,
         external::Testimony,
         facts::Chance,
         upstream::tls_towards,
@@ -36,8 +36,6 @@ use crate::{
 const MAX_DIALS: u32 = 3;
 /// How often something else may turn out not to be known yet.
 const MAX_ASKS: u32 = 2;
-/// How long a name may take to resolve.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// An opaque connection in progress, for being judged again.
 #[derive(Debug)]
@@ -130,38 +128,44 @@ async fn dial(
     let mut tried: Vec<Address> = Vec::new();
     let mut last = Reason::NoEndpoints;
     for _ in 0..MAX_DIALS {
-        let picked = balance::pick(&plan.permit, &plan.cluster, facts.destination, &tried, chance)?;
-        if tried.contains(&picked.address) {
+        let picked = dynamic::pick(&plan.permit, &plan.cluster, facts.destination, host, &tried, chance)?;
+        // A name may have more addresses than one.
+        if tried.contains(&picked.address) && !matches!(picked.address, Address::Name(_, _)) {
             break;
         }
+        let named = match &picked.address {
+            Address::Name(name, _) | Address::LogicalName(name, _) if host.is_empty() => name,
+            _ => host,
+        };
         let tls = tls_towards(&plan.cluster, picked.endpoint.as_ref());
-        let tls = runtime.transports.for_bytes(&standing.index, &tls, host).map_err(|error| {
+        let tls = runtime.transports.for_bytes(&standing.index, &tls, named).map_err(|error| {
             record.details = Some(error.to_string().into());
             Reason::UpstreamConnect
         })?;
         tried.push(picked.address.clone());
         record.attempts += 1;
+        let has_v6 = standing.index.settings().addresses.iter().any(std::net::IpAddr::is_ipv6);
+        let Some(address) = runtime.names.locate(&picked.address, has_v6).await else {
+            last = Reason::NoEndpoints;
+            continue;
+        };
+        if picked.endpoint.is_none()
+            && !matches!(picked.address, Address::Socket(_))
+            && !dynamic::is_outside(address.ip())
+        {
+            return Err(Reason::NoEndpoints);
+        }
         last = Reason::UpstreamConnect;
-        let Some(address) = resolve(&picked.address).await else { continue };
         record.upstream = Some(address);
         let timeout = plan.cluster.cluster().connect_timeout;
-        match l4::dial(&Dial { address, source: picked.source, timeout, tls }).await {
+        match l4::dial(&Dial { address, source: picked.source, mark: runtime.settings().socket_mark, timeout, tls })
+            .await
+        {
             Ok(upstream) => return Ok((upstream, picked.endpoint.map(|endpoint| endpoint.live.begin()))),
             Err(error) => record.details = Some(error.to_string().into()),
         }
     }
     Err(last)
-}
-
-async fn resolve(address: &Address) -> Option<SocketAddr> {
-    match address {
-        Address::Socket(address) => Some(*address),
-        Address::Name(name, port) | Address::LogicalName(name, port) => {
-            let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((&**name, *port))).await;
-            found.ok()?.ok()?.next()
-        }
-        Address::Unix(_) => None,
-    }
 }
 
 fn note(runtime: &Runtime, record: &mut Record, standing: &Standing, verdict: &Verdict) {

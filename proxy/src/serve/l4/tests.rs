@@ -136,10 +136,15 @@ async fn twenty_megabytes_pass_both_ways_at_once() {
     let proxy = tokio::spawn(async move {
         let (mut downstream, _) = front.accept().await.unwrap();
         let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6));
-        let mut upstream =
-            dial(&Dial { address: target, source: Some(source), timeout: Duration::from_secs(5), tls: None })
-                .await
-                .unwrap();
+        let mut upstream = dial(&Dial {
+            address: target,
+            source: Some(source),
+            mark: None,
+            timeout: Duration::from_secs(5),
+            tls: None,
+        })
+        .await
+        .unwrap();
         assert_eq!(upstream.tcp().local_addr().unwrap().ip(), source);
         let counts = RelayCounts::default();
         let end = relay(&mut downstream, &mut upstream, RelayLimits::default(), &counts, &guard).await;
@@ -192,6 +197,7 @@ async fn mesh_tls_reaches_whom_it_expects_and_nobody_else() {
     let target = |allowed: AllowedPeers| Dial {
         address,
         source: None,
+        mark: None,
         timeout: Duration::from_secs(5),
         tls: Some(DialTls {
             config: a.client_config(&allowed, AlpnOffer::Tcp),
@@ -211,7 +217,7 @@ async fn mesh_tls_reaches_whom_it_expects_and_nobody_else() {
 #[tokio::test]
 async fn what_cannot_be_reached_says_so_in_time() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let plain = Dial { address: free, source: None, timeout: Duration::from_secs(5), tls: None };
+    let plain = Dial { address: free, source: None, mark: None, timeout: Duration::from_secs(5), tls: None };
     assert!(matches!(dial(&plain).await.unwrap_err(), DialError::Connect { .. }));
 
     let unusable = Dial { source: Some("203.0.113.1".parse().unwrap()), ..plain.clone() };
@@ -225,7 +231,7 @@ async fn what_cannot_be_reached_says_so_in_time() {
         server_name: server_name("x").unwrap(),
     };
     let address = silent.local_addr().unwrap();
-    let waiting = Dial { address, source: None, timeout: Duration::from_millis(50), tls: Some(tls) };
+    let waiting = Dial { address, source: None, mark: None, timeout: Duration::from_millis(50), tls: Some(tls) };
     assert!(matches!(dial(&waiting).await.unwrap_err(), DialError::Timeout { .. }));
     assert!(silent.accept().now_or_never().is_some());
 }

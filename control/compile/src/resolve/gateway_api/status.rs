@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use palisade_crds::gateway_api::HttpRoute;
 
-use super::{GROUP, Grants, Referrer, ResolvedListener};
+use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener};
 use crate::{
     inputs::Inputs,
     object::{Head, Object, ObjectKey},
@@ -88,6 +88,13 @@ impl GatewayStatus {
 pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Object<HttpRoute>) -> Condition {
     let own = &route.head.key.namespace;
     for backend in route.spec.rules.iter().flat_map(|rule| &rule.backend_refs) {
+        if backend.group == ISTIO_GROUP && backend.kind == "Hostname" {
+            if !is_entry(inputs, &backend.name, backend.port) {
+                let message = format!("no ServiceEntry has host `{}` with that port", backend.name);
+                return refused("ResolvedRefs", "BackendNotFound", &message);
+            }
+            continue;
+        }
         if !matches!(backend.group.as_str(), "" | "core") || backend.kind != "Service" {
             let message = format!("backends of kind `{}/{}` are not served", backend.group, backend.kind);
             return refused("ResolvedRefs", "InvalidKind", &message);
@@ -109,4 +116,12 @@ pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Object<Htt
         }
     }
     accepted("ResolvedRefs", "ResolvedRefs")
+}
+
+/// Whether some ServiceEntry has a host and port.
+fn is_entry(inputs: &Inputs, host: &str, port: Option<u16>) -> bool {
+    inputs.service_entries.values().any(|entry| {
+        entry.spec.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
+            && entry.spec.ports.iter().any(|own| port.is_some_and(|port| own.number == u32::from(port)))
+    })
 }
