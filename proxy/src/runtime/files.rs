@@ -17,10 +17,13 @@ const MAX_BYTES: u64 = 1 << 20;
 /// Prefix of the keys that mean files.
 const PREFIX: &str = "file/";
 
+/// When a key's files were read, and what they held.
+type Read = (Instant, Option<Arc<Secret>>);
+
 /// Files that were read.
 #[derive(Debug, Default)]
 pub struct Files {
-    held: Mutex<AHashMap<Arc<str>, (Instant, Option<Arc<Secret>>)>>,
+    held: Mutex<AHashMap<Arc<str>, Read>>,
 }
 
 impl Files {

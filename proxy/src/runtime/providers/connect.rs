@@ -76,7 +76,7 @@ impl Service<Uri> for Connect {
     fn call(&mut self, _uri: Uri) -> Self::Future {
         let Endpoint { address, timeout, tls } = self.0.clone();
         Box::pin(async move {
-            let stream = l4::dial(&Dial { address, source: None, timeout, tls }).await?;
+            let stream = l4::dial(&Dial { address, source: None, mark: None, timeout, tls }).await?;
             Ok(ProviderStream(TokioIo::new(stream)))
         })
     }
