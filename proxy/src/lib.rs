@@ -5,6 +5,7 @@ pub mod answer;
 pub mod config;
 pub mod http;
 pub mod index;
+pub mod names;
 pub mod process;
 pub mod request;
 pub mod runtime;

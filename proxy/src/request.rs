@@ -12,6 +12,7 @@ pub mod changes;
 pub mod connection;
 pub mod cors;
 mod deadline;
+pub mod dynamic;
 mod egress;
 pub mod external;
 pub mod facts;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 pub mod connection;
 pub mod decisions;
 pub mod edge;
+pub mod files;
 pub mod providers;
 pub mod recent;
 pub mod server;
@@ -29,6 +30,7 @@ use self::{
 use crate::{
     http::{copies::Copies, stream::StreamSubject},
     index::{BuildError, RuntimeIndex},
+    names::{Names, NamesSettings},
     runtime::connection::ConnectionContext,
     serve::{AdmissionTimeouts, Drain, ListenerOptions, LiveFacts, LiveRegistry, Verdict},
     telemetry::{AccessLog, Metrics},
@@ -99,6 +101,8 @@ pub struct Runtime {
     pub metrics: Arc<Metrics>,
     /// The access log.
     pub log: AccessLog,
+    /// Names of endpoints.
+    pub names: Names,
     /// Upstream transports.
     pub transports: Transports,
     /// Connections to external authorizers.
@@ -153,6 +157,7 @@ impl Runtime {
         let connector = MeshConnector::new(ConnectorSettings::default());
         let transports =
             Transports::new(connector, Arc::clone(&identities), settings.system_roots.clone(), settings.socket_mark);
+        let names = Names::new(NamesSettings { socket_mark: settings.socket_mark, ..NamesSettings::default() });
         let decisions = Decisions::new(settings.decisions, &settings.proxy, decision_log);
         Arc::new(Self {
             settings,
@@ -166,6 +171,7 @@ impl Runtime {
             drain: Arc::new(Drain::new()),
             metrics,
             log,
+            names,
             transports,
             providers: Providers::default(),
             decisions,

@@ -11,6 +11,7 @@ use palisade_model::{
 use palisade_proxy::{
     index::{IndexedCluster, IndexedEntry, RuntimeIndex},
     request::{
+        authority::Authority,
         connection::Admitted,
         upstream::{PlannedTls, tls_towards},
         verdict::{Action, Route, Verdict},
@@ -35,7 +36,7 @@ pub(super) fn answer(
             backends: route
                 .backends
                 .iter()
-                .map(|backend| self::backend(index, admitted, &backend.cluster, backend.weight))
+                .map(|backend| self::backend(index, admitted, verdict, &backend.cluster, backend.weight))
                 .collect(),
             ..RouteAnswer::default()
         },
@@ -43,7 +44,7 @@ pub(super) fn answer(
         Route::None if verdict.reason == Reason::Redirect => RouteAnswer::default(),
         Route::None => {
             let cluster = verdict.cluster.as_ref()?;
-            RouteAnswer { backends: vec![backend(index, admitted, cluster, 1)], ..RouteAnswer::default() }
+            RouteAnswer { backends: vec![backend(index, admitted, verdict, cluster, 1)], ..RouteAnswer::default() }
         }
     };
     if let Some(chosen) = verdict.cluster.as_ref().filter(|_| is_fixed)
@@ -81,7 +82,7 @@ fn rule(
         answer.backends = forward
             .backends
             .iter()
-            .map(|backend| self::backend(index, admitted, &backend.cluster, backend.weight))
+            .map(|backend| self::backend(index, admitted, verdict, &backend.cluster, backend.weight))
             .collect();
         answer.mirrors = match &verdict.action {
             // The draw is fixed: those that get a copy of this very request.
@@ -95,7 +96,22 @@ fn rule(
     answer
 }
 
-fn backend(index: &RuntimeIndex, admitted: &Admitted, name: &Arc<str>, weight: u32) -> BackendAnswer {
+fn backend(
+    index: &RuntimeIndex,
+    admitted: &Admitted,
+    verdict: &Verdict,
+    name: &Arc<str>,
+    weight: u32,
+) -> BackendAnswer {
+    // Where no server name is written, the request's host is sent (Istio `auto_sni`).
+    let authority = match &verdict.action {
+        Action::Forward(plan) => {
+            Authority::parse(&plan.head.authority).ok().map(|authority| authority.host.into_owned())
+        }
+        _ => None,
+    };
+    let sni = admitted.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
+    let named = authority.as_deref().or(sni);
     let Some(cluster) = index.cluster(name) else {
         let tls = "none";
         return BackendAnswer {
@@ -121,7 +137,7 @@ fn backend(index: &RuntimeIndex, admitted: &Admitted, name: &Arc<str>, weight: u
         }
         PlannedTls::Originate(originate) => (
             if originate.client_certificate.is_some() { "mutual" } else { "simple" },
-            originate.sni.as_deref().map(str::to_owned),
+            originate.sni.as_deref().or(named).map(str::to_owned),
             originate.subject_alt_names.iter().map(ToString::to_string).collect(),
         ),
     };

@@ -90,7 +90,9 @@ impl World {
             Some(_) => false,
         };
         let key = ObjectKey::new(of.unwrap_or(namespace), service);
-        inputs.services.get(&key).filter(|_| is_cluster_name)?.spec.addresses.first().copied()
+        let service = inputs.services.get(&key).filter(|_| is_cluster_name);
+        let own = service.and_then(|service| service.spec.addresses.first().copied());
+        own.or_else(|| self.mesh.address_of(host, namespace))
     }
 }
 

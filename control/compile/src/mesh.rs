@@ -136,6 +136,16 @@ pub fn scope(mesh: &Mesh, proxy: &ProxyRef, queries: &BTreeSet<Query>) -> Result
 }
 
 impl Mesh {
+    /// The address by which a client in `namespace` reaches the service that a host in full means, if it has one; of both
+    /// families the IPv4 address.
+    pub fn address_of(&self, host: &str, namespace: &str) -> Option<IpAddr> {
+        let services = &self.resolved.services;
+        let target = services.alias_target(host).unwrap_or_else(|| host.into());
+        let wildcard = || services.wildcards_of(&target).find_map(|host| services.visible(host, namespace));
+        let addresses = &services.visible(&target, namespace).or_else(wildcard)?.addresses;
+        addresses.iter().find(|ip| ip.is_ipv4()).or_else(|| addresses.first()).copied()
+    }
+
     /// What the mesh was compiled from.
     pub fn inputs(&self) -> &Arc<Inputs> {
         &self.resolved.inputs

@@ -1,6 +1,7 @@
 //! Copies of requests (mirrors): off the original's path, bounded in number and in bytes, counted.
 
 use std::{
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -18,11 +19,12 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{context::RequestCtx, head, tries};
+use super::{context::RequestCtx, head, limits};
 use crate::{
+    names::Names,
     request::{
         authority::Authority,
-        balance,
+        dynamic::{self, Wanted},
         facts::Chance,
         upstream::{protocol_towards, tls_towards},
         verdict::{Action, ForwardPlan},
@@ -71,6 +73,10 @@ struct Copy {
 /// One copy, ready to be sent.
 struct Order {
     connector: MeshConnector,
+    names: Names,
+    has_v6: bool,
+    /// The host is the client's word: it must not lead to this machine.
+    is_named_by_client: bool,
     address: Address,
     transport: TransportRef,
     protocol: UpstreamProtocol,
@@ -134,15 +140,21 @@ fn order(
     let cluster = standing.index.cluster(cluster)?;
     let dialled = standing.admitted.facts.destination;
     let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
-    let picked = balance::pick(&plan.permit, cluster, dialled, &[], &mut chance).ok()?;
+    let host = Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |a| a.host.into_owned());
+    let wanted = Wanted { dialled, host: &host, hash: plan.hash };
+    let picked = dynamic::pick(&plan.permit, cluster, &wanted, &[], &mut chance).ok()?;
     let tls = tls_towards(cluster, picked.endpoint.as_ref());
     let protocol = protocol_towards(cluster, picked.endpoint.as_ref(), &tls, received.version, false);
-    let host = Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |a| a.host.into_owned());
-    let transport = runtime.transports.find(&standing.index, &tls, picked.source, &host).ok()?;
+    let connection = limits::options(cluster, &standing.admitted.facts);
+    let transport =
+        runtime.transports.find(&standing.index, &tls, picked.source, &host, connection.as_ref()).ok()?;
     let mut request = detached_request(session.req_header());
     head::write(&mut request, &plan.head, protocol.carries, 1).ok()?;
     Some(Order {
         connector: runtime.transports.connector().clone(),
+        names: runtime.names.clone(),
+        has_v6: standing.index.settings().addresses.iter().any(IpAddr::is_ipv6),
+        is_named_by_client: picked.endpoint.is_none() && !matches!(picked.address, Address::Socket(_)),
         address: picked.address,
         transport,
         protocol: if protocol.is_http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
@@ -158,9 +170,24 @@ fn order(
 }
 
 async fn run(order: Order, body: Option<CopiedParts>) -> bool {
-    let Order { connector, address, transport, protocol, options, request, limit, place } = order;
+    let Order {
+        connector,
+        names,
+        has_v6,
+        is_named_by_client,
+        address,
+        transport,
+        protocol,
+        options,
+        request,
+        limit,
+        place,
+    } = order;
     let sent = async {
-        let address = tries::resolve(&address).await?;
+        let address = names.locate(&address, has_v6).await?;
+        if is_named_by_client && !dynamic::is_outside(address.ip()) {
+            return None;
+        }
         let peer = connector.peer(address, &transport, protocol, &options);
         send_copy(&connector, &peer, request, body).await.ok()
     };

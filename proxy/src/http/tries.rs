@@ -1,7 +1,7 @@
 //! The tries of one request: picking endpoints, deadlines, retries with back-off.
 
 use std::{
-    net::SocketAddr,
+    net::IpAddr,
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -23,7 +23,8 @@ use crate::{
     index::{IndexedCluster, Outcome},
     request::{
         authority::Authority,
-        balance::{self, Picked},
+        balance::Picked,
+        dynamic::{self, Wanted},
         facts::Chance,
         upstream::{protocol_towards, tls_towards},
         verdict::{Action, ForwardPlan},
@@ -40,8 +41,6 @@ use crate::{
 const MAX_STALE: u32 = 3;
 /// How long a pooled connection may idle where the cluster does not say (Envoy).
 const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
-/// How long a name may take to resolve.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Starts the request's clock.
 pub(super) fn prepare(runtime: &Runtime, session: &mut Session, ctx: &mut RequestCtx) {
@@ -116,9 +115,14 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
             return fail(ctx, Reason::UpstreamConnect, "transport");
         }
     };
-    let Some(address) = resolve(&picked.address).await else {
-        return fail(ctx, Reason::UpstreamConnect, "the endpoint's name does not resolve");
+    let has_v6 = standing.index.settings().addresses.iter().any(IpAddr::is_ipv6);
+    let Some(address) = runtime.names.locate(&picked.address, has_v6).await else {
+        return fail(ctx, Reason::NoEndpoints, "the endpoint's name does not resolve");
     };
+    let is_named_by_client = picked.endpoint.is_none() && !matches!(picked.address, Address::Socket(_));
+    if is_named_by_client && !dynamic::is_outside(address.ip()) {
+        return fail(ctx, Reason::NoEndpoints, "the host's name leads to this machine");
+    }
     let connect_timeout = cluster.cluster().connect_timeout.min(left.unwrap_or(Duration::MAX));
     let options = PeerOptions {
         connect_timeout,
@@ -145,7 +149,8 @@ fn pick(ctx: &RequestCtx, cluster: &IndexedCluster, dialled: SocketAddr) -> std:
     let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
     let avoid = plan.retries.as_ref().is_none_or(|policy| policy.avoid_previous);
     let tried: &[Address] = if avoid { &ctx.tries.tried } else { &[] };
-    balance::pick(&plan.permit, cluster, dialled, plan.hash, tried, &mut chance)
+    let host = Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |a| a.host.into_owned());
+    dynamic::pick(&plan.permit, cluster, &Wanted { dialled, host: &host, hash: plan.hash }, tried, &mut chance)
 }
 
 /// Time left for the whole request.
@@ -164,18 +169,6 @@ fn fail<T>(ctx: &mut RequestCtx, reason: Reason, what: &'static str) -> Result<T
     error.set_retry(false);
     error.as_up();
     Err(error)
-}
-
-pub(super) async fn resolve(address: &Address) -> Option<SocketAddr> {
-    match address {
-        Address::Socket(address) => Some(*address),
-        Address::Name(name, port) | Address::LogicalName(name, port) => {
-            let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((&**name, *port))).await;
-            found.ok()?.ok()?.next()
-        }
-        // No transport to a socket file exists: refused rather than sent elsewhere.
-        Address::Unix(_) => None,
-    }
 }
 
 /// Notes who answered the connection.

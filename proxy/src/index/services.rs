@@ -4,6 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use ahash::AHashMap;
 use palisade_model::{
+    listener::Protocol,
     membership,
     resource::{Entry, Resource, ResourceKind},
     service::{DnsName, Query, Service, ServicePort},
@@ -40,6 +41,8 @@ pub struct ServiceTable {
     by_address: AHashMap<IpAddr, Vec<Arc<Service>>>,
     lookups: AHashMap<Query, Arc<[Arc<str>]>>,
     names: AHashMap<Arc<str>, DnsName>,
+    /// Services that take bytes at addresses that no service has, by port.
+    any_address: AHashMap<u16, Arc<Service>>,
     filter: Option<Filter>,
 }
 
@@ -65,6 +68,9 @@ impl ServiceTable {
             let service = held.map_or_else(|| Arc::new(service.clone()), Arc::clone);
             for name in service.names.iter() {
                 table.names.insert(Arc::clone(&name.name), name.clone());
+            }
+            for port in service.ports.iter().filter(|port| port.takes_any_address && port.protocol != Protocol::Tls) {
+                table.any_address.insert(port.port, Arc::clone(&service));
             }
             for address in service.addresses.iter() {
                 table.by_address.entry(*address).or_default().push(Arc::clone(&service));
@@ -124,6 +130,8 @@ impl ServiceTable {
             return Known::Present(found);
         }
         match self.lookups.get(&Query::Host(name.into())) {
+            // A wildcard's addresses are those of every name below it.
+            Some(services) if let Some(found) = self.wildcard(services) => Known::Present(found),
             // A service that DNS does not list under this name is no answer to this question.
             Some(_) => Known::Absent,
             None => self.unasked(&Query::Host(name.into())),
@@ -138,6 +146,32 @@ impl ServiceTable {
                 _ => false,
             });
         if is_absent { Known::Absent } else { Known::Unknown }
+    }
+
+    fn wildcard(&self, services: &[Arc<str>]) -> Option<&DnsName> {
+        services.iter().filter(|host| host.starts_with("*.")).find_map(|host| self.names.get(host))
+    }
+
+    /// The service that takes connections to a port at addresses that no service has: with a server name the one that the name
+    /// means, else the one that takes all bytes there.
+    pub fn anywhere(&self, port: u16, sni: Option<&str>) -> Known<(&Arc<Service>, &ServicePort)> {
+        let at_port = |service: &'_ Arc<Service>| -> Option<usize> {
+            service.ports.iter().position(|own| own.port == port && own.takes_any_address)
+        };
+        if let Some(sni) = sni {
+            match self.by_host(sni) {
+                Known::Unknown => return Known::Unknown,
+                Known::Present(service) => {
+                    if let Some(own) = at_port(service).and_then(|at| service.ports.get(at)) {
+                        return Known::Present((service, own));
+                    }
+                }
+                Known::Absent => {}
+            }
+        }
+        let taking = self.any_address.get(&port);
+        let found = taking.and_then(|service| Some((service, service.ports.get(at_port(service)?)?)));
+        found.map_or(Known::Absent, Known::Present)
     }
 
     /// All services, in no order.

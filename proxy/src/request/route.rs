@@ -142,6 +142,18 @@ pub fn find_l4(index: &RuntimeIndex, admitted: &Admitted, chance: &mut Chance) -
             if let Some(query) = &outbound.unknown {
                 return FoundL4::Ask(query.clone());
             }
+            let port = admitted.facts.destination.port();
+            // Only where some service is told by its server name: other names are nobody's to know.
+            let sni = sni.filter(|_| index.settings().outbound_tls_ports.contains(&port));
+            match index.services().anywhere(port, sni) {
+                Known::Unknown => return FoundL4::Ask(Query::Host(sni.unwrap_or_default().into())),
+                Known::Present((_, own)) => {
+                    if let Some(found) = first_l4(index, &own.l4_routes, admitted, sni, chance) {
+                        return found;
+                    }
+                }
+                Known::Absent => {}
+            }
             match elsewhere(index) {
                 Found::Cluster(cluster) => FoundL4::Cluster(cluster),
                 Found::Nothing(reason) => FoundL4::Nothing(reason),

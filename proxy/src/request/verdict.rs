@@ -218,6 +218,9 @@ impl Answer {
 const fn body_of(reason: Reason) -> &'static str {
     match reason {
         Reason::AuthzDenied | Reason::EgressDenied => "RBAC: access denied",
+        Reason::EgressUnknownHost => {
+            "egress-unknown-host: the mesh knows no such host, and refuses calls to unknown hosts"
+        }
         Reason::NoEndpoints => "no healthy upstream",
         Reason::UpstreamConnect | Reason::UpstreamReset => "upstream connect error or disconnect before headers",
         Reason::UpstreamProtocol => "upstream protocol error",

@@ -149,13 +149,15 @@ impl Providers {
     ) -> Result<Client, AskError> {
         let name = || Arc::clone(&service.cluster);
         let cluster = index.cluster(&service.cluster).ok_or_else(|| AskError::NoCluster(name()))?;
-        let count = cluster.usable().len();
-        let chosen = fastrand::usize(..count.max(1));
-        let endpoint = cluster.usable().nth(chosen).map(|(endpoint, _)| endpoint.clone());
+        let serving = cluster.serving();
+        let chosen = fastrand::usize(..serving.len().max(1));
+        let endpoint = serving.get(chosen).map(|(endpoint, _)| (*endpoint).clone());
         let endpoint = endpoint.ok_or_else(|| AskError::NoEndpoint(name()))?;
         let tls = tls_towards(cluster, Some(&endpoint));
         let (tls, dial) = runtime.transports.for_call(index, &tls, &service.host, is_http2)?;
-        let address = resolve(&endpoint.endpoint.address).await.ok_or(AskError::Unresolved)?;
+        let has_v6 = index.settings().addresses.iter().any(IpAddr::is_ipv6);
+        let address =
+            runtime.names.locate(&endpoint.endpoint.address, has_v6).await.ok_or(AskError::Unresolved)?;
         let key = ClientKey { address, is_http2, tls };
         let mut clients = self.clients.lock();
         if let Some(client) = clients.get(&key) {
@@ -164,21 +166,11 @@ impl Providers {
         if clients.len() >= MAX_CLIENTS {
             clients.clear();
         }
-        let target = Endpoint { address, timeout: cluster.cluster().connect_timeout, tls: dial };
+        let mark = runtime.settings().socket_mark;
+        let target = Endpoint { address, mark, timeout: cluster.cluster().connect_timeout, tls: dial };
         let client = connect::client(target, is_http2);
         clients.insert(key, client.clone());
         Ok(client)
-    }
-}
-
-async fn resolve(address: &Address) -> Option<SocketAddr> {
-    match address {
-        Address::Socket(address) => Some(*address),
-        Address::Name(name, port) | Address::LogicalName(name, port) => {
-            let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((&**name, *port))).await;
-            found.ok()?.ok()?.next()
-        }
-        Address::Unix(_) => None,
     }
 }
 

@@ -249,6 +249,12 @@ async fn captured(runtime: &Arc<Runtime>, index: &Arc<RuntimeIndex>, destination
             let inspects_tls = declared == DeclaredProtocol::Auto || routes().any(|route| !route.sni.is_empty());
             CapturedPort { declared, inspects_tls, timeouts }
         }
+        // TLS is told apart by its server name there, whatever else the port carries.
+        None if index.settings().outbound_tls_ports.contains(&port) => {
+            let has_http = index.settings().outbound_http_ports.contains(&port);
+            let declared = if has_http { DeclaredProtocol::Auto } else { DeclaredProtocol::Tcp };
+            CapturedPort { declared, inspects_tls: true, timeouts }
+        }
         None if index.settings().outbound_http_ports.contains(&port) => {
             CapturedPort { declared: DeclaredProtocol::Auto, inspects_tls: true, timeouts }
         }

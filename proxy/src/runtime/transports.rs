@@ -1,15 +1,22 @@
 //! Upstream transports: one registration per way of reaching endpoints, so that connections are shared exactly where
 //! identity, accepted peers and trust are equal.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
 use palisade_model::cluster::Originate;
+use parking_lot::Mutex;
 
 use crate::{
     index::RuntimeIndex,
     request::upstream::PlannedTls,
+    runtime::files::Files,
     serve::l4::DialTls,
     tls::{
         AllowedPeers, AlpnOffer, ClientCertificate, IdentityStore, NameCheck, Origination, OriginationSettings,
@@ -18,6 +25,11 @@ use crate::{
     transport::{ConnectionOptions, MeshConnector, TlsTransport, Transport, TransportRef},
 };
 
+/// How long the system's roots count before their file is read again.
+const ROOTS_LIFETIME: Duration = Duration::from_secs(600);
+/// Ways of TLS origination that are remembered: with wildcard hosts it is clients that choose the names.
+const MAX_ORIGINATIONS: usize = 1024;
+
 /// Transports in use, found without a lock.
 pub struct Transports {
     connector: MeshConnector,
@@ -25,6 +37,10 @@ pub struct Transports {
     system_roots: PathBuf,
     mark: Option<u32>,
     known: ArcSwap<AHashMap<Key, TransportRef>>,
+    /// TLS origination of opaque connections.
+    originations: Mutex<AHashMap<TlsKey, Origination>>,
+    roots: Mutex<Option<(Instant, TrustAnchors)>>,
+    files: Files,
 }
 
 /// Everything that tells two transports apart.
@@ -82,7 +98,16 @@ impl Transports {
         system_roots: PathBuf,
         mark: Option<u32>,
     ) -> Self {
-        Self { connector, identities, system_roots, mark, known: ArcSwap::default() }
+        Self {
+            connector,
+            identities,
+            system_roots,
+            mark,
+            known: ArcSwap::default(),
+            originations: Mutex::default(),
+            roots: Mutex::default(),
+            files: Files::default(),
+        }
     }
 
     /// The connector that they belong to.
@@ -137,9 +162,11 @@ impl Transports {
         let generation = self.generation();
         self.known.rcu(|known| {
             // Transports of former identities go: what still uses one holds it.
+            let originations = known.keys().filter(|key| matches!(key.tls, TlsKey::Originate { .. })).count();
             let is_current = |key: &Key| match &key.tls {
                 TlsKey::Mesh { generation: of, sni: _, sans: _ } => *of == generation,
-                TlsKey::Off | TlsKey::Originate { .. } => true,
+                TlsKey::Originate { .. } => originations < MAX_ORIGINATIONS,
+                TlsKey::Off => true,
             };
             let mut next: AHashMap<Key, TransportRef> =
                 known.iter().filter(|(key, _)| is_current(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -198,12 +225,51 @@ impl Transports {
                 Ok(Some(DialTls { config, server_name: server_name(sni)? }))
             }
             PlannedTls::Originate(originate) => {
-                let made = self.originate(index, originate, &[])?;
+                let made = self.origination(index, tls, originate)?;
                 let server_name = made.server_name(host).map_err(|e| UnusableTransport::Tls(e.to_string()))?;
                 Ok(Some(DialTls { config: Arc::clone(made.config()), server_name }))
             }
             PlannedTls::Refuse(message) => Err(UnusableTransport::Refused(Arc::clone(message))),
         }
+    }
+
+    /// The origination of opaque connections, made once.
+    fn origination(
+        &self,
+        index: &RuntimeIndex,
+        tls: &PlannedTls,
+        originate: &Originate,
+    ) -> Result<Origination, UnusableTransport> {
+        // The server name is given with each connection.
+        let key = self.key(index, tls, "")?;
+        if let Some(held) = self.originations.lock().get(&key) {
+            return Ok(held.clone());
+        }
+        let made = self.originate(index, originate, &[])?;
+        let mut held = self.originations.lock();
+        if held.len() >= MAX_ORIGINATIONS {
+            held.clear();
+        }
+        held.insert(key, made.clone());
+        Ok(made)
+    }
+
+    fn system_roots(&self) -> Result<TrustAnchors, UnusableTransport> {
+        let mut held = self.roots.lock();
+        if let Some((read, anchors)) = &*held
+            && read.elapsed() < ROOTS_LIFETIME
+        {
+            return Ok(anchors.clone());
+        }
+        let anchors =
+            TrustAnchors::system(&self.system_roots).map_err(|error| UnusableTransport::Tls(error.to_string()))?;
+        *held = Some((Instant::now(), anchors.clone()));
+        Ok(anchors)
+    }
+
+    fn secret_of(&self, index: &RuntimeIndex, key: &Option<Arc<str>>) -> Option<Arc<palisade_model::secret::Secret>> {
+        let key = key.as_ref()?;
+        index.secret(key).map(Arc::clone).or_else(|| self.files.get(key))
     }
 
     fn generation(&self) -> u64 {
@@ -219,7 +285,7 @@ impl Transports {
             PlannedTls::Originate(originate) => {
                 let failed = |e: palisade_model::hash::HashError| UnusableTransport::Tls(e.to_string());
                 let secrets: Vec<_> =
-                    [&originate.ca, &originate.client_certificate].map(|key| secret_of(index, key)).to_vec();
+                    [&originate.ca, &originate.client_certificate].map(|key| self.secret_of(index, key)).to_vec();
                 TlsKey::Originate {
                     settings: *palisade_model::hash::ContentHash::of(&**originate).map_err(failed)?.as_bytes(),
                     secrets: *palisade_model::hash::ContentHash::of(&secrets).map_err(failed)?.as_bytes(),
@@ -242,15 +308,16 @@ impl Transports {
         let anchors = match ca {
             _ if *skip_verify => TrustAnchors::Unverified,
             Some(key) => {
-                let secret = secret_of(index, &Some(Arc::clone(key)));
+                let secret = self.secret_of(index, ca);
                 let pem = secret.as_ref().and_then(|secret| secret.ca.as_ref()).ok_or_else(|| missing("CA", key))?;
                 TrustAnchors::from_pem(pem.as_bytes()).map_err(|e| failed(&e))?
             }
-            None => TrustAnchors::system(&self.system_roots).map_err(|e| failed(&e))?,
+            None => self.system_roots()?,
         };
         let certificate = match client_certificate {
             Some(key) => {
-                let secret = index.secret(key).ok_or_else(|| missing("client certificate", key))?;
+                let secret = self.secret_of(index, client_certificate);
+                let secret = secret.ok_or_else(|| missing("client certificate", key))?;
                 let (Some(chain), Some(private)) = (&secret.certificate, &secret.private_key) else {
                     return Err(missing("client certificate", key));
                 };
@@ -268,10 +335,6 @@ impl Transports {
         let settings = OriginationSettings { anchors, names, sni: sni.clone(), certificate, alpn };
         Origination::new(settings).map_err(|e| failed(&e))
     }
-}
-
-fn secret_of(index: &RuntimeIndex, key: &Option<Arc<str>>) -> Option<Arc<palisade_model::secret::Secret>> {
-    key.as_ref().and_then(|key| index.secret(key)).map(Arc::clone)
 }
 
 impl std::fmt::Debug for Transports {

@@ -181,10 +181,7 @@ pub async fn dial(target: &Dial) -> Result<Upstream, DialError> {
     let deadline = Instant::now() + timeout;
     let elapsed = |_| DialError::Timeout { address, timeout };
     let unprepared = |source| DialError::Socket { address, source };
-    let socket = socket::dialling_socket(address, *source).map_err(unprepared)?;
-    if let Some(mark) = mark {
-        SockRef::from(&socket).set_mark(*mark).map_err(unprepared)?;
-    }
+    let socket = socket::dialling_socket(address, *source, *mark).map_err(unprepared)?;
     if let Some(options) = options {
         options.prepare(SockRef::from(&socket)).map_err(unprepared)?;
     }

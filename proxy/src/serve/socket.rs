@@ -69,8 +69,15 @@ pub fn reset(stream: TcpStream) {
 ///
 /// # Errors
 /// Those of the operating system.
-pub(super) fn dialling_socket(destination: SocketAddr, source: Option<std::net::IpAddr>) -> io::Result<TcpSocket> {
+pub(super) fn dialling_socket(
+    destination: SocketAddr,
+    source: Option<std::net::IpAddr>,
+    mark: Option<u32>,
+) -> io::Result<TcpSocket> {
     let socket = if destination.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(mark) = mark {
+        SockRef::from(&socket).set_mark(mark)?;
+    }
     if let Some(source) = source {
         nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
         socket.bind(SocketAddr::new(source, 0))?;

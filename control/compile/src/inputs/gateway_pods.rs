@@ -84,6 +84,48 @@ pub(crate) fn missing(inputs: &Inputs) -> Vec<Object<core::Pod>> {
     pods
 }
 
+/// Services of Gateway API Gateways that have none, as the control plane makes them in a cluster: `NAME-CLASS`, with the ports
+/// of the listeners.
+pub(super) fn missing_services(inputs: &Inputs) -> Vec<Object<core::Service>> {
+    let mut services = Vec::new();
+    for gateway in inputs.api_gateways.values() {
+        let class = &gateway.spec.gateway_class_name;
+        let key = ObjectKey::new(Arc::clone(&gateway.head.key.namespace), format!("{}-{class}", gateway.head.key.name));
+        if !is_served_class(inputs, class) || inputs.services.contains_key(&key) {
+            continue;
+        }
+        let mut ports: BTreeMap<u16, core::ServicePort> = BTreeMap::new();
+        for listener in gateway.spec.listeners.iter().filter(|listener| listener.protocol != "UDP") {
+            ports.entry(listener.port).or_insert_with(|| core::ServicePort {
+                name: listener.name.clone(),
+                port: listener.port,
+                target: core::TargetPort::Number(listener.port),
+                transport: "TCP".to_owned(),
+                app_protocol: Some(listener.protocol.to_ascii_lowercase()),
+            });
+        }
+        services.push(Object {
+            head: Head {
+                group: "".into(),
+                kind: "Service".into(),
+                key,
+                uid: "".into(),
+                generation: 0,
+                created: i64::MIN,
+                labels: BTreeMap::new(),
+                annotations: BTreeMap::new(),
+            },
+            spec: core::Service {
+                selector: BTreeMap::from([(GATEWAY_NAME_LABEL.to_owned(), gateway.head.key.name.to_string())]),
+                ports: ports.into_values().collect(),
+                families: vec![core::Family::V4],
+                ..core::Service::default()
+            },
+        });
+    }
+    services
+}
+
 fn pod(
     key: ObjectKey,
     service_account: &str,

@@ -214,6 +214,9 @@ impl Inputs {
         for pod in missing.iter().flat_map(kubernetes::Template::pods) {
             self.pods.entry(pod.head.key.clone()).or_insert(pod);
         }
+        for service in gateway_pods::missing_services(self) {
+            self.services.insert(service.head.key.clone(), service);
+        }
         for pod in gateway_pods::missing(self) {
             self.pods.entry(pod.head.key.clone()).or_insert(pod);
         }

@@ -20,7 +20,7 @@ pub(crate) fn service_routes(
     virtual_service: Option<&Head>,
 ) -> Result<Option<Entries>, HashError> {
     let client = assembly.client;
-    let routes = client.resolved.gateway_api.service_routes(&service.key, port.number, client.namespace());
+    let routes = client.resolved.gateway_api.service_routes(service, port.number, client.namespace());
     let Some(oldest) = routes.first() else { return Ok(None) };
     if virtual_service.is_some_and(|other| object::cmp_age(other, &oldest.head).is_lt()) {
         return Ok(None);

@@ -78,7 +78,9 @@ fn chains(
                 name = Arc::clone(&listener.name);
                 continue;
             }
-            ListenerProtocol::Https | ListenerProtocol::TlsTerminate if listener.certificates.is_empty() => {
+            ListenerProtocol::Https | ListenerProtocol::TlsTerminate
+                if listener.certificates.is_empty() && !listener.is_mesh =>
+            {
                 Err("there is no certificate that may be used")
             }
             ListenerProtocol::Https | ListenerProtocol::TlsTerminate if listener.frontend_refused.is_some() => {
@@ -186,9 +188,12 @@ fn tls(assembly: &mut Assembly<'_>, listener: &ResolvedListener, is_http: bool) 
         assembly.add_secret(key)?;
     }
     Ok(ServerTls {
-        mode: ServerTlsMode::Secrets {
-            certificates: listener.certificates.as_slice().into(),
-            client: listener.frontend.clone(),
+        mode: match listener.is_mesh {
+            true => ServerTlsMode::Mesh,
+            false => ServerTlsMode::Secrets {
+                certificates: listener.certificates.as_slice().into(),
+                client: listener.frontend.clone(),
+            },
         },
         min_version: TlsVersion::V1_2,
         max_version: TlsVersion::V1_3,

@@ -15,7 +15,7 @@ use palisade_model::{
 use crate::{
     hosts,
     lower::{assembly::Assembly, clusters::Destination, http::number, regexes, retries},
-    resolve::gateway_api::{GROUP, Referrer, Route, RouteKind, routes::Rule},
+    resolve::gateway_api::{GROUP, ISTIO_GROUP, Referrer, Route, RouteKind, routes::Rule},
     time,
 };
 
@@ -211,6 +211,13 @@ pub(super) fn resolve(
     let own = &route.head.key.namespace;
     let namespace = written.namespace.as_deref().unwrap_or(own);
     let from = Referrer { group: GROUP, kind: route.kind.as_str(), namespace: own };
+    if written.group == ISTIO_GROUP && written.kind == "Hostname" {
+        // The host of a service as this client sees it: exports decide, as for every host name (Istio).
+        let host = written.name.to_ascii_lowercase().into();
+        let destination = Destination { host, port: written.port.unwrap_or(0), subset: "".into() };
+        let is_present = assembly.add_destination(&destination)?;
+        return Ok(Resolved { destination, is_present });
+    }
     let is_service = matches!(written.group.as_str(), "" | "core") && written.kind == "Service";
     let is_permitted = client.resolved.gateway_api.grants().permits(from, namespace, "", "Service", &written.name);
     let host = hosts::service_host(&written.name, namespace, &client.resolved.settings.cluster_domain);

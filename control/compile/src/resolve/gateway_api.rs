@@ -20,8 +20,11 @@ pub(crate) use routes::{Route, RouteKind};
 use crate::{
     inputs::{Inputs, is_served_class},
     object::{Head, ObjectKey},
+    resolve::services::{Registered, Registry},
 };
 
+/// The group of Istio's networking kinds.
+pub(crate) const ISTIO_GROUP: &str = "networking.istio.io";
 /// The API group.
 pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 
@@ -30,6 +33,8 @@ pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 pub(crate) struct GatewayApi {
     gateways: BTreeMap<ObjectKey, ResolvedGateway>,
     services: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
+    /// The same by ServiceEntry.
+    entries: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
     grants: Grants,
     backend_tls: BackendTlsPolicies,
     statuses: Vec<status::RouteStatus>,
@@ -57,6 +62,8 @@ pub(crate) struct ResolvedListener {
     pub(crate) hostname: HostPattern,
     /// What it speaks.
     pub(crate) protocol: ListenerProtocol,
+    /// The mesh's certificates on both sides (option `gateway.istio.io/tls-terminate-mode: ISTIO_MUTUAL`).
+    pub(crate) is_mesh: bool,
     /// Keys of the certificates that may be read.
     pub(crate) certificates: Vec<Arc<str>>,
     /// What is asked of client certificates.
@@ -144,6 +151,7 @@ impl GatewayApi {
             .map(|gateway| (gateway.head.key.clone(), listeners::resolve(inputs, gateway, &grants)))
             .collect();
         let mut services = BTreeMap::new();
+        let mut entries = BTreeMap::new();
         let mut statuses = Vec::new();
         for route in routes::all(inputs) {
             let resolved_refs = status::resolved_refs(inputs, &grants, &route);
@@ -163,6 +171,7 @@ impl GatewayApi {
                         }
                     }
                     ("" | "core", "Service") => attach::to_service(inputs, &mut services, &route, parent),
+                    (ISTIO_GROUP, "ServiceEntry") => attach::to_entry(inputs, &mut entries, &route, parent),
                     _ => continue,
                 };
                 parents.push(status::ParentStatus { index, accepted, resolved_refs: resolved_refs.clone() });
@@ -173,7 +182,7 @@ impl GatewayApi {
             gateway.status.count_routes(&gateway.listeners);
         }
         let backend_tls = BackendTlsPolicies::new(inputs);
-        Self { gateways, services, grants, backend_tls, statuses }
+        Self { gateways, services, entries, grants, backend_tls, statuses }
     }
 
     /// A Gateway of one of our classes.
@@ -188,10 +197,14 @@ impl GatewayApi {
 
     /// Routes that a client in `client` meets at a Service port: those of its own namespace if there are any (consumer), else
     /// those of the Service's namespace (producer).
-    pub(crate) fn service_routes(&self, service: &ObjectKey, port: u16, client: &str) -> Vec<&Arc<Route>> {
+    pub(crate) fn service_routes(&self, service: &Registered, port: u16, client: &str) -> Vec<&Arc<Route>> {
+        let attached = match service.registry {
+            Registry::Kubernetes => &self.services,
+            Registry::Entries => &self.entries,
+        };
         let at_port = |namespace: &str| -> Vec<&Arc<Route>> {
-            self.services
-                .get(service)
+            attached
+                .get(&service.key)
                 .into_iter()
                 .flatten()
                 .filter(|attached| attached.port.is_none_or(|own| own == port))
@@ -200,7 +213,7 @@ impl GatewayApi {
                 .collect()
         };
         let own = at_port(client);
-        if own.is_empty() { at_port(&service.namespace) } else { own }
+        if own.is_empty() { at_port(&service.key.namespace) } else { own }
     }
 
     /// TLS towards a Service port, as a BackendTLSPolicy asks for it.

@@ -319,3 +319,80 @@ fn ingress_replaces_the_ports_of_services() {
     assert_eq!(addresses(&snapshot, "inbound|9081"), [Address::Unix("/run/app".into())]);
     assert_eq!(cluster(&snapshot, "inbound|9082||").discovery, Discovery::Workload { port: Some(9082) });
 }
+
+/// Istio's egress gateway in the Gateway API's words.
+const GATEWAY_API: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: a}
+spec: {containers: [{name: c, image: i}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: cnn, namespace: a}
+spec:
+  hosts: [edition.example.com]
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: https, protocol: HTTPS}]
+  resolution: DNS
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: cnn-egress-gateway, namespace: a, annotations: {networking.istio.io/service-type: ClusterIP}}
+spec:
+  gatewayClassName: palisade-egress
+  listeners:
+  - {name: http, hostname: edition.example.com, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Same}}}
+  - name: https
+    hostname: edition.example.com
+    port: 443
+    protocol: HTTPS
+    tls: {mode: Terminate, options: {gateway.istio.io/tls-terminate-mode: ISTIO_MUTUAL}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: direct-cnn-to-egress-gateway, namespace: a}
+spec:
+  parentRefs: [{kind: ServiceEntry, group: networking.istio.io, name: cnn, port: 80}]
+  rules: [{backendRefs: [{name: cnn-egress-gateway-palisade-egress, port: 443}]}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: egress-gateway, namespace: a}
+spec:
+  host: cnn-egress-gateway-palisade-egress.a.svc.cluster.local
+  trafficPolicy: {tls: {mode: ISTIO_MUTUAL, sni: edition.example.com}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: forward-cnn-from-egress-gateway, namespace: a}
+spec:
+  parentRefs: [{name: cnn-egress-gateway}]
+  hostnames: [edition.example.com]
+  rules: [{backendRefs: [{kind: Hostname, group: networking.istio.io, name: edition.example.com, port: 443}]}]
+"#;
+
+#[test]
+fn an_egress_gateway_in_the_gateway_apis_words_leads_outside() {
+    let compiled = compile_text(GATEWAY_API);
+    assert!(compiled.reports.diagnostics().is_empty(), "{:#?}", compiled.reports.diagnostics());
+    let sidecar = crate::support::snapshot(&compiled, &client(), &["edition.example.com"]);
+    let to_gateway = cluster(&sidecar, "outbound|443||cnn-egress-gateway-palisade-egress.a.svc.cluster.local");
+    assert!(matches!(&to_gateway.tls, UpstreamTls::Mesh(tls) if &*tls.sni == "edition.example.com"));
+    assert_eq!(
+        crate::support::rules_at(&sidecar, "outbound:80", "edition.example.com:80"),
+        ["HTTPRoute/a/direct-cnn-to-egress-gateway/rules/0"]
+    );
+    let gateway = crate::support::snapshot(&compiled, &ProxyRef::gateway("a", "cnn-egress-gateway"), &[]);
+    match resource(&gateway, ResourceKind::Listener, "0.0.0.0:443") {
+        Some(Resource::Listener(listener)) => {
+            let tls = listener.chains[0].tls.as_ref().unwrap();
+            assert_eq!(tls.mode, palisade_model::listener::ServerTlsMode::Mesh);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(
+        addresses(&gateway, "edition.example.com|443"),
+        [Address::Name("edition.example.com".into(), 443)],
+        "outside by name"
+    );
+}

@@ -38,6 +38,8 @@ pub(super) type Client = legacy::Client<Connect, tonic::body::Body>;
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
     pub(super) address: SocketAddr,
+    /// Mark of the socket, where redirection rules know the proxy's own by it.
+    pub(super) mark: Option<u32>,
     /// Of TCP and TLS together.
     pub(super) timeout: Duration,
     pub(super) tls: Option<DialTls>,
@@ -74,9 +76,9 @@ impl Service<Uri> for Connect {
     }
 
     fn call(&mut self, _uri: Uri) -> Self::Future {
-        let Endpoint { address, timeout, tls } = self.0.clone();
+        let Endpoint { address, mark, timeout, tls } = self.0.clone();
         Box::pin(async move {
-            let stream = l4::dial(&Dial { address, source: None, timeout, tls }).await?;
+            let stream = l4::dial(&Dial { address, source: None, mark, options: None, timeout, tls }).await?;
             Ok(ProviderStream(TokioIo::new(stream)))
         })
     }

@@ -1,9 +1,8 @@
 //! Opaque connections: authorized before any upstream is picked, then relayed.
 
 use std::{
-    net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -14,8 +13,8 @@ use crate::{
     request::{
         self,
         authorize::Depth,
-        balance,
         connection::{Entry, Mode},
+        dynamic::{self, Wanted},
         external::Testimony,
         facts::Chance,
         upstream::tls_towards,
@@ -38,8 +37,6 @@ use crate::{
 const MAX_DIALS: u32 = 3;
 /// How often something else may turn out not to be known yet.
 const MAX_ASKS: u32 = 2;
-/// How long a name may take to resolve.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// An opaque connection in progress, for being judged again.
 #[derive(Debug)]
@@ -153,19 +150,35 @@ async fn dial(
     let mut tried: Vec<Address> = Vec::new();
     let mut last = Reason::NoEndpoints;
     for _ in 0..MAX_DIALS {
-        let picked = balance::pick(&plan.permit, cluster, facts.destination, plan.hash, &tried, chance)?;
-        if tried.contains(&picked.address) {
+        let wanted = Wanted { dialled: facts.destination, host, hash: plan.hash };
+        let picked = dynamic::pick(&plan.permit, cluster, &wanted, &tried, chance)?;
+        // A name may have more addresses than one.
+        if tried.contains(&picked.address) && !matches!(picked.address, Address::Name(_, _)) {
             break;
         }
+        let named = match &picked.address {
+            Address::Name(name, _) | Address::LogicalName(name, _) if host.is_empty() => name,
+            _ => host,
+        };
         let tls = tls_towards(cluster, picked.endpoint.as_ref());
-        let tls = runtime.transports.for_bytes(&standing.index, &tls, host).map_err(|error| {
+        let tls = runtime.transports.for_bytes(&standing.index, &tls, named).map_err(|error| {
             record.details = Some(error.to_string().into());
             Reason::UpstreamConnect
         })?;
         tried.push(picked.address.clone());
         record.attempts += 1;
+        let has_v6 = standing.index.settings().addresses.iter().any(std::net::IpAddr::is_ipv6);
+        let Some(address) = runtime.names.locate(&picked.address, has_v6).await else {
+            last = Reason::NoEndpoints;
+            continue;
+        };
+        if picked.endpoint.is_none()
+            && !matches!(picked.address, Address::Socket(_))
+            && !dynamic::is_outside(address.ip())
+        {
+            return Err(Reason::NoEndpoints);
+        }
         last = Reason::UpstreamConnect;
-        let Some(address) = resolve(&picked.address).await else { continue };
         record.upstream = Some(address);
         let dial = Dial {
             address,
@@ -196,17 +209,6 @@ async fn dial(
         }
     }
     Err(last)
-}
-
-async fn resolve(address: &Address) -> Option<SocketAddr> {
-    match address {
-        Address::Socket(address) => Some(*address),
-        Address::Name(name, port) | Address::LogicalName(name, port) => {
-            let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((&**name, *port))).await;
-            found.ok()?.ok()?.next()
-        }
-        Address::Unix(_) => None,
-    }
 }
 
 fn note(runtime: &Runtime, record: &mut Record, standing: &Standing, verdict: &Verdict, sample: Sample) {

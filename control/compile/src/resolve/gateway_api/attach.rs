@@ -78,6 +78,27 @@ pub(super) fn to_service(
     status::accepted("Accepted", "Accepted")
 }
 
+/// Attaches a route to a ServiceEntry, as to a Service; gives the `Accepted` condition.
+pub(super) fn to_entry(
+    inputs: &Inputs,
+    entries: &mut BTreeMap<ObjectKey, Vec<ServiceRoute>>,
+    route: &Arc<Route>,
+    parent: &ParentReference,
+) -> status::Condition {
+    let key = parent_key(parent, &route.head);
+    let Some(entry) = inputs.service_entries.get(&key) else {
+        return status::refused("Accepted", "NoMatchingParent", "the ServiceEntry does not exist");
+    };
+    if let Some(port) = parent.port
+        && !entry.spec.ports.iter().any(|own| own.number == u32::from(port))
+    {
+        return status::refused("Accepted", "NoMatchingParent", "the ServiceEntry has no such port");
+    }
+    let route = ServiceRoute { route: Arc::clone(route), port: parent.port };
+    entries.entry(key).or_default().push(route);
+    status::accepted("Accepted", "Accepted")
+}
+
 fn allows_kind(written: &Written, route: RouteKind) -> bool {
     let kinds = &written.allowed_routes.kinds;
     kinds.is_empty() || kinds.iter().any(|kind| kind.group == GROUP && kind.kind == route.as_str())

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use palisade_crds::gateway_api::{FrontendValidationMode, Gateway, Listener as Written};
+use palisade_crds::gateway_api::{FrontendValidationMode, Gateway, Listener as Written, ListenerTlsConfig};
 use palisade_model::{host::HostPattern, listener::ClientValidation};
 
 use super::{GROUP, Grants, ListenerProtocol, Referrer, ResolvedGateway, ResolvedListener, authorities, status};
@@ -38,6 +38,7 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             port: written.port,
             hostname: hostname.unwrap_or(HostPattern::Any),
             protocol,
+            is_mesh: written.tls.as_ref().is_some_and(is_mesh),
             certificates,
             frontend,
             frontend_refused,
@@ -77,6 +78,11 @@ fn frontend(
             (None, Some("`spec.tls.frontend`: the mode AllowInsecureFallback is not served"))
         }
     }
+}
+
+/// Whether TLS is terminated with the mesh's certificates, in Istio's form.
+fn is_mesh(tls: &ListenerTlsConfig) -> bool {
+    tls.options.get("gateway.istio.io/tls-terminate-mode").is_some_and(|mode| mode == "ISTIO_MUTUAL")
 }
 
 /// Why a listener cannot stand beside the others of its port (Gateway API, `ListenerConditionConflicted`).

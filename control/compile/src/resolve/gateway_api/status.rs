@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use palisade_crds::gateway_api::HttpBackendRef;
 
-use super::{GROUP, Grants, Referrer, ResolvedListener, Route};
+use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route};
 use crate::{
     inputs::Inputs,
     object::{Head, ObjectKey},
@@ -90,6 +90,13 @@ pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Route) -> 
     let mirrors = route.rules.iter().flat_map(|rule| &rule.filters).filter_map(|filter| filter.request_mirror.as_ref());
     let backends = route.rules.iter().flat_map(|rule| &rule.backend_refs).map(HttpBackendRef::object);
     for backend in backends.chain(mirrors.map(|mirror| mirror.backend_ref.clone())) {
+        if backend.group == ISTIO_GROUP && backend.kind == "Hostname" {
+            if !is_entry(inputs, &backend.name, backend.port) {
+                let message = format!("no ServiceEntry has host `{}` with that port", backend.name);
+                return refused("ResolvedRefs", "BackendNotFound", &message);
+            }
+            continue;
+        }
         if !matches!(backend.group.as_str(), "" | "core") || backend.kind != "Service" {
             let message = format!("backends of kind `{}/{}` are not served", backend.group, backend.kind);
             return refused("ResolvedRefs", "InvalidKind", &message);
@@ -111,4 +118,12 @@ pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Route) -> 
         }
     }
     accepted("ResolvedRefs", "ResolvedRefs")
+}
+
+/// Whether some ServiceEntry has a host and port.
+fn is_entry(inputs: &Inputs, host: &str, port: Option<u16>) -> bool {
+    inputs.service_entries.values().any(|entry| {
+        entry.spec.hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
+            && entry.spec.ports.iter().any(|own| port.is_some_and(|port| own.number == u32::from(port)))
+    })
 }
