@@ -17,6 +17,7 @@ pub mod external;
 pub mod facts;
 mod gate;
 pub mod hygiene;
+mod injected;
 pub mod normalize;
 mod outgoing;
 pub mod redirect;
@@ -34,7 +35,7 @@ use http::{HeaderMap, HeaderValue, header};
 use palisade_model::{
     cluster::{Discovery, UpstreamTls},
     reason::Reason,
-    route::{Fault, FaultAbort, Forward, RouteAction},
+    route::{Forward, RouteAction},
 };
 use palisade_policy::{Decision, Permit};
 
@@ -45,6 +46,7 @@ use self::{
     cors::CrossOrigin,
     external::{External, Testimony},
     facts::{Chance, HttpVersion, Request},
+    injected::{added, inject, lines_of},
     normalize::Target,
     outgoing::with_query,
     redirect::Redirected,
@@ -493,34 +495,6 @@ impl Permitted<'_> {
             action: Action::Respond(answer),
         }
     }
-}
-
-/// Response headers that a configured answer gets; there is nothing to remove from it.
-fn added(changes: &CompiledChanges) -> Vec<(http::HeaderName, HeaderValue)> {
-    lines_of(&changes.changes)
-}
-
-fn lines_of(changes: &[HeaderChange]) -> Vec<(http::HeaderName, HeaderValue)> {
-    changes
-        .iter()
-        .filter_map(|change| match change {
-            HeaderChange::Set(name, value) | HeaderChange::Append(name, value) => Some((name.clone(), value.clone())),
-            HeaderChange::Remove(_) => None,
-        })
-        .collect()
-}
-
-/// The faults that happen, and the gRPC status of an abort where the answer is gRPC's.
-fn inject(fault: &Fault, is_grpc: bool, chance: &mut Chance) -> (Injected, Option<u32>) {
-    let Fault { delay, abort } = fault;
-    let delay = delay.filter(|(_, share)| share.happens(chance.draw())).map(|(time, _)| time);
-    let abort = abort.filter(|(_, share)| share.happens(chance.draw())).map(|(abort, _)| abort);
-    let (status, grpc) = match abort {
-        Some(FaultAbort::Http(http)) => (Some(http), is_grpc.then(|| status::grpc_of_http(http))),
-        Some(FaultAbort::Grpc(grpc)) => (Some(status::http_of_grpc(grpc)), is_grpc.then_some(grpc)),
-        None => (None, None),
-    };
-    (Injected { delay, abort: status }, grpc)
 }
 
 #[cfg(test)]
