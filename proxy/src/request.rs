@@ -102,7 +102,6 @@ pub fn decide_http_with(
     let is_grpc = is_grpc(request);
     let settings = index.settings();
     let Ok(addressed) = hygiene::check(request) else { return refuse(is_grpc) };
-    // HTTP/1.0 may name no host; it means where it was sent.
     let is_unnamed = addressed.authority.is_empty() && request.version == HttpVersion::Http10;
     let sent_to = is_unnamed.then(|| admitted.facts.destination.to_string());
     let named = sent_to.as_ref().map_or(addressed.authority, |destination| destination.as_bytes());
