@@ -19,6 +19,7 @@ pub mod facts;
 mod gate;
 pub mod hash;
 pub mod hygiene;
+mod injected;
 pub mod normalize;
 mod outgoing;
 pub mod redirect;
@@ -36,7 +37,7 @@ use http::{HeaderMap, HeaderValue, header};
 use palisade_model::{
     cluster::{Discovery, LoadBalancer, UpstreamTls},
     reason::Reason,
-    route::{Fault, FaultAbort, Forward, RouteAction},
+    route::{Forward, RouteAction},
 };
 use palisade_policy::{Decision, Permit};
 
@@ -47,6 +48,7 @@ use self::{
     cors::CrossOrigin,
     external::{External, Testimony},
     facts::{Chance, HttpVersion, Request},
+    injected::{added, inject, lines_of},
     normalize::Target,
     outgoing::with_query,
     redirect::Redirected,
@@ -102,7 +104,6 @@ pub fn decide_http_with(
     let is_grpc = is_grpc(request);
     let settings = index.settings();
     let Ok(addressed) = hygiene::check(request) else { return refuse(is_grpc) };
-    // HTTP/1.0 may name no host; it means where it was sent.
     let is_unnamed = addressed.authority.is_empty() && request.version == HttpVersion::Http10;
     let sent_to = is_unnamed.then(|| admitted.facts.destination.to_string());
     let named = sent_to.as_ref().map_or(addressed.authority, |destination| destination.as_bytes());
@@ -508,34 +509,6 @@ impl Permitted<'_> {
             action: Action::Respond(answer),
         }
     }
-}
-
-/// Response headers that a configured answer gets; there is nothing to remove from it.
-fn added(changes: &CompiledChanges) -> Vec<(http::HeaderName, HeaderValue)> {
-    lines_of(&changes.changes)
-}
-
-fn lines_of(changes: &[HeaderChange]) -> Vec<(http::HeaderName, HeaderValue)> {
-    changes
-        .iter()
-        .filter_map(|change| match change {
-            HeaderChange::Set(name, value) | HeaderChange::Append(name, value) => Some((name.clone(), value.clone())),
-            HeaderChange::Remove(_) => None,
-        })
-        .collect()
-}
-
-/// The faults that happen, and the gRPC status of an abort where the answer is gRPC's.
-fn inject(fault: &Fault, is_grpc: bool, chance: &mut Chance) -> (Injected, Option<u32>) {
-    let Fault { delay, abort } = fault;
-    let delay = delay.filter(|(_, share)| share.happens(chance.draw())).map(|(time, _)| time);
-    let abort = abort.filter(|(_, share)| share.happens(chance.draw())).map(|(abort, _)| abort);
-    let (status, grpc) = match abort {
-        Some(FaultAbort::Http(http)) => (Some(http), is_grpc.then(|| status::grpc_of_http(http))),
-        Some(FaultAbort::Grpc(grpc)) => (Some(status::http_of_grpc(grpc)), is_grpc.then_some(grpc)),
-        None => (None, None),
-    };
-    (Injected { delay, abort: status }, grpc)
 }
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use palisade_model::{
     listener::{Chain, ChainHandler, InboundPort, Listener, MtlsMode, Protocol},
     policy::{PolicyId, PolicySet},
     resource::Resource,
-    route::{Backend, HeaderMutations, PathMatch, Percent, Rewrite, RouteEntry, RouteMatch, RouteRule, VirtualHost},
+    route::{
+        Backend, Fault, FaultAbort, HeaderMutations, PathMatch, Percent, Rewrite, RouteEntry, RouteMatch, RouteRule,
+        VirtualHost,
+    },
     settings::ProxyKind,
 };
 use palisade_policy::default_permit;
