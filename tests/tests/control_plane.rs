@@ -113,6 +113,7 @@ impl Mesh {
             token_key: self.path("token.key"),
             cert_ttl: Duration::from_secs(5),
             server_name: Vec::new(),
+            jwks_ca: "/etc/ssl/certs/ca-certificates.crt".into(),
             log: "info".to_owned(),
         };
         let stop = CancellationToken::new();

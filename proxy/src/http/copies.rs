@@ -146,8 +146,7 @@ fn order(
     let tls = tls_towards(cluster, picked.endpoint.as_ref());
     let protocol = protocol_towards(cluster, picked.endpoint.as_ref(), &tls, received.version, false);
     let connection = limits::options(cluster, &standing.admitted.facts);
-    let transport =
-        runtime.transports.find(&standing.index, &tls, picked.source, &host, connection.as_ref()).ok()?;
+    let transport = runtime.transports.find(&standing.index, &tls, picked.source, &host, connection.as_ref()).ok()?;
     let mut request = detached_request(session.req_header());
     head::write(&mut request, &plan.head, protocol.carries, 1).ok()?;
     Some(Order {

@@ -1,7 +1,7 @@
 //! The tries of one request: picking endpoints, deadlines, retries with back-off.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant, SystemTime},

@@ -4,13 +4,14 @@ mod connect;
 mod grpc;
 mod http;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use ahash::AHashMap;
-use palisade_model::{
-    endpoint::Address,
-    external_authorization::{CheckService, ExternalProvider},
-};
+use palisade_model::external_authorization::{CheckService, ExternalProvider};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -33,8 +34,6 @@ use crate::{
 const MAX_CLIENTS: usize = 256;
 /// Dry-run questions in flight: further ones are dropped, since nothing depends on them.
 const MAX_BESIDE: usize = 128;
-/// How long a name may take to resolve.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Connections to providers.
 pub struct Providers {
@@ -156,8 +155,7 @@ impl Providers {
         let tls = tls_towards(cluster, Some(&endpoint));
         let (tls, dial) = runtime.transports.for_call(index, &tls, &service.host, is_http2)?;
         let has_v6 = index.settings().addresses.iter().any(IpAddr::is_ipv6);
-        let address =
-            runtime.names.locate(&endpoint.endpoint.address, has_v6).await.ok_or(AskError::Unresolved)?;
+        let address = runtime.names.locate(&endpoint.endpoint.address, has_v6).await.ok_or(AskError::Unresolved)?;
         let key = ClientKey { address, is_http2, tls };
         let mut clients = self.clients.lock();
         if let Some(client) = clients.get(&key) {

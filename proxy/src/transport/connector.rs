@@ -258,7 +258,8 @@ impl Connector for MeshConnector {
             if stream.protocol() == AppProtocol::Http1 {
                 return Ok((Connection::Stream(Box::new(stream)), false));
             }
-            let session = self.inner.pools.establish(&slot, stream, transport, limit, peer.options.max_h2_streams).await?;
+            let session =
+                self.inner.pools.establish(&slot, stream, transport, limit, peer.options.max_h2_streams).await?;
             return Ok((Connection::Session(session), false));
         }
         // Whoever comes second waits here, and finds the first one's connection, or its failure.
