@@ -85,6 +85,8 @@ pub struct Pod {
     pub netns: String,
     /// Admin URL of its sidecar.
     pub sidecar: Option<String>,
+    /// Metrics URL of its sidecar.
+    pub metrics: Option<String>,
     /// Process id of its sidecar.
     pub pid: Option<i32>,
 }

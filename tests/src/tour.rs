@@ -9,11 +9,14 @@ use crate::{
     mesh::{Mesh, Options},
 };
 
+mod breaker;
+mod egress;
 mod narrator;
 mod outage;
 mod policy;
 mod routing;
 mod traffic;
+mod trial;
 
 use narrator::Narrator;
 
@@ -50,7 +53,11 @@ pub async fn run(stays: bool) -> anyhow::Result<()> {
         routing::edits(&narrator, &mesh, &edge).await.context("edits under load")?;
         outage::control_plane(&narrator, &mesh, &edge).await.context("the control plane's death")?;
         outage::rotation(&narrator).await.context("certificates rotating")?;
-        policy::broken(&narrator, &mesh, &edge).await.context("a broken document")
+        policy::broken(&narrator, &mesh, &edge).await.context("a broken document")?;
+        trial::unit_tests(&narrator, &mesh).await.context("unit tests of policies")?;
+        trial::dry_run(&narrator, &mesh, &edge).await.context("a dry run")?;
+        breaker::opens_and_closes(&narrator, &mesh, &edge).await.context("a circuit breaker")?;
+        egress::allowlist(&narrator).await.context("the way out")
     };
     let result = walk.await;
     if result.is_err() {

@@ -1,4 +1,4 @@
-//! One runtime per core, each with connections, upstream pools and timers of its own (docs/decisions/0004-runtime.md).
+//! One runtime per core, each with connections, upstream pools and timers of its own (docs/decisions/0007-runtime.md).
 //!
 //! Requests never change threads, so no queue is shared and nobody is woken across cores. Connections are dealt to the
 //! worker with the fewest, by one accept loop: the kernel's SO_REUSEPORT would deal by a hash, blind to how many are open.
