@@ -81,13 +81,16 @@ pub(crate) struct Balancing {
     pub(crate) locality: Option<LocalityPreference>,
 }
 
+/// Percent by locality.
+pub(crate) type Shares = BTreeMap<Arc<str>, u32>;
+
 /// `localityLbSetting`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct LocalityPreference {
     /// `enabled`.
     pub(crate) is_enabled: bool,
     /// `distribute`: from, then to with percent.
-    pub(crate) distribute: Vec<(Arc<str>, BTreeMap<Arc<str>, u32>)>,
+    pub(crate) distribute: Vec<(Arc<str>, Shares)>,
     /// `failover`: from, to.
     pub(crate) failover: Vec<(Arc<str>, Arc<str>)>,
     /// `failoverPriority`: `KEY` or `KEY=VALUE`.
