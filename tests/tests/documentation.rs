@@ -1,4 +1,5 @@
 //! The documentation says what the code does: reasons are listed, and every YAML that a user may copy compiles.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     fs,

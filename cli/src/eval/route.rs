@@ -125,7 +125,7 @@ fn backend(
     };
     let endpoints = endpoints(admitted, cluster);
     // Auto-mTLS is an endpoint's affair. Of several kinds the backend shows the weakest, and each endpoint its own.
-    let usable: Vec<_> = cluster.usable().map(|(indexed, _)| indexed).collect();
+    let usable: Vec<_> = cluster.serving().into_iter().map(|(indexed, _)| indexed).collect();
     let is_protected =
         |endpoint: &&_| !matches!(tls_towards(cluster, Some(*endpoint)), PlannedTls::Off | PlannedTls::Refuse(_));
     let weakest = usable.iter().find(|endpoint| !is_protected(endpoint)).or(usable.first());

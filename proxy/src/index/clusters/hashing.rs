@@ -151,7 +151,10 @@ fn maglev(size: u32, entries: &[Entry]) -> Box<[u32]> {
 }
 
 fn is_prime(number: u32) -> bool {
-    number > 1 && (2..).take_while(|divisor| u64::from(*divisor).pow(2) <= u64::from(number)).all(|d| !number.is_multiple_of(d))
+    number > 1
+        && (2..)
+            .take_while(|divisor| u64::from(*divisor).pow(2) <= u64::from(number))
+            .all(|d| !number.is_multiple_of(d))
 }
 
 #[cfg(test)]
