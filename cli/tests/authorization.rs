@@ -1,5 +1,5 @@
 //! Authorization through `palisade eval`: documents as people write them, cases as suites ask them.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
     io::Write,

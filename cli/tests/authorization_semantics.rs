@@ -1,5 +1,5 @@
 //! AuthorizationPolicy as Istio means it, field by field, through `palisade eval`.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
     io::Write,
@@ -120,9 +120,9 @@ fn check_field(place: &str, rows: &[(Value, Value, bool)]) {
         let inner = if list == "from" { "source" } else { "operation" };
         let rule = |field: &str| json!([{list: [{inner: {field: values}}]}]);
         let allow = policy(&json!({"rules": rule(field)}));
-        assert_eq!(decisions(&eval(&allow, &[case.clone()])), [*holds], "ALLOW {field} {values} {case}");
+        assert_eq!(decisions(&eval(&allow, std::slice::from_ref(case))), [*holds], "ALLOW {field} {values} {case}");
         let deny = policy(&json!({"action": "DENY", "rules": rule(&not)}));
-        assert_eq!(decisions(&eval(&deny, &[case.clone()])), [*holds], "DENY {not} {values} {case}");
+        assert_eq!(decisions(&eval(&deny, std::slice::from_ref(case))), [*holds], "DENY {not} {values} {case}");
     }
 }
 
@@ -348,9 +348,9 @@ fn conditions_look_at_what_their_keys_name() {
     ];
     for (key, values, case, holds) in rows {
         let allow = policy(&json!({"rules": [{"when": [{"key": key, "values": values}]}]}));
-        assert_eq!(decisions(&eval(&allow, &[case.clone()])), [holds], "ALLOW {key} {values} {case}");
+        assert_eq!(decisions(&eval(&allow, std::slice::from_ref(&case))), [holds], "ALLOW {key} {values} {case}");
         let deny = policy(&json!({"action": "DENY", "rules": [{"when": [{"key": key, "notValues": values}]}]}));
-        assert_eq!(decisions(&eval(&deny, &[case.clone()])), [holds], "DENY {key} not {values} {case}");
+        assert_eq!(decisions(&eval(&deny, std::slice::from_ref(&case))), [holds], "DENY {key} not {values} {case}");
     }
 }
 

@@ -1,7 +1,5 @@
 //! Cedar's public syntax tree to the compiled form: a partial function. What it does not know stays on Cedar, never gets a wrong answer.
 
-use std::net::IpAddr;
-
 use cedar_policy::pst::{
     ActionConstraint, BinaryOp, Clause, EntityOrSlot, EntityUID, Expr, Literal, PatternElem, Policy,
     PrincipalConstraint, ResourceConstraint, Template, UnaryOp, Var,
@@ -286,7 +284,7 @@ fn equal(expr: &Expr, left: &Expr, right: &Expr) -> Compiled<Node> {
         },
         // Equality of addresses compares prefix lengths too, so only a single address has a compiled form.
         Expr::UnaryOp { op: UnaryOp::Ip, expr: single } => {
-            match (address(operand), string(single).and_then(|s| s.parse::<IpAddr>().ok())) {
+            match (address(operand), string(single).and_then(|s| s.parse::<std::net::IpAddr>().ok())) {
                 (Some(address), Some(ip)) => {
                     Ok(test(Test::AddressIn(address, IpSet::from(vec![ip.to_canonical().into()]))))
                 }
