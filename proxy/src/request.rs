@@ -34,7 +34,7 @@ pub mod verdict;
 
 use std::sync::Arc;
 
-use palisade_model::{reason::Reason, route::Forward};
+use palisade_model::reason::Reason;
 use palisade_policy::Decision;
 
 use self::{
@@ -43,15 +43,12 @@ use self::{
     external::Testimony,
     facts::{Chance, HttpVersion, Request},
     normalize::Target,
-    permitted::Permitted,
+    permitted::{Permitted, is_passthrough, usable_cluster},
     route::FoundL4,
     upstream::is_grpc,
     verdict::{Action, Answer, ForwardPlan, Route, UpstreamHead, Verdict},
 };
-use crate::{
-    index::{MatchFacts, RuntimeIndex},
-    transport::MAX_TARGET,
-};
+use crate::index::{MatchFacts, RuntimeIndex};
 
 /// Decides an HTTP request on a connection that carries HTTP. `None` for `request`: its bytes are not HTTP.
 pub fn decide_http(

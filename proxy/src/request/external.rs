@@ -135,7 +135,7 @@ impl External {
     pub(super) fn onto(self, mut verdict: Verdict) -> Verdict {
         match &mut verdict.action {
             Action::Forward(plan) => plan.response.extend_from_slice(&self.response),
-            Action::Respond(answer) => answer.headers.extend(super::lines_of(&self.response)),
+            Action::Respond(answer) => answer.headers.extend(super::injected::lines_of(&self.response)),
             Action::Close | Action::Ask(_) | Action::Check(_) => {}
         }
         Verdict { external: self, ..verdict }
@@ -297,7 +297,7 @@ impl HttpCheck<'_> {
             method: self.request.method.to_owned(),
             scheme: self.request.scheme.to_owned(),
             authority: self.authority.text.to_owned(),
-            target: super::with_query(self.target.path.as_bytes(), query),
+            target: super::outgoing::with_query(self.target.path.as_bytes(), query),
             version: self.request.version,
             headers: passing.headers.clone().into_owned(),
         };

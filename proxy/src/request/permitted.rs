@@ -15,17 +15,22 @@ use super::{
     changes::{CompiledChanges, HeaderChange},
     connection::{Admitted, Entry},
     cors::{self, CrossOrigin},
+    deadline,
     external::External,
     facts::{Chance, Request},
+    hash,
     injected::{added, inject, lines_of},
     normalize::Target,
     outgoing::with_query,
     redirect::{self, Redirected},
     route::{self, Found, INBOUND_PASSTHROUGH, PASSTHROUGH},
-    upstream::{hop_changes, is_grpc},
+    upstream::hop_changes,
     verdict::{Action, Answer, Authorization, ForwardPlan, Injected, Route, UpstreamHead, Verdict},
 };
-use crate::index::{IndexedCluster, IndexedEntry, MatchFacts, RuntimeIndex};
+use crate::{
+    index::{IndexedCluster, IndexedEntry, MatchFacts, RuntimeIndex},
+    transport::MAX_TARGET,
+};
 
 /// A permitted request on its way through its route.
 pub(super) struct Permitted<'a> {
@@ -273,7 +278,7 @@ impl Permitted<'_> {
     }
 }
 
-fn is_passthrough(cluster: &str) -> bool {
+pub(super) fn is_passthrough(cluster: &str) -> bool {
     matches!(cluster, PASSTHROUGH | INBOUND_PASSTHROUGH)
 }
 
@@ -283,7 +288,7 @@ fn is_passed_through(cluster: &IndexedCluster) -> bool {
 }
 
 /// The cluster of a name, if something can be sent to it.
-fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster>, Reason> {
+pub(super) fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<IndexedCluster>, Reason> {
     let cluster = index.cluster(name).ok_or(Reason::NoCluster)?;
     // The document asks for TLS that cannot be built; plaintext would weaken it.
     if let UpstreamTls::Refuse { message: _ } = &cluster.cluster().tls {

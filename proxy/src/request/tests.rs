@@ -9,8 +9,8 @@ use palisade_model::{
     policy::{PolicyId, PolicySet},
     resource::Resource,
     route::{
-        Backend, Fault, FaultAbort, HeaderMutations, PathMatch, Percent, Rewrite, RouteEntry, RouteMatch, RouteRule,
-        VirtualHost,
+        Backend, Fault, FaultAbort, Forward, HeaderMutations, PathMatch, Percent, Rewrite, RouteAction, RouteEntry,
+        RouteMatch, RouteRule, VirtualHost,
     },
     settings::ProxyKind,
 };
