@@ -178,16 +178,14 @@ pub(super) fn connected(runtime: &Runtime, session: &Session, ctx: &mut RequestC
         let _ = subject.revoker.set(revoker);
     }
     limits::report(runtime, ctx, Outcome::Connected);
-    if let (Some(limit), Some(digest)) = (max_requests(ctx), digest) {
-        count_request(digest, limit);
-    }
     let meta = digest.and_then(conn_meta);
-    let options = ctx.tries.transport.as_ref().map(|transport| Arc::clone(&transport.transport().options));
-    if let (Some(meta), Some(options)) = (meta, options) {
-        let carried = meta.life.count();
-        let is_last = options.max_requests > 0 && carried.saturating_add(1) >= options.max_requests;
-        ctx.tries.is_last_on_connection = is_last || options.max_duration.is_some_and(|life| meta.life.age() >= life);
-    }
+    let life = ctx.tries.transport.as_ref().and_then(|transport| transport.transport().options.max_duration);
+    let is_old = life.zip(meta).is_some_and(|(life, meta)| meta.since.elapsed() >= life);
+    let is_counted_out = match (max_requests(ctx), digest) {
+        (Some(limit), Some(digest)) => count_request(digest, limit),
+        _ => false,
+    };
+    ctx.tries.is_last_on_connection = is_old || is_counted_out;
     let identity = meta.and_then(|meta| meta.peer_certificate());
     ctx.record.upstream_identity = identity.and_then(|peer| peer.uris.first()).map(|uri| uri.as_str().into());
 }

@@ -3,9 +3,8 @@
 use std::any::Any;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use palisade_model::identity::SpiffeId;
@@ -30,33 +29,8 @@ pub struct ConnMeta {
     pub tls: Option<TlsFacts>,
     /// The owner's own data, for example the pinned listener and the connection's id. See [`ConnMeta::owner`].
     pub owner: Option<Arc<dyn Any + Send + Sync>>,
-    /// When it was established, and how many requests it has carried so far.
-    pub life: Arc<Life>,
-}
-
-/// The life of one connection.
-#[derive(Debug)]
-pub struct Life {
-    since: Instant,
-    requests: AtomicU32,
-}
-
-impl Default for Life {
-    fn default() -> Self {
-        Self { since: Instant::now(), requests: AtomicU32::new(0) }
-    }
-}
-
-impl Life {
-    /// Counts a request; the number of those before it.
-    pub fn count(&self) -> u32 {
-        self.requests.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// How old the connection is.
-    pub fn age(&self) -> Duration {
-        self.since.elapsed()
-    }
+    /// When it was established.
+    pub since: Instant,
 }
 
 /// What the TLS handshake established.
@@ -110,7 +84,7 @@ impl ConnMeta {
     /// A plaintext connection without an original destination.
     #[must_use]
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self { peer, local, original_dst: None, tls: None, owner: None, life: Arc::default() }
+        Self { peer, local, original_dst: None, tls: None, owner: None, since: Instant::now() }
     }
 
     /// The owner's data, if it is a `T`.
@@ -230,13 +204,12 @@ pub fn downstream_meta(session: &Session) -> Option<&ConnMeta> {
     conn_meta(session.digest()?)
 }
 
-/// Counts a request on an HTTP/1 upstream connection, which is closed once it has carried `limit` of them.
+/// Counts a request on an HTTP/1 upstream connection, which is closed once it has carried `limit` of them. Whether this is the last.
 ///
 /// For `connected_to_upstream`, with that call's `digest`. HTTP/2 connections count for themselves.
-pub fn count_request(digest: &Digest, limit: NonZeroU32) {
-    if let Some(stream) = attached(digest).and_then(|attached| attached.stream.upgrade()) {
-        stream.count_request(limit);
-    }
+pub fn count_request(digest: &Digest, limit: NonZeroU32) -> bool {
+    let stream = attached(digest).and_then(|attached| attached.stream.upgrade());
+    stream.is_some_and(|stream| stream.count_request(limit))
 }
 
 /// Whether the client's bytes broke the protocol in the middle of an HTTP/1 request: answer 400.

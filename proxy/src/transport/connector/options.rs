@@ -15,8 +15,6 @@ const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 pub struct ConnectionOptions {
     /// TCP keepalive: idle time before the first probe, time between probes, probes; `None` = the kernel's. Absent = off.
     pub keepalive: Option<(Option<Duration>, Option<Duration>, Option<u32>)>,
-    /// Requests on one connection; 0 = unlimited.
-    pub max_requests: u32,
     /// Longest life; `None` = unlimited. A connection takes no further requests after it.
     pub max_duration: Option<Duration>,
     /// Streams on one HTTP/2 connection; `None` = the connector's.
@@ -36,7 +34,6 @@ impl ConnectionOptions {
             &cluster.traffic.connection;
         let options = Self {
             keepalive: cluster.tcp_keepalive.map(|TcpKeepalive { time, interval, probes }| (time, interval, probes)),
-            max_requests: cluster.max_requests_per_connection,
             max_duration: *max_duration,
             max_streams: *max_streams,
             // Written times count; the default is for HTTP/1 pools, and the connector has its own for HTTP/2.

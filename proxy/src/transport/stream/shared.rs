@@ -110,12 +110,14 @@ impl Shared {
         found
     }
 
-    /// Counts a request on an HTTP/1 upstream connection; the last that `limit` grants uses it up.
-    pub(crate) fn count_request(&self, limit: NonZeroU32) {
+    /// Counts a request on an HTTP/1 upstream connection; the last that `limit` grants uses it up. Whether it is that one.
+    pub(crate) fn count_request(&self, limit: NonZeroU32) -> bool {
         let carried = self.requests.fetch_add(1, Ordering::AcqRel).saturating_add(1);
-        if carried >= limit.get() {
+        let is_last = carried >= limit.get();
+        if is_last {
             self.is_used_up.store(true, Ordering::Release);
         }
+        is_last
     }
 
     pub(super) fn is_used_up(&self) -> bool {
