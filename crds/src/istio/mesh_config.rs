@@ -361,8 +361,17 @@ impl Default for MeshConfig {
 }
 
 impl MeshConfig {
-    /// Reads the text of the ConfigMap's key `mesh`. Paths of issues start at `data.mesh`. `None` if the text cannot be used at all:
-    /// the caller then keeps what it had and refuses to start without.
+    /// What counts where the mesh's own settings cannot be read: no way out that no document names, and the paths that leave an
+    /// attacker the least room. Everything else is as by default.
+    #[must_use]
+    pub fn strict() -> Self {
+        let mut settings = Map::new();
+        settings.extend(STRICT.iter().map(|(key, value)| ((*key).to_owned(), value())));
+        Self::decode(&Value::Object(settings), &mut Cursor::new(Path::root(), &mut Vec::new())).unwrap_or_default()
+    }
+
+    /// Reads the text of the ConfigMap's key `mesh`. Paths of issues start at `data.mesh`. A setting that cannot be read takes its
+    /// strict value, else its default; the others count. `None` if nothing in the text can be used: [`MeshConfig::strict`].
     #[must_use]
     pub fn parse(text: &str) -> (Option<Self>, Vec<Issue>) {
         let place = Path::root().join("data").join("mesh");
@@ -384,10 +393,37 @@ impl MeshConfig {
         }
         let mut cursor = Cursor::new(place, &mut issues);
         let value = used_keys(value, &mut cursor);
-        let config = Self::decode(&value, &mut cursor);
+        let config = Self::decode(&value, &mut cursor).or_else(|| Self::readable_part(value));
         (config, issues)
     }
+
+    /// The settings that can be read by themselves, with strict values in place of the others. `None`: these are no settings.
+    fn readable_part(value: Value) -> Option<Self> {
+        let Value::Object(settings) = value else { return None };
+        let decode = |settings: Map<String, Value>| {
+            Self::decode(&Value::Object(settings), &mut Cursor::new(Path::root(), &mut Vec::new()))
+        };
+        let mut readable = Map::new();
+        for (key, value) in settings {
+            let alone = Map::from_iter([(key.clone(), value.clone())]);
+            if decode(alone).is_some() {
+                readable.insert(key, value);
+            } else if let Some((_, strict)) = STRICT.iter().find(|(known, _)| *known == key) {
+                readable.insert(key, strict());
+            }
+        }
+        decode(readable)
+    }
 }
+
+/// A setting's name and its value.
+type Setting = (&'static str, fn() -> Value);
+
+/// Values of the settings whose defaults would open something.
+const STRICT: [Setting; 2] = [
+    ("outboundTrafficPolicy", || serde_json::json!({"mode": "REGISTRY_ONLY"})),
+    ("pathNormalization", || serde_json::json!({"normalization": "DECODE_AND_MERGE_SLASHES"})),
+];
 
 /// Protobuf's JSON reader takes both spellings of a key. Keys that are not used are reported here and left out.
 fn used_keys(value: Value, cursor: &mut Cursor<'_>) -> Value {
@@ -444,3 +480,6 @@ fn lower_camel(key: &str) -> String {
     }
     name
 }
+
+#[cfg(test)]
+mod tests;

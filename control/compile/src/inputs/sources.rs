@@ -323,7 +323,8 @@ fn mesh_settings(documents: &[SourceDocument], options: &SourceOptions, reports:
             line: source.document.line_of_issue(&issue).unwrap_or(0),
         });
     }
-    let mesh = mesh.unwrap_or_default();
+    // Never the defaults: they are wider than what the text, readable, might have said.
+    let mesh = mesh.unwrap_or_else(MeshConfig::strict);
     for field in settings::not_served(&mesh) {
         let message = format!("mesh setting `{field}` is not served yet and has no effect");
         let report = Report::warning(&head, Code::NotServed, &format!("data.mesh.{field}"), &message);
