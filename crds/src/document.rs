@@ -25,8 +25,11 @@ pub const MAX_DEPTH: usize = 128;
 /// The most nodes that one document may have, counted after aliases are expanded.
 pub const MAX_NODES: usize = 1_000_000;
 
+/// The most bytes that anchors and aliases of one document may copy.
+pub const MAX_COPIED_BYTES: usize = 16 * 1024 * 1024;
+
 /// One document of a file, or one object from an API server. Debug output names it but shows no content, which may be a Secret's.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Document {
     /// The file as the caller named it; empty when the object did not come from a file.
     pub file: Arc<str>,

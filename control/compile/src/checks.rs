@@ -18,12 +18,20 @@ use crate::{
 
 /// Adds all findings.
 pub(crate) fn check(resolved: &Resolved, reports: &mut Reports) {
+    services(resolved, reports);
     virtual_services::check(resolved, reports);
     destination_hosts(resolved, reports);
     gateways::check(resolved, reports);
     gateway_api::check(resolved, reports);
     peers::check(resolved, reports);
     sidecars::check(resolved, reports);
+}
+
+/// Fields of Services that are not served.
+fn services(resolved: &Resolved, reports: &mut Reports) {
+    for service in resolved.inputs.services.values() {
+        not_served(&service.head, service.spec.is_local_only, "spec.internalTrafficPolicy", reports);
+    }
 }
 
 /// DestinationRules for hosts that nothing has.

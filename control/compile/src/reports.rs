@@ -11,7 +11,9 @@ use crate::object::Head;
 #[derive(Debug, Clone, Default)]
 pub struct Reports {
     diagnostics: Vec<Diagnostic>,
-    documents: BTreeMap<ObjectName, Arc<Document>>,
+    documents: Arc<BTreeMap<ObjectName, Arc<Document>>>,
+    /// Findings whose place is not looked up yet.
+    unplaced: Option<Vec<Report>>,
     /// Status conditions of Gateway API objects.
     pub conditions: BTreeMap<ObjectName, Vec<Condition>>,
     /// Attached routes by Gateway and listener name.
@@ -168,6 +170,24 @@ impl Reports {
         self.diagnostics.push(diagnostic);
     }
 
+    /// For findings that are to be added to several reports, each time with the place that the document then has.
+    pub(crate) fn unplaced() -> Self {
+        Self { unplaced: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Adds what [`Reports::unplaced`] collected.
+    pub(crate) fn add_all(&mut self, found: &Self) {
+        let Self { diagnostics, documents: _, unplaced, conditions, attached_routes } = found;
+        self.diagnostics.extend(diagnostics.iter().cloned());
+        for report in unplaced.iter().flatten() {
+            self.add(report.clone());
+        }
+        for (object, conditions) in conditions {
+            self.conditions.entry(object.clone()).or_default().extend(conditions.iter().cloned());
+        }
+        self.attached_routes.extend(attached_routes.iter().map(|(listener, count)| (listener.clone(), *count)));
+    }
+
     /// Adds a finding; its line follows from the object's document.
     pub(crate) fn add(&mut self, report: Report) {
         // The table of fields has said it where the document was read.
@@ -175,6 +195,8 @@ impl Reports {
             held.code == report.code.id() && held.path == report.path && held.object == report.object
         };
         if matches!(report.code, Code::NotServed | Code::Refused) && self.diagnostics.iter().any(is_said) {
+        if let Some(unplaced) = &mut self.unplaced {
+            unplaced.push(report);
             return;
         }
         let document = self.documents.get(&report.object);
@@ -185,7 +207,7 @@ impl Reports {
 
     /// Notes where an object's text stands.
     pub(crate) fn locate(&mut self, object: ObjectName, document: Arc<Document>) {
-        self.documents.insert(object, document);
+        Arc::make_mut(&mut self.documents).insert(object, document);
     }
 
     /// Adds a condition of an object.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::scalar;
 use super::span::{SpanTree, line_number};
 use super::split::Part;
-use super::{MAX_DEPTH, MAX_NODES};
+use super::{MAX_COPIED_BYTES, MAX_DEPTH, MAX_NODES};
 use crate::codes::Code;
 
 /// Why a part of a text is no document.
@@ -156,6 +156,8 @@ struct Reader<'a> {
     lines_before: usize,
     anchors: BTreeMap<usize, Node>,
     nodes: usize,
+    /// Bytes of what was copied for anchors and aliases of the document.
+    copied: usize,
 }
 
 /// A collection that is still open.
@@ -189,7 +191,7 @@ struct Frame {
 
 impl<'a> Reader<'a> {
     fn new(text: &'a str, lines_before: usize) -> Self {
-        Self { events: Parser::new_from_str(text), lines_before, anchors: BTreeMap::new(), nodes: 0 }
+        Self { events: Parser::new_from_str(text), lines_before, anchors: BTreeMap::new(), nodes: 0, copied: 0 }
     }
 
     fn read(mut self) -> Result<Vec<(Value, SpanTree)>, Problem> {
@@ -204,6 +206,7 @@ impl<'a> Reader<'a> {
                 Event::DocumentStart(_) => {
                     self.anchors.clear();
                     self.nodes = 0;
+                    self.copied = 0;
                     continue;
                 }
                 Event::SequenceStart(anchor, _) => {
@@ -218,14 +221,17 @@ impl<'a> Reader<'a> {
                     let Some(frame) = stack.pop() else { continue };
                     let anchor = frame.anchor;
                     let node = close(frame)?;
-                    self.remember(anchor, &node);
+                    self.remember(anchor, &node, line)?;
                     node
                 }
                 Event::Alias(anchor) => {
-                    let Some(node) = self.anchors.get(&anchor).cloned() else {
+                    let Some(held) = self.anchors.get(&anchor) else {
                         return Err(problem(line, Code::InvalidText, "an alias stands inside the node that it names"));
                     };
-                    self.count(node.nodes, line)?;
+                    let (nodes, weight) = (held.nodes, weight(&held.value));
+                    self.count(nodes, line)?;
+                    self.copy(weight, line)?;
+                    let Some(node) = self.anchors.get(&anchor).cloned() else { continue };
                     if stack.len().saturating_add(node.depth) > MAX_DEPTH {
                         return Err(too_deep(line));
                     }
@@ -246,14 +252,15 @@ impl<'a> Reader<'a> {
                                     nodes: 1,
                                     depth: 1,
                                 },
-                            );
+                                line,
+                            )?;
                         }
                         continue;
                     }
                     let value = scalar_value(&text, style, tag.as_deref())
                         .map_err(|message| problem(line, Code::InvalidText, message))?;
                     let node = Node { value, spans: SpanTree::scalar(line), nodes: 1, depth: 1 };
-                    self.remember(anchor, &node);
+                    self.remember(anchor, &node, line)?;
                     node
                 }
             };
@@ -285,10 +292,22 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    fn remember(&mut self, anchor: usize, node: &Node) {
+    /// Bounds what anchors and aliases copy, before it is copied: a few lines can name gigabytes, nested anchors too.
+    fn copy(&mut self, bytes: usize, line: u32) -> Result<(), Problem> {
+        self.copied = self.copied.saturating_add(bytes);
+        if self.copied > MAX_COPIED_BYTES {
+            let message = format!("anchors and aliases copy more than {MAX_COPIED_BYTES} bytes");
+            return Err(problem(line, Code::TooLarge, message));
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, anchor: usize, node: &Node, line: u32) -> Result<(), Problem> {
         if anchor != 0 {
+            self.copy(weight(&node.value), line)?;
             self.anchors.insert(anchor, node.clone());
         }
+        Ok(())
     }
 
     fn line(&self, marker: Marker) -> u32 {
@@ -377,6 +396,18 @@ fn close(frame: Frame) -> Result<Node, Problem> {
         }
     };
     Ok(Node { value, spans, nodes, depth })
+}
+
+/// About how many bytes a copy of a value takes, its lines included.
+fn weight(value: &Value) -> usize {
+    const NODE: usize = 128;
+    let inside = match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(weight).sum(),
+        Value::Object(fields) => fields.iter().map(|(key, value)| key.len().saturating_add(weight(value))).sum(),
+    };
+    inside.saturating_add(NODE)
 }
 
 /// Kubernetes turns keys that are numbers or booleans into text.

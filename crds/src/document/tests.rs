@@ -110,6 +110,24 @@ fn lists_stand_for_their_items() {
 }
 
 #[test]
+fn anchors_and_aliases_copy_no_more_than_is_allowed() {
+    let nines = |name: char| vec![format!("*{name}"); 9].join(", ");
+    let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for (name, of) in ('b'..='h').zip('a'..) {
+        bomb += &format!("{name}: &{name} [{}]\n", nines(of));
+    }
+    // Each level is copied for its anchor: a long text below many of them.
+    let nested =
+        (0..100).map(|level| format!("&n{level} [")).collect::<String>() + &"x".repeat(1 << 20) + &"]".repeat(100);
+    for text in [bomb, format!("k: {nested}\n")] {
+        let read = read("f.yaml", text.as_bytes());
+        assert!(read.documents.is_empty());
+        assert_eq!(read.unreadable[0].code, Code::TooLarge, "{}", read.unreadable[0].message);
+    }
+    assert_eq!(values("a: &a {x: 1}\nb: *a\n"), [json!({"a": {"x": 1}, "b": {"x": 1}})]);
+}
+
+#[test]
 fn every_field_has_its_line() {
     let text = "# first\napiVersion: v1\nspec:\n  rules:\n  - from:\n    - source:\n        principals: [\"a\",\n          \"b\"]\n  - to: []\n  text: |\n    one\n    two\n  last: 1\n  ports: {8080: x}\n";
     let document = only(text);

@@ -15,6 +15,10 @@ use crate::{
     reports::{Code, Report, Reports},
 };
 
+mod memo;
+
+pub(crate) use memo::{PolicyMemo, RememberedPolicies};
+
 /// The group of Gateway API kinds.
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
@@ -47,13 +51,19 @@ pub(crate) enum Target {
 pub(crate) struct Authorization {
     root: Arc<str>,
     restrictions: Vec<Restriction>,
+    memo: RememberedPolicies,
 }
 
 impl Authorization {
     /// Sorts restrictions.
-    pub(crate) fn new(root: Arc<str>, mut restrictions: Vec<Restriction>) -> Self {
+    pub(crate) fn new(root: Arc<str>, mut restrictions: Vec<Restriction>, memo: RememberedPolicies) -> Self {
         restrictions.sort_by(|a, b| a.origin.cmp(&b.origin));
-        Self { root, restrictions }
+        Self { root, restrictions, memo }
+    }
+
+    /// What became of each AuthorizationPolicy, for the next time.
+    pub(crate) fn memo(&self) -> &RememberedPolicies {
+        &self.memo
     }
 
     /// Those that apply to a proxy (istio-semantics 1.2).
