@@ -190,13 +190,15 @@ impl Reports {
 
     /// Adds a finding; its line follows from the object's document.
     pub(crate) fn add(&mut self, report: Report) {
+        if let Some(unplaced) = &mut self.unplaced {
+            unplaced.push(report);
+            return;
+        }
         // The table of fields has said it where the document was read.
         let is_said = |held: &Diagnostic| {
             held.code == report.code.id() && held.path == report.path && held.object == report.object
         };
         if matches!(report.code, Code::NotServed | Code::Refused) && self.diagnostics.iter().any(is_said) {
-        if let Some(unplaced) = &mut self.unplaced {
-            unplaced.push(report);
             return;
         }
         let document = self.documents.get(&report.object);
