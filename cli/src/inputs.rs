@@ -44,6 +44,9 @@ impl SettingOptions {
         for setting in &self.settings {
             control.set(setting).with_context(|| format!("--set {setting}"))?;
         }
+        for name in &control.ineffective {
+            eprintln!("warning: --set {name} has no effect");
+        }
         if let Some(root) = &self.root_namespace {
             control.root_namespace = Some(root.as_str().into());
         }

@@ -109,6 +109,9 @@ pub(crate) fn source_options(root_namespace: Option<String>, set: &[String]) -> 
     for setting in set {
         control.set(setting)?;
     }
+    for name in &control.ineffective {
+        tracing::warn!(%name, "this setting has no effect");
+    }
     if let Some(root_namespace) = root_namespace {
         control.root_namespace = Some(root_namespace.into());
     }

@@ -29,7 +29,7 @@ pub const MAX_NODES: usize = 1_000_000;
 pub const MAX_COPIED_BYTES: usize = 16 * 1024 * 1024;
 
 /// One document of a file, or one object from an API server. Debug output names it but shows no content, which may be a Secret's.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Document {
     /// The file as the caller named it; empty when the object did not come from a file.
     pub file: Arc<str>,

@@ -4,6 +4,8 @@ pub(crate) mod addresses;
 pub mod core;
 mod gateway_pods;
 mod kubernetes;
+mod objects;
+mod reads;
 mod sources;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,6 +14,8 @@ use palisade_crds::{Broken, gateway_api, istio, palisade};
 
 pub use gateway_pods::GatewayKind;
 pub(crate) use gateway_pods::is_served_class;
+pub use objects::Objects;
+pub(crate) use reads::Input;
 pub use sources::{SourceDocument, SourceOptions};
 
 use crate::{
@@ -20,9 +24,6 @@ use crate::{
     reports::Reports,
     settings::MeshSettings,
 };
-
-/// Objects of one kind by namespace and name.
-pub type Objects<T> = BTreeMap<ObjectKey, Object<T>>;
 
 /// Everything that compiling may see.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! From documents to the mesh model: pure functions, the same bytes for the same inputs whatever the order of arrival.
 //!
-//! [`Inputs::new`] takes parsed documents; [`compile`] resolves them to a [`Mesh`] and [`Reports`]; [`scope`] cuts one proxy's
+//! [`Inputs::new`] takes parsed documents; [`compile`] resolves them to a [`Mesh`] and [`Reports`], [`compile_after`] with what an earlier mesh already knows; [`scope`] cuts one proxy's
 //! [`Snapshot`](palisade_model::snapshot::Snapshot) out of the mesh. [`plan()`] says what a mesh on one machine has to run.
 
 mod checks;
@@ -18,7 +18,7 @@ mod time;
 
 pub use inputs::{GatewayKind, Inputs, SourceDocument, SourceOptions};
 pub use keys::{FetchedKeys, KeySource, Keys, key_sources, public_keys};
-pub use mesh::{Compiled, Mesh, ProxyRef, ScopeError, compile, scope};
+pub use mesh::{Compiled, Mesh, ProxyRef, ScopeError, compile, compile_after, scope};
 pub use object::{Head, Location, Object, ObjectKey};
 pub use plan::{GatewayPlan, Plan, PodPlan, plan};
 pub use reports::{Code, Condition, Diagnostic, ObjectName, Reports};

@@ -23,6 +23,7 @@ mod proxy_settings;
 mod regexes;
 mod retries;
 mod services;
+pub(crate) mod shared;
 pub(crate) mod traffic;
 mod virtual_hosts;
 
@@ -61,7 +62,7 @@ pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query
             }
             inbound::add(&mut assembly, &policies)?;
             let ports = ports::of(client);
-            assembly.add_entry(resolved.membership.clone()?);
+            assembly.add_entry((*resolved.membership).clone()?);
             http_ports = virtual_hosts::add_unregistered(&mut assembly)?;
             http_ports.extend(ports.http);
             tls_ports = ports.tls;

@@ -118,8 +118,19 @@ impl ProxyRef {
 
 /// Compiles documents. Pure: equal inputs give equal results.
 pub fn compile(inputs: &Arc<Inputs>) -> Compiled {
+    compile_from(None, Arc::clone(inputs))
+}
+
+/// Compiles documents of which most are as they were. The result is that of [`compile`]; what did not change is taken over
+/// from `previous`.
+pub fn compile_after(previous: &Mesh, mut inputs: Inputs) -> Compiled {
+    inputs.adopt(previous.inputs());
+    compile_from(Some(&previous.resolved), Arc::new(inputs))
+}
+
+fn compile_from(previous: Option<&Resolved>, inputs: Arc<Inputs>) -> Compiled {
     let mut reports = inputs.reports.clone();
-    let resolved = Resolved::new(Arc::clone(inputs), &mut reports);
+    let resolved = Resolved::after(previous, inputs, &mut reports);
     checks::check(&resolved, &mut reports);
     Compiled { mesh: Mesh { resolved: Arc::new(resolved) }, reports }
 }
@@ -159,6 +170,11 @@ impl Mesh {
         policies.sort_by(|a, b| a.id.cmp(&b.id));
         policies.dedup_by(|a, b| a.id == b.id);
         policies
+    }
+
+    /// How many steps of resolving both meshes share, because nothing changed for them.
+    pub fn shares_with(&self, other: &Self) -> usize {
+        self.resolved.shares_with(&other.resolved)
     }
 
     /// A proxy with what its pod says about it.

@@ -11,7 +11,9 @@ use crate::object::Head;
 #[derive(Debug, Clone, Default)]
 pub struct Reports {
     diagnostics: Vec<Diagnostic>,
-    documents: BTreeMap<ObjectName, Arc<Document>>,
+    documents: Arc<BTreeMap<ObjectName, Arc<Document>>>,
+    /// Findings whose place is not looked up yet.
+    unplaced: Option<Vec<(Report, Place)>>,
     /// Status conditions of Gateway API objects.
     pub conditions: BTreeMap<ObjectName, Vec<Condition>>,
     /// Attached routes by Gateway and listener name.
@@ -148,6 +150,15 @@ codes! {
     NotAttached = "PLS0602", Warning;
 }
 
+/// Where in an object's text a finding stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// At the field.
+    Field,
+    /// At this line (from 1) of the field's own text, as [`Reports::add_inside`] takes it.
+    Inside(Option<usize>),
+}
+
 /// A finding without its place in a file, which [`Reports::add`] looks up.
 #[derive(Debug, Clone)]
 pub(crate) struct Report {
@@ -188,8 +199,33 @@ impl Reports {
         self.diagnostics.push(diagnostic);
     }
 
+    /// For findings that are to be added to several reports, each time with the place that the document then has.
+    pub(crate) fn unplaced() -> Self {
+        Self { unplaced: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Adds what [`Reports::unplaced`] collected.
+    pub(crate) fn add_all(&mut self, found: &Self) {
+        let Self { diagnostics, documents: _, unplaced, conditions, attached_routes } = found;
+        self.diagnostics.extend(diagnostics.iter().cloned());
+        for (report, place) in unplaced.iter().flatten() {
+            match place {
+                Place::Field => self.add(report.clone()),
+                Place::Inside(line) => self.add_inside(report.clone(), *line),
+            }
+        }
+        for (object, conditions) in conditions {
+            self.conditions.entry(object.clone()).or_default().extend(conditions.iter().cloned());
+        }
+        self.attached_routes.extend(attached_routes.iter().map(|(listener, count)| (listener.clone(), *count)));
+    }
+
     /// Adds a finding; its line follows from the object's document.
     pub(crate) fn add(&mut self, report: Report) {
+        if let Some(unplaced) = &mut self.unplaced {
+            unplaced.push((report, Place::Field));
+            return;
+        }
         // The table of fields has said it where the document was read.
         let is_said = |held: &Diagnostic| {
             held.code == report.code.id() && held.path == report.path && held.object == report.object
@@ -206,6 +242,10 @@ impl Reports {
     /// Adds a finding about a line (from 1) inside a text field. A text of several lines is taken for a YAML block, whose first line is
     /// the one below its key.
     pub(crate) fn add_inside(&mut self, report: Report, line: Option<usize>) {
+        if let Some(unplaced) = &mut self.unplaced {
+            unplaced.push((report, Place::Inside(line)));
+            return;
+        }
         let document = self.documents.get(&report.object);
         let file = document.map(|document| Arc::clone(&document.file)).unwrap_or_default();
         let key_line = document.and_then(|document| document.line_of(&report.path)).unwrap_or(0);
@@ -217,7 +257,7 @@ impl Reports {
 
     /// Notes where an object's text stands.
     pub(crate) fn locate(&mut self, object: ObjectName, document: Arc<Document>) {
-        self.documents.insert(object, document);
+        Arc::make_mut(&mut self.documents).insert(object, document);
     }
 
     /// Adds a condition of an object.

@@ -58,6 +58,8 @@ pub struct MeshSettings {
     pub extension_providers: Vec<ExtensionProvider>,
     /// One workload may have several external authorizers.
     pub multiple_custom_providers: bool,
+    /// Gateways of class `istio` are served.
+    pub istio_classes: bool,
 }
 
 /// Client-side defaults of all destinations.
@@ -90,6 +92,8 @@ pub struct ControlSettings {
     pub multiple_custom_providers: bool,
     /// `istioClasses`: Gateways of class `istio` are served.
     pub istio_classes: bool,
+    /// Names that were given and have no effect here, whatever their value: whoever gave them is told.
+    pub ineffective: BTreeSet<String>,
 }
 
 /// Why a `KEY=VALUE` is not a setting.
@@ -138,6 +142,7 @@ impl Default for ControlSettings {
             reject_path_parameters: false,
             multiple_custom_providers: false,
             istio_classes: true,
+            ineffective: BTreeSet::new(),
         }
     }
 }
@@ -166,7 +171,7 @@ impl ControlSettings {
                 self.multiple_custom_providers = flag()?;
             }
             "istioClasses" => self.istio_classes = flag()?,
-            known if ACCEPTED.contains(&known) => {}
+            known if ACCEPTED.contains(&known) => drop(self.ineffective.insert(known.to_owned())),
             other => return Err(InvalidSetting::UnknownKey(other.to_owned())),
         }
         Ok(())
@@ -206,6 +211,7 @@ impl MeshSettings {
                 Some(NormalizationType::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
             },
             reject_path_parameters: control.reject_path_parameters,
+            istio_classes: control.istio_classes,
             outbound: match mesh.outbound_traffic_policy.as_ref().map(|policy| policy.mode) {
                 None | Some(MeshOutboundMode::AllowAny | MeshOutboundMode::AllowAnyDynamicDns) => {
                     OutboundPolicy::AllowAny
@@ -293,7 +299,9 @@ mod tests {
     fn unknown_settings_are_errors() {
         let mut control = ControlSettings::default();
         assert!(control.set("rejectPathParameters=true").is_ok());
-        assert!(control.set("ENABLE_TLS_ON_SIDECAR_INGRESS=true").is_ok());
+        assert!(control.ineffective.is_empty());
+        assert!(control.set("PILOT_ENABLE_QUIC_LISTENERS=true").is_ok());
+        assert_eq!(control.ineffective.iter().map(String::as_str).collect::<Vec<_>>(), ["PILOT_ENABLE_QUIC_LISTENERS"]);
         assert!(control.set("nothing=1").is_err());
         assert!(control.set("rejectPathParameters=maybe").is_err());
     }

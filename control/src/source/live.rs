@@ -9,8 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use palisade_compile::{Inputs, SourceOptions, compile, key_sources};
-use palisade_crds::{Document, Documents, document};
+use palisade_compile::{Inputs, Mesh, SourceDocument, SourceOptions, compile, compile_after, key_sources};
+use palisade_crds::{
+    Document, Documents,
+    document::{self, UnreadableText},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +31,9 @@ use crate::{
 /// A file that is gone may be between an editor's two renames: it counts as removed only after this long.
 const GRACE: Duration = Duration::from_millis(250);
 
+/// In a storm of changes there is as much rest as work, up to this long: what changes meanwhile is taken together.
+const MAX_REST: Duration = Duration::from_millis(100);
+
 /// All files are looked at this often, for file systems that tell nothing.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -39,16 +45,20 @@ pub struct LiveFiles {
     metrics: Metrics,
     files: BTreeMap<PathBuf, FileState>,
     /// Standard input, read once.
-    input: Option<Documents>,
+    input: Option<FileState>,
     missing: BTreeMap<PathBuf, Instant>,
     /// Keys of tokens; `None` = none are fetched.
     keys: Option<KeyFeed>,
+    /// What was compiled last: the next mesh takes over what did not change.
+    compiled: Option<Mesh>,
 }
 
 struct FileState {
     text: Vec<u8>,
     /// In force: of the text, and what is kept from an earlier one.
-    documents: Documents,
+    documents: Vec<SourceDocument>,
+    /// What of the text cannot be read.
+    unreadable: Vec<UnreadableText>,
 }
 
 /// Why files are not followed.
@@ -89,7 +99,9 @@ pub fn start_with_keys(
     // Watching begins before reading: no change falls between.
     let changes = Changes::of(&paths)?;
     let input = if paths.iter().any(|path| path.as_os_str() == "-") {
-        Some(super::files::read(&[PathBuf::from("-")])?)
+        let Documents { documents, unreadable } = super::files::read(&[PathBuf::from("-")])?;
+        let documents = documents.into_iter().map(|document| SourceDocument::parse(document, namespace)).collect();
+        Some(FileState { text: Vec::new(), documents, unreadable })
     } else {
         None
     };
@@ -102,6 +114,7 @@ pub fn start_with_keys(
         input,
         missing: BTreeMap::new(),
         keys,
+        compiled: None,
     };
     for file in live.list()? {
         live.read(&file).map_err(|source| ReadError { path: file.display().to_string(), source })?;
@@ -117,12 +130,18 @@ pub struct Following {
 }
 
 impl LiveFiles {
-    /// Compiles after each change, until `stop`. The first change is taken at once; what changes while compiling is taken
-    /// together.
+    /// Compiles after each change, until `stop`. The first change is taken at once; what changes while compiling, and for as
+    /// long again, is taken together.
     pub async fn follow(mut self, following: Following, stop: CancellationToken) {
         let Following { changes, sender } = following;
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut rest_until = Instant::now();
         loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep_until(rest_until.into()) => {}
+            }
             let retry = self.missing.values().min().map(|since| *since + GRACE);
             let grace = async {
                 match retry {
@@ -153,6 +172,7 @@ impl LiveFiles {
                 _ = sweep.tick() => Changed { paths: BTreeSet::new(), is_anything: true },
             };
             // Reading and compiling take their time: off the async threads.
+            let started = Instant::now();
             let work = tokio::task::spawn_blocking(move || {
                 let is_new = self.take(&changed) || has_keys;
                 let mesh = is_new.then(|| self.compile());
@@ -168,6 +188,8 @@ impl LiveFiles {
             };
             if let Some(mesh) = mesh {
                 sender.send_replace(Some(mesh));
+                // The first change after a calm is never held up.
+                rest_until = Instant::now() + started.elapsed().min(MAX_REST);
             }
         }
     }
@@ -232,19 +254,17 @@ impl LiveFiles {
             return Ok(false);
         }
         let read = document::read(&path.to_string_lossy(), &text);
-        let documents = keep_good(before.map(|state| &state.documents), read, &self.namespace);
-        self.files.insert(path.to_owned(), FileState { text, documents });
+        let state = keep_good(before, text, read, &self.namespace);
+        self.files.insert(path.to_owned(), state);
         Ok(true)
     }
 
-    fn compile(&self) -> Arc<dyn Slices> {
+    fn compile(&mut self) -> Arc<dyn Slices> {
         let started = Instant::now();
-        let mut all = Documents::default();
-        for documents in self.input.iter().chain(self.files.values().map(|state| &state.documents)) {
-            all.documents.extend(documents.documents.iter().cloned());
-            all.unreadable.extend(documents.unreadable.iter().cloned());
-        }
-        let mut inputs = Inputs::from_texts(all, &self.namespace, &self.options);
+        let states = || self.input.iter().chain(self.files.values());
+        let documents = states().flat_map(|state| state.documents.iter().cloned());
+        let unreadable = states().flat_map(|state| state.unreadable.iter().cloned());
+        let mut inputs = Inputs::from_sources(documents, unreadable, &self.options);
         if let Some(feed) = &self.keys {
             let sources = key_sources(&inputs);
             feed.wanted.send_if_modified(|wanted| {
@@ -256,8 +276,12 @@ impl LiveFiles {
             });
             inputs.keys = (**feed.keys.borrow()).clone();
         }
-        let inputs = Arc::new(inputs);
-        let mesh = CompiledMesh::new(compile(&inputs));
+        let compiled = match &self.compiled {
+            Some(previous) => compile_after(previous, inputs),
+            None => compile(&Arc::new(inputs)),
+        };
+        self.compiled = Some(compiled.mesh.clone());
+        let mesh = CompiledMesh::new(compiled);
         let elapsed = started.elapsed();
         self.metrics.compile_seconds.observe(elapsed.as_secs_f64());
         tracing::info!(files = self.files.len(), elapsed_us = elapsed.as_micros(), "compiled");
@@ -266,14 +290,30 @@ impl LiveFiles {
 }
 
 /// What a text says; where parts of it cannot be read, with the earlier documents that the readable rest does not replace:
-/// an API server would have refused the edit.
-fn keep_good(before: Option<&Documents>, mut read: Documents, namespace: &str) -> Documents {
-    if let Some(before) = before.filter(|_| !read.unreadable.is_empty()) {
-        let said: BTreeSet<Name> = read.documents.iter().map(|document| name_of(document, namespace)).collect();
-        let kept = before.documents.iter().filter(|document| !said.contains(&name_of(document, namespace)));
-        read.documents.extend(kept.cloned());
+/// an API server would have refused the edit. Documents that are as they were are not parsed again.
+fn keep_good(before: Option<&FileState>, text: Vec<u8>, read: Documents, namespace: &str) -> FileState {
+    let Documents { documents, unreadable } = read;
+    let known: BTreeMap<Name, &SourceDocument> = before
+        .iter()
+        .flat_map(|state| &state.documents)
+        .map(|source| (name_of(&source.document, namespace), source))
+        .collect();
+    let mut said = BTreeSet::new();
+    let mut sources = Vec::new();
+    for document in documents {
+        let name = name_of(&document, namespace);
+        let same = known.get(&name).filter(|held| *held.document == document);
+        sources.push(match same {
+            Some(held) => (*held).clone(),
+            None => SourceDocument::parse(document, namespace),
+        });
+        said.insert(name);
     }
-    read
+    if !unreadable.is_empty() {
+        let earlier = before.iter().flat_map(|state| &state.documents);
+        sources.extend(earlier.filter(|held| !said.contains(&name_of(&held.document, namespace))).cloned());
+    }
+    FileState { text, documents: sources, unreadable }
 }
 
 type Name = (String, String, String, String);

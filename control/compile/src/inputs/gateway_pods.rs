@@ -16,6 +16,8 @@ pub(crate) const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-n
 const GATEWAY_CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// GatewayClasses that are served.
 pub(crate) const CLASSES: [&str; 3] = ["palisade", "palisade-egress", "istio"];
+/// The class that others may serve in the same cluster (`istioClasses`).
+const ISTIO_CLASS: &str = "istio";
 /// Name of the controller in GatewayClasses.
 pub(crate) const CONTROLLER: &str = "palisade.dev/gateway-controller";
 
@@ -31,10 +33,8 @@ pub enum GatewayKind {
 /// Whether a class is one of ours: by name, or by a GatewayClass with our controller.
 pub(crate) fn is_served_class(inputs: &Inputs, class: &str) -> bool {
     let key = ObjectKey::new("", class);
-    match inputs.gateway_classes.get(&key) {
-        Some(written) => written.spec.controller_name == CONTROLLER || CLASSES.contains(&class),
-        None => CLASSES.contains(&class),
-    }
+    let is_by_name = CLASSES.contains(&class) && (class != ISTIO_CLASS || inputs.settings.istio_classes);
+    is_by_name || inputs.gateway_classes.get(&key).is_some_and(|written| written.spec.controller_name == CONTROLLER)
 }
 
 /// Pods for gateways that have none, in a fixed order.

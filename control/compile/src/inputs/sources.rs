@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::{Broken, Document, Documents, Meta, Object as Kind, Parsed, istio::MeshConfig};
+use palisade_crds::{
+    Broken, Document, Documents, Meta, Object as Kind, Parsed, document::UnreadableText, istio::MeshConfig,
+};
 
 use crate::{
     inputs::{
@@ -55,6 +57,15 @@ impl Inputs {
     pub fn from_texts(texts: Documents, default_namespace: &str, options: &SourceOptions) -> Self {
         let Documents { documents, unreadable } = texts;
         let documents = documents.into_iter().map(|document| SourceDocument::parse(document, default_namespace));
+        Self::from_sources(documents, unreadable, options)
+    }
+
+    /// Inputs from documents that are parsed already, and from texts that could not be read, which are among the reports.
+    pub fn from_sources(
+        documents: impl IntoIterator<Item = SourceDocument>,
+        unreadable: impl IntoIterator<Item = UnreadableText>,
+        options: &SourceOptions,
+    ) -> Self {
         let mut inputs = Self::new(documents, options);
         for text in unreadable {
             inputs.reports.push(Diagnostic {
@@ -254,7 +265,7 @@ impl Inputs {
     }
 }
 
-fn insert<T>(objects: &mut Objects<T>, head: Head, spec: T) {
+fn insert<T: Clone>(objects: &mut Objects<T>, head: Head, spec: T) {
     objects.insert(head.key.clone(), Object { head, spec });
 }
 

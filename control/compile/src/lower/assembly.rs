@@ -52,8 +52,8 @@ impl<'a> Assembly<'a> {
             rest.sort();
         }
         let requires = resource.features();
-        let entry = Entry::new(resource, Meta { origins: unique.into(), requires })?;
-        self.entries.insert(entry.key().clone(), Arc::new(entry));
+        let entry = self.client.resolved.shared.entry(resource, Meta { origins: unique.into(), requires })?;
+        self.add_entry(entry);
         Ok(())
     }
 

@@ -15,6 +15,10 @@ use crate::{
     reports::{Code, Report, Reports},
 };
 
+mod memo;
+
+pub(crate) use memo::{PolicyMemo, RememberedPolicies};
+
 /// The group of Gateway API kinds.
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
@@ -51,14 +55,20 @@ pub(crate) struct Authorization {
     restrictions: Vec<Restriction>,
     /// What workloads may reach outside the mesh.
     egress: Vec<Restriction>,
+    memo: RememberedPolicies,
 }
 
 impl Authorization {
     /// Sorts restrictions.
-    pub(crate) fn new(root: Arc<str>, mut restrictions: Vec<Restriction>, mut egress: Vec<Restriction>) -> Self {
+    pub(crate) fn new(
+        root: Arc<str>,
+        mut restrictions: Vec<Restriction>,
+        mut egress: Vec<Restriction>,
+        memo: RememberedPolicies,
+    ) -> Self {
         restrictions.sort_by(|a, b| a.origin.cmp(&b.origin));
         egress.sort_by(|a, b| a.origin.cmp(&b.origin));
-        Self { root, restrictions, egress }
+        Self { root, restrictions, egress, memo }
     }
 
     /// Every policy of every document.
@@ -69,6 +79,11 @@ impl Authorization {
     /// Those that say what a proxy's workload may reach outside the mesh.
     pub(crate) fn egress_of_proxy<'a>(&'a self, proxy: &'a Proxy) -> impl Iterator<Item = &'a Restriction> {
         self.egress.iter().filter(|restriction| self.applies(restriction, proxy))
+    }
+
+    /// What became of each AuthorizationPolicy, for the next time.
+    pub(crate) fn memo(&self) -> &RememberedPolicies {
+        &self.memo
     }
 
     /// Those that apply to a proxy (istio-semantics 1.2).

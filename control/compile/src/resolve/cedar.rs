@@ -11,15 +11,24 @@ use crate::{
     reports::{Code, Report, Reports},
 };
 
-/// What CedarPolicies do to the proxies that they apply to, and to what these may reach outside the mesh.
-pub(super) fn restrictions(inputs: &Inputs, reports: &mut Reports) -> (Vec<Restriction>, Vec<Restriction>) {
+/// What became of each CedarPolicy, in the documents' order. Depends on nothing else.
+pub(super) fn admissions(inputs: &Inputs, reports: &mut Reports) -> Vec<CedarAdmission> {
+    inputs.cedar_policies.values().map(|document| admit(document, reports)).collect()
+}
+
+/// What CedarPolicies do to the proxies that they apply to, and to what these may reach outside the mesh. `admissions` are
+/// those of the same documents.
+pub(super) fn restrictions(
+    inputs: &Inputs,
+    admissions: &[CedarAdmission],
+    reports: &mut Reports,
+) -> (Vec<Restriction>, Vec<Restriction>) {
     let (mut inbound, mut egress) = (Vec::new(), Vec::new());
-    for document in inputs.cedar_policies.values() {
-        let admission = admit(document, reports);
+    for (document, admission) in inputs.cedar_policies.values().zip(admissions) {
         let CedarAdmission { inbound: of_inbound, egress: of_egress, findings: _, link_findings: _, uncompiled: _ } =
             admission;
         for target in targets(document, inputs, reports) {
-            for (share, restrictions) in [(&of_inbound, &mut inbound), (&of_egress, &mut egress)] {
+            for (share, restrictions) in [(of_inbound, &mut inbound), (of_egress, &mut egress)] {
                 if !share.is_empty() {
                     restrictions.push(Restriction::of_cedar(&document.head, target.clone(), share.clone()));
                 }

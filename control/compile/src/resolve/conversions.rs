@@ -14,7 +14,7 @@ use crate::{
     object::{self, Head},
     reports::{Code, Report, Reports},
     resolve::{
-        authorization::{Restriction, Target, is_dry_run},
+        authorization::{PolicyMemo, Restriction, Target, is_dry_run},
         destination_rules::{ClientTls, ClientTlsMode, DestinationPolicy, Subset},
         peers::PeerPolicy,
     },
@@ -130,12 +130,19 @@ pub(super) fn peer_policies(inputs: &Inputs) -> Vec<PeerPolicy> {
 }
 
 /// What security documents do to the proxies that they apply to.
-pub(super) fn restrictions(inputs: &Inputs, settings: &MeshSettings, reports: &mut Reports) -> Vec<Restriction> {
+pub(super) fn restrictions(
+    inputs: &Inputs,
+    settings: &MeshSettings,
+    reports: &mut Reports,
+    memo: &mut PolicyMemo<'_>,
+) -> Vec<Restriction> {
     let aliases = settings.trust_domain_aliases.iter().map(ToString::to_string);
     let domains = TrustDomains::new(settings.trust_domain.as_str(), aliases);
     // CUSTOM policies stand before all others, apart from them.
     let documents = inputs.authorization_policies.values().filter(|document| document.spec.action != Action::Custom);
-    let policies = documents.filter_map(|document| Restriction::new(document, &domains, reports));
+    let policies = documents.filter_map(|document| {
+        memo.convert(document, reports, |reports| Restriction::new(document, &domains, reports))
+    });
     let mut restrictions: Vec<Restriction> = policies.collect();
     for (head, broken) in &inputs.broken_policies {
         // The authentications have their own ways to fail closed; an AUDIT policy never changes an answer.

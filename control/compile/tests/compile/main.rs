@@ -5,6 +5,7 @@ mod access;
 mod egress;
 mod gateways;
 mod golden;
+mod incremental;
 mod inputs;
 mod policies;
 mod samples;

@@ -13,8 +13,8 @@ fn live(path: &Path) -> (LiveFiles, Following, MeshWatch) {
 }
 
 fn names(live: &LiveFiles) -> Vec<String> {
-    let documents = live.files.values().flat_map(|state| &state.documents.documents);
-    documents.map(|document| name_of(document, "default").3).collect()
+    let documents = live.files.values().flat_map(|state| &state.documents);
+    documents.map(|source| name_of(&source.document, "default").3).collect()
 }
 
 fn anything() -> Changed {
@@ -30,7 +30,7 @@ fn a_file_that_became_unreadable_keeps_what_was_good() {
     fs::write(&file, format!("{GOOD}---\nkind: [\n")).unwrap();
     assert!(live.take(&anything()));
     assert_eq!(names(&live), ["a", "b"]);
-    assert_eq!(live.files.values().map(|state| state.documents.unreadable.len()).sum::<usize>(), 1);
+    assert_eq!(live.files.values().map(|state| state.unreadable.len()).sum::<usize>(), 1);
     fs::write(&file, GOOD).unwrap();
     assert!(live.take(&anything()));
     assert_eq!(names(&live), ["a"], "a readable text is all there is");
@@ -78,6 +78,30 @@ async fn an_edit_a_replacement_and_a_new_file_are_followed() {
     changed().await;
     fs::write(folder.path().join("b.yaml"), OTHER).unwrap();
     changed().await;
+    stop.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_storm_of_edits_is_compiled_together_and_the_last_one_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    fs::write(&file, GOOD).unwrap();
+    let (live, following, mut mesh) = live(folder.path());
+    mesh.mark_unchanged();
+    let domain = |edit: usize| {
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\n".to_owned()
+            + &format!("data: {{mesh: \"trustDomain: edit-{edit}.example\"}}\n")
+    };
+    // What is told of all edits waits as one set of paths.
+    for edit in 1..=1000 {
+        fs::write(&file, domain(edit)).unwrap();
+    }
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(live.follow(following, stop.clone()));
+    tokio::time::timeout(Duration::from_secs(10), mesh.changed()).await.unwrap().unwrap();
+    let newest = mesh.borrow().clone().unwrap();
+    assert_eq!(newest.trust_domain().as_str(), "edit-1000.example");
     stop.cancel();
     task.await.unwrap();
 }
