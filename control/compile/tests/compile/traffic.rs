@@ -93,7 +93,6 @@ fn hashes_are_read_in_every_form() {
             HashKey::Query { name: "q".into() },
             HashTable::Ring { minimum_size: 64 },
         ),
-        ("useSourceIp: true, maglev: {}", HashKey::SourceIp, HashTable::Maglev { size: 65_537 }),
         ("useSourceIp: true, maglev: {tableSize: 251}", HashKey::SourceIp, HashTable::Maglev { size: 251 }),
         (
             "httpCookie: {name: user, path: /p, ttl: 0s}",
@@ -269,7 +268,7 @@ fn what_is_served_is_not_warned_about_and_what_is_not_is_named() {
     let documents = rule(
         "loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 10s}, localityLbSetting: {enabled: true}}, \
          connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}, outlierDetection: {}, \
-         proxyProtocol: {}, retryBudget: {}, tunnel: {targetHost: x, targetPort: 1}",
+         retryBudget: {}, tunnel: {targetHost: x, targetPort: 1}",
     );
     let compiled = compile_text(&(service("s", "a", HTTP) + &documents));
     let reported: Vec<String> = compiled.reports.diagnostics().iter().map(|d| d.path.clone()).collect();
