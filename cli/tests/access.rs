@@ -1,6 +1,9 @@
 //! Tokens and external authorizers through `palisade eval`: real tokens, verified with the documents' keys, and given answers.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "command/eval.rs"]
+mod command;
+
 use std::{
     io::Write,
     process::{Command, Stdio},
@@ -37,19 +40,8 @@ fn eval(documents: &str, cases: &[Value], settings: &[&str]) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("documents.yaml");
     std::fs::write(&file, documents).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_palisade"))
-        .args(["eval", "--cases", "-", "-o", "jsonl", "-f"])
-        .arg(&file)
-        .args(settings.iter().flat_map(|setting| ["--set", setting]))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines: Vec<String> = cases.iter().map(ToString::to_string).collect();
-    child.stdin.take().unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    command::answers_over(&file, cases, &settings)
 }
 
 const WORKLOADS: &str = r#"

@@ -1,6 +1,9 @@
 //! Authorization through `palisade eval`: documents as people write them, cases as suites ask them.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "command/eval.rs"]
+mod command;
+
 use std::{
     io::Write,
     process::{Command, Stdio},

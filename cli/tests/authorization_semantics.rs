@@ -1,10 +1,8 @@
 //! AuthorizationPolicy as Istio means it, field by field, through `palisade eval`.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::{
-    io::Write,
-    process::{Command, Stdio},
-};
+#[path = "command/eval.rs"]
+mod command;
 
 use serde_json::{Value, json};
 
@@ -48,19 +46,7 @@ fn eval(documents: &str, cases: &[Value]) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("documents.yaml");
     std::fs::write(&file, format!("{MESH}---\n{documents}")).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_palisade"))
-        .args(["eval", "--cases", "-", "-o", "jsonl", "-f"])
-        .arg(&file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let input: String = cases.iter().map(|case| format!("{case}\n")).collect();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    command::answers_over(&file, cases, &[])
 }
 
 fn policy_in(namespace: &str, name: &str, spec: &Value) -> String {

@@ -1,28 +1,16 @@
 //! Calls to hosts outside the mesh, judged by `palisade eval`.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::{
-    io::Write,
-    path::Path,
-    process::{Command, Stdio},
-};
+#[path = "command/eval.rs"]
+mod command;
+
+use std::path::Path;
 
 use serde_json::{Value, json};
 
 fn eval(cases: &[Value]) -> Vec<Value> {
     let documents = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/egress/documents.yaml");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_palisade"))
-        .args(["eval", "-o", "jsonl", "--cases", "-", "-f"])
-        .arg(documents)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let input: String = cases.iter().map(|case| format!("{case}\n")).collect();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    command::answers_over(&documents, cases, &[])
 }
 
 fn outbound(namespace: &str, port: u16, rest: Value) -> Value {

@@ -11,6 +11,9 @@ use palisade_tests::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// The hosts outside the mesh.
+const HOSTS: [&str; 4] = ["www.example.com", "relayed.example.com", "direct.example.com", "unknown.example.com"];
+
 /// How long a host outside the mesh may take to listen.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -30,7 +33,7 @@ async fn an_egress_gateway_knows_its_callers_and_unknown_hosts_are_refused() -> 
     let mesh = Mesh::start(Options {
         documents: vec![folder.path().join("documents")],
         images: folder.path().join("images.yaml"),
-        arguments: vec![origin("www.example.com"), origin("direct.example.com"), origin("unknown.example.com")],
+        arguments: HOSTS.map(origin).to_vec(),
         ..Options::default()
     })
     .await?;
@@ -58,7 +61,7 @@ async fn an_egress_gateway_knows_its_callers_and_unknown_hosts_are_refused() -> 
     let answer = call(&other, "http://www.example.com/").await?;
     ensure!(answer["status"] == 403, "another caller is refused: {answer}");
 
-    let answer = call(&other, "https://www.example.com/").await?;
+    let answer = call(&other, "https://relayed.example.com/").await?;
     ensure!(answer["status"] == 200, "TLS is relayed by server name: {answer}; {:#?}", log());
     let said: Value = serde_json::from_str(answer["body"].as_str().unwrap_or_default())?;
     ensure!(said["peer"] == gateway.as_str(), "through the gateway: {said}");
@@ -86,8 +89,7 @@ async fn call(mesh: &Mesh, pod: &Pod, sources: &Path, url: &str, ca: &str) -> an
 
 /// Writes documents with the CA of the hosts outside, and their certificate; gives the CA's path.
 fn certificates(folder: &TempDir, sources: &Path) -> anyhow::Result<String> {
-    let names = ["www.example.com", "direct.example.com", "unknown.example.com"].map(str::to_owned);
-    let made = rcgen::generate_simple_self_signed(names)?;
+    let made = rcgen::generate_simple_self_signed(HOSTS.map(str::to_owned))?;
     let pem = made.cert.pem();
     fs::write(folder.path().join("cert.pem"), &pem)?;
     fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem())?;

@@ -112,8 +112,6 @@ codes! {
     UnknownPort = "PLS0209", Warning;
     /// A known field that is not served yet.
     NotServed = "PLS0301", Warning;
-    /// A known field that is not served yet; the traffic concerned is refused.
-    Refused = "PLS0302", Warning;
     /// A rule of an authorization policy that cannot be used as written.
     PolicyRule = "PLS0401", Warning;
     /// A policy that is older than another one and makes it void.
@@ -224,13 +222,6 @@ impl Reports {
     pub(crate) fn add(&mut self, report: Report) {
         if let Some(unplaced) = &mut self.unplaced {
             unplaced.push((report, Place::Field));
-            return;
-        }
-        // The table of fields has said it where the document was read.
-        let is_said = |held: &Diagnostic| {
-            held.code == report.code.id() && held.path == report.path && held.object == report.object
-        };
-        if matches!(report.code, Code::NotServed | Code::Refused) && self.diagnostics.iter().any(is_said) {
             return;
         }
         let document = self.documents.get(&report.object);

@@ -159,11 +159,9 @@ impl Resolved {
         let sidecars = Stage::of(held.map(|h| &h.sidecars), &inputs, &[SIDECARS], reports, |inputs, _| {
             Sidecars::new(inputs, Arc::clone(root))
         });
-        let destinations =
-            Stage::of(held.map(|h| &h.destinations), &inputs, &[DESTINATIONS], reports, |inputs, reports| {
-                let policies = conversions::destination_policies(inputs, &settings, reports);
-                DestinationPolicies::new(Arc::clone(root), policies)
-            });
+        let destinations = Stage::of(held.map(|h| &h.destinations), &inputs, &[DESTINATIONS], reports, |inputs, _| {
+            DestinationPolicies::new(Arc::clone(root), conversions::destination_policies(inputs, &settings))
+        });
         let virtual_services =
             Stage::of(held.map(|h| &h.virtual_services), &inputs, &[VIRTUAL_SERVICES], reports, |inputs, _| {
                 VirtualServices::new(inputs.virtual_services.values(), &settings)

@@ -119,24 +119,6 @@ pub(super) fn report(runtime: &Runtime, ctx: &RequestCtx, outcome: Outcome) {
     }
 }
 
-/// The HTTP status that a gRPC status stands for (Envoy's `grpcToHttpStatus`).
-pub(super) const fn http_status_of(grpc: u32) -> u16 {
-    match grpc {
-        0 => 200,
-        1 => 499,
-        3 | 9 | 11 => 400,
-        4 => 504,
-        5 => 404,
-        6 | 10 => 409,
-        7 => 403,
-        8 => 429,
-        12 => 501,
-        14 => 503,
-        16 => 401,
-        _ => 500,
-    }
-}
-
 /// Options of the connections for one client: shared ones, or such as carry its address in front.
 pub(crate) fn options(cluster: &IndexedCluster, client: &Connection) -> Option<Arc<ConnectionOptions>> {
     let Some(version) = cluster.cluster().traffic.connection.proxy_protocol else {

@@ -26,6 +26,7 @@ use crate::{
         balance::Picked,
         dynamic::{self, Wanted},
         facts::Chance,
+        status,
         upstream::{protocol_towards, tls_towards},
         verdict::{Action, ForwardPlan},
     },
@@ -202,7 +203,7 @@ pub(super) fn close_after_last(request: &mut RequestHeader, ctx: &RequestCtx) ->
 /// Notes the gRPC status that came after everything else.
 pub(super) fn answered_with_trailers(runtime: &Runtime, ctx: &RequestCtx, grpc: u32) {
     if ctx.is_grpc {
-        limits::report(runtime, ctx, Outcome::Answered(limits::http_status_of(grpc)));
+        limits::report(runtime, ctx, Outcome::Answered(status::http_of_grpc(grpc)));
     }
 }
 
@@ -249,7 +250,7 @@ pub(super) fn check_response(
     // What a gRPC server thinks of the call comes with the trailers, unless they are all that comes.
     let answered = match (ctx.is_grpc && response.status.is_success(), grpc) {
         (false, _) => Some(response.status.as_u16()),
-        (true, grpc) => grpc.map(limits::http_status_of),
+        (true, grpc) => grpc.map(status::http_of_grpc),
     };
     if let Some(answered) = answered {
         limits::report(runtime, ctx, Outcome::Answered(answered));

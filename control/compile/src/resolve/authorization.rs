@@ -114,6 +114,8 @@ impl Authorization {
     }
 }
 
+const SELECTOR_AND_TARGETS: &str = "selector together with targetRefs";
+
 impl Restriction {
     /// A document that denies its whole target.
     pub(crate) fn denying(head: &Head, target: Target, message: &str) -> Self {
@@ -139,19 +141,15 @@ impl Restriction {
     ) -> Option<Self> {
         let head = &document.head;
         let spec = &document.spec;
-        let targets: Vec<PolicyTargetReference> = spec.targets().cloned().collect();
-        let labels = spec.selector.as_ref().map(|selector| selector.match_labels.clone());
-        let target = match (labels, targets.is_empty()) {
-            (Some(labels), false) => {
-                // Which of the two is meant cannot be known: both are denied.
-                let target = Target::Workloads(labels);
+        let target = match target_of(spec) {
+            Ok(target) => target,
+            // Which of the two is meant cannot be known: both are denied.
+            Err(target) => {
                 return Some(match is_dry_run(head) {
                     true => Self::recording(head, target),
-                    false => Self::denying(head, target, "selector together with targetRefs"),
+                    false => Self::denying(head, target, SELECTOR_AND_TARGETS),
                 });
             }
-            (labels, true) => Target::Workloads(labels.unwrap_or_default()),
-            (None, false) => Target::Objects(targets),
         };
         let mode = mode_of(head, reports);
         let action = match spec.action {
@@ -190,15 +188,9 @@ impl Restriction {
         reports: &mut Reports,
     ) -> Option<Self> {
         let (head, spec) = (&document.head, &document.spec);
-        let targets: Vec<PolicyTargetReference> = spec.targets().cloned().collect();
-        let labels = spec.selector.as_ref().map(|selector| selector.match_labels.clone());
-        let target = match (labels, targets.is_empty()) {
-            (Some(labels), false) => {
-                let message = "selector together with targetRefs";
-                return (!is_dry_run(head)).then(|| Self::denying(head, Target::Workloads(labels), message));
-            }
-            (labels, true) => Target::Workloads(labels.unwrap_or_default()),
-            (None, false) => Target::Objects(targets),
+        let target = match target_of(spec) {
+            Ok(target) => target,
+            Err(target) => return (!is_dry_run(head)).then(|| Self::denying(head, target, SELECTOR_AND_TARGETS)),
         };
         let mut restriction = Self {
             origin: head.origin(),
@@ -302,6 +294,16 @@ fn mode_of(head: &Head, reports: &mut Reports) -> PolicyMode {
         reports.add(Report::warning(head, Code::PolicyDryRun, DRY_RUN_PATH, &message));
     }
     PolicyMode::Enforce
+}
+
+/// Whom a policy is about. `Err`: it has a selector, whose workloads these are, and `targetRefs` as well.
+fn target_of(spec: &AuthorizationPolicy) -> Result<Target, Target> {
+    let targets: Vec<PolicyTargetReference> = spec.targets().cloned().collect();
+    match (spec.selector.as_ref().map(|selector| selector.match_labels.clone()), targets.is_empty()) {
+        (Some(labels), false) => Err(Target::Workloads(labels)),
+        (labels, true) => Ok(Target::Workloads(labels.unwrap_or_default())),
+        (None, false) => Ok(Target::Objects(targets)),
+    }
 }
 
 fn source(written: &istio::Source) -> palisade_policy::Source {

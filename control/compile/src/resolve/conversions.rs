@@ -25,45 +25,21 @@ pub(crate) mod traffic;
 
 use traffic::traffic_policy_of;
 
-/// Findings about one document.
-struct Findings<'a> {
-    head: &'a Head,
-    reports: &'a mut Reports,
-}
-
-impl Findings<'_> {
-    /// A field that is written and not served.
-    fn not_served(&mut self, is_written: bool, path: &str) {
-        if is_written {
-            let field = path.rsplit('.').next().unwrap_or(path);
-            let message = format!("`{field}` is not served yet and has no effect");
-            self.reports.add(Report::warning(self.head, Code::NotServed, path, &message));
-        }
-    }
-}
-
 /// All DestinationRules, oldest first.
-pub(super) fn destination_policies(
-    inputs: &Inputs,
-    settings: &MeshSettings,
-    reports: &mut Reports,
-) -> Vec<DestinationPolicy> {
+pub(super) fn destination_policies(inputs: &Inputs, settings: &MeshSettings) -> Vec<DestinationPolicy> {
     object::by_age(inputs.destination_rules.values())
         .into_iter()
         .filter_map(|document| {
             let DestinationRule { host, traffic_policy, subsets, export_to, workload_selector } = &document.spec;
             let namespace = &document.head.key.namespace;
-            let mut findings = Findings { head: &document.head, reports };
             // What is no host pattern was refused by validation and names nothing.
             let host = hosts::full_name(host, namespace, &settings.cluster_domain).parse().ok()?;
             let is_private = workload_selector.is_some();
             let mut by_name: BTreeMap<Arc<str>, Subset> = BTreeMap::new();
-            for (index, subset) in subsets.iter().enumerate() {
+            for subset in subsets {
                 let labels =
                     subset.labels.iter().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect();
-                let place = format!("spec.subsets[{index}].trafficPolicy");
-                let policy =
-                    subset.traffic_policy.as_ref().map(|policy| traffic_policy_of(policy, &place, &mut findings));
+                let policy = subset.traffic_policy.as_ref().map(traffic_policy_of);
                 by_name.entry(subset.name.as_str().into()).or_insert(Subset { labels, policy });
             }
             Some(DestinationPolicy {
@@ -75,9 +51,7 @@ pub(super) fn destination_policies(
                     Visibility::parse(export_to, &settings.default_destination_rule_export_to, namespace)
                 },
                 workload_selector: workload_selector.as_ref().map(|selector| selector.match_labels.clone()),
-                policy: traffic_policy
-                    .as_ref()
-                    .map(|policy| traffic_policy_of(policy, "spec.trafficPolicy", &mut findings)),
+                policy: traffic_policy.as_ref().map(traffic_policy_of),
                 subsets: by_name,
                 origins: vec![document.head.origin()],
             })

@@ -14,7 +14,7 @@ use palisade_model::{
     route::Percent,
 };
 
-use super::{Findings, tls_of};
+use super::tls_of;
 use crate::{
     resolve::destination_rules::{Balancing, Blocks, ConnectionPool, Http2Upgrade, LocalityPreference, TrafficPolicy},
     time,
@@ -25,29 +25,23 @@ const RING_SIZE: u64 = 1024;
 /// Entries of a Maglev table where none are written (Envoy).
 const MAGLEV_SIZE: u32 = 65_537;
 
-pub(super) fn traffic_policy_of(
-    written: &istio::TrafficPolicy,
-    place: &str,
-    findings: &mut Findings<'_>,
-) -> TrafficPolicy {
+pub(super) fn traffic_policy_of(written: &istio::TrafficPolicy) -> TrafficPolicy {
     let istio::TrafficPolicy {
         load_balancer,
         connection_pool,
         outlier_detection,
         tls,
         port_level_settings,
-        tunnel,
+        tunnel: _,
         proxy_protocol,
         retry_budget,
     } = written;
-    findings.not_served(tunnel.is_some(), &format!("{place}.tunnel"));
     let mut ports = std::collections::BTreeMap::new();
-    for (index, port) in port_level_settings.iter().flatten().enumerate() {
+    for port in port_level_settings.iter().flatten() {
         let PortTrafficPolicy { port, load_balancer, connection_pool, outlier_detection, tls } = port;
-        let place = format!("{place}.portLevelSettings[{index}]");
         let Some(number) = port.as_ref().and_then(|port| u16::try_from(port.number).ok()) else { continue };
         let blocks = Blocks {
-            load_balancer: load_balancer.as_ref().map(|written| balancing(written, &place, findings)),
+            load_balancer: load_balancer.as_ref().map(balancing),
             pool: connection_pool.as_ref().map(pool),
             outlier: outlier_detection.as_ref().map(outlier),
             tls: tls.as_ref().map(tls_of),
@@ -58,7 +52,7 @@ pub(super) fn traffic_policy_of(
         ports.entry(number).or_insert(blocks);
     }
     let blocks = Blocks {
-        load_balancer: load_balancer.as_ref().map(|written| balancing(written, place, findings)),
+        load_balancer: load_balancer.as_ref().map(balancing),
         pool: connection_pool.as_ref().map(pool),
         outlier: outlier_detection.as_ref().map(outlier),
         tls: tls.as_ref().map(tls_of),
@@ -85,19 +79,16 @@ fn millionths(percent: f64) -> Percent {
     Percent(millionths)
 }
 
-fn balancing(written: &LoadBalancerSettings, place: &str, findings: &mut Findings<'_>) -> Balancing {
+fn balancing(written: &LoadBalancerSettings) -> Balancing {
     let LoadBalancerSettings {
         simple,
         consistent_hash,
-        backend_utilization,
+        backend_utilization: _,
         locality_lb_setting,
-        zone_aware_lb_setting,
+        zone_aware_lb_setting: _,
         warmup_duration_secs,
         warmup,
     } = written;
-    let place = format!("{place}.loadBalancer");
-    findings.not_served(backend_utilization.is_some(), &format!("{place}.backendUtilization"));
-    findings.not_served(zone_aware_lb_setting.is_some(), &format!("{place}.zoneAwareLbSetting"));
     let algorithm = match (consistent_hash, simple) {
         (Some(hash), _) => self::consistent_hash(hash),
         (None, None | Some(SimpleLb::Unspecified | SimpleLb::LeastConn | SimpleLb::LeastRequest)) => {
