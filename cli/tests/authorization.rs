@@ -4,10 +4,7 @@
 #[path = "command/eval.rs"]
 mod command;
 
-use std::{
-    io::Write,
-    process::{Command, Stdio},
-};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -33,36 +30,26 @@ kind: Namespace
 metadata: {name: bar}
 ";
 
-/// Runs one subcommand over documents given as text.
-fn palisade(arguments: &[&str], documents: &str, input: &str) -> (Option<i32>, Vec<Value>) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("documents.yaml");
-    std::fs::write(&file, documents).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_palisade"))
-        .args(arguments)
-        .arg("-f")
-        .arg(&file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    (output.status.code(), text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+/// The workload and further documents, as a file.
+fn file_of(documents: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    std::fs::write(file.path(), format!("{WORKLOAD}---\n{documents}")).unwrap();
+    file
 }
 
 /// The answers to cases, over the workload and further documents.
 fn eval(documents: &str, cases: &[Value]) -> Vec<Value> {
-    let input: String = cases.iter().map(|case| format!("{case}\n")).collect();
-    let documents = format!("{WORKLOAD}---\n{documents}");
-    let (code, answers) = palisade(&["eval", "--cases", "-", "-o", "jsonl"], &documents, &input);
-    assert_eq!(code, Some(0), "{answers:?}");
-    answers
+    command::answers_over(file_of(documents).path(), cases, &[])
 }
 
 fn analyze(documents: &str) -> Vec<Value> {
-    palisade(&["analyze", "-o", "jsonl"], &format!("{WORKLOAD}---\n{documents}"), "").1
+    let file = file_of(documents);
+    let output = Command::new(env!("CARGO_BIN_EXE_palisade"))
+        .args(["analyze", "-o", "jsonl", "-f"])
+        .arg(file.path())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// A request to the workload's HTTP port from `NAMESPACE/ACCOUNT`; fields of `http` win.

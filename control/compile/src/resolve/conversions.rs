@@ -11,8 +11,8 @@ use palisade_policy::TrustDomains;
 use crate::{
     hosts::{self, Visibility},
     inputs::Inputs,
-    object::{self, Head},
-    reports::{Code, Report, Reports},
+    object,
+    reports::Reports,
     resolve::{
         authorization::{PolicyMemo, Restriction, Target, is_dry_run},
         destination_rules::{ClientTls, ClientTlsMode, DestinationPolicy, Subset},
