@@ -33,7 +33,7 @@ pub(super) async fn allowlist(narrator: &Narrator) -> anyhow::Result<()> {
     let walk = async {
         let allowed = call(narrator, &mesh, "clerk", URL).await?;
         ensure!(allowed["status"] == 200, "clerk was not let out: {allowed}");
-        let line = egress_line(&mesh, "ok").await?;
+        let line = line_of(&mesh, "istio-system", "egressgateway", "ok").await?;
         narrator.shows(&format!(
             "egress gateway: from {} ({}) to {}, {}",
             line["source"], line["connection"], line["authority"], line["reason"]
@@ -42,15 +42,13 @@ pub(super) async fn allowlist(narrator: &Narrator) -> anyhow::Result<()> {
 
         let refused = call(narrator, &mesh, "guest", URL).await?;
         ensure!(refused["status"] == 403, "guest was let out: {refused}");
-        let line = egress_line(&mesh, "authz-denied").await?;
+        let line = line_of(&mesh, "istio-system", "egressgateway", "authz-denied").await?;
         narrator.shows(&format!("egress gateway: from {}, {}", line["source"], line["reason"]));
 
         let unknown = call(narrator, &mesh, "clerk", UNKNOWN).await?;
         ensure!(unknown["status"] == 502, "a host that no document names was reached: {unknown}");
-        let lines = mesh.access_log("shop", "clerk")?;
-        let line = lines.iter().rev().find(|line| line["status"] == 502).context("no line of the refusal")?;
+        let line = line_of(&mesh, "shop", "clerk", "egress-unknown-host").await?;
         narrator.shows(&format!("clerk's sidecar: {} is {}", line["authority"], line["reason"]));
-        ensure!(line["reason"] == "egress-unknown-host", "{line}");
         Ok(())
     };
     let result: anyhow::Result<()> = walk.await;
@@ -69,10 +67,10 @@ async fn call(narrator: &Narrator, mesh: &Mesh, pod: &str, url: &str) -> anyhow:
     Ok(answer)
 }
 
-/// The egress gateway's line about the request that ended so.
-async fn egress_line(mesh: &Mesh, reason: &str) -> anyhow::Result<Value> {
-    until("the egress gateway's log line", SOON, async || {
-        let lines = mesh.access_log("istio-system", "egressgateway")?;
+/// A proxy's line about the last request that ended so.
+async fn line_of(mesh: &Mesh, namespace: &str, name: &str, reason: &str) -> anyhow::Result<Value> {
+    until("the access log's line", SOON, async || {
+        let lines = mesh.access_log(namespace, name)?;
         lines.into_iter().rev().find(|line| line["reason"] == reason).context("no such line yet")
     })
     .await
