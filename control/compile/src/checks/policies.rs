@@ -21,9 +21,9 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
     for document in resolved.inputs.authorization_policies.values() {
         let AuthorizationPolicy { selector: _, target_ref: _, target_refs: _, action, rules: _, provider: _ } =
             &document.spec;
-        targets(resolved, document, reports);
+        targets(resolved, &inventory, document, reports);
         annotations(&document.head, reports);
-        let tcp_ports = inventory.tcp_ports(resolved, document);
+        let tcp_ports = inventory.tcp_ports(document);
         let mut earlier: Vec<(usize, &Rule)> = Vec::new();
         for (index, entry) in document.spec.rules() {
             let RuleEntry::Rule(rule) = entry else { continue };
@@ -48,7 +48,12 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
 }
 
 /// Targets that bind nothing, and selectors that select nothing.
-fn targets(resolved: &Resolved, document: &Object<AuthorizationPolicy>, reports: &mut Reports) {
+fn targets(
+    resolved: &Resolved,
+    inventory: &Inventory<'_>,
+    document: &Object<AuthorizationPolicy>,
+    reports: &mut Reports,
+) {
     let Object { head, spec, .. } = document;
     let unbound = |path: &str, message: &str| Report::warning(head, Code::PolicyUnbound, path, message);
     for target in spec.targets() {
@@ -67,10 +72,8 @@ fn targets(resolved: &Resolved, document: &Object<AuthorizationPolicy>, reports:
     }
     let labels = spec.selector.as_ref().map(|selector| &selector.match_labels).filter(|labels| !labels.is_empty());
     let Some(labels) = labels else { return };
-    let is_root = head.key.namespace == resolved.settings.root_namespace;
-    let mut pods = resolved.inputs.pods.values().filter(|pod| is_root || pod.head.key.namespace == head.key.namespace);
-    let has_pods = !resolved.inputs.pods.is_empty();
-    if has_pods && !pods.any(|pod| object::selects(labels, &pod.head.labels)) {
+    let mut pods = inventory.pods_within(&head.key.namespace);
+    if inventory.has_pods() && !pods.any(|pod| object::selects(labels, &pod.head.labels)) {
         reports.add(unbound("spec.selector", "no pod has these labels: the policy applies to nothing so far"));
     }
 }

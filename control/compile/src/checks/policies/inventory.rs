@@ -9,24 +9,42 @@ use palisade_crds::istio::{AuthorizationPolicy, Rule, Source};
 use palisade_model::listener::Protocol;
 
 use crate::{
-    inputs::core::TargetPort,
+    inputs::core::{Pod, TargetPort},
     object::{self, Object},
     reports::Code,
-    resolve::Resolved,
+    resolve::{
+        Resolved,
+        services::{Registered, RegisteredPort, Registry},
+    },
 };
 
-/// Namespaces and service accounts of the documents.
-pub(super) struct Inventory {
+/// Namespaces, service accounts, pods and opaque ports of the documents.
+pub(super) struct Inventory<'a> {
     namespaces: BTreeSet<Arc<str>>,
     /// `NAMESPACE/ACCOUNT` of every pod.
     accounts: BTreeSet<String>,
+    pods: BTreeMap<&'a str, Vec<&'a Object<Pod>>>,
+    /// Services that select pods and declare opaque ports.
+    opaque: Vec<&'a Registered>,
+    root_namespace: &'a str,
 }
 
-impl Inventory {
-    pub(super) fn of(resolved: &Resolved) -> Self {
+impl<'a> Inventory<'a> {
+    pub(super) fn of(resolved: &'a Resolved) -> Self {
         let inputs = &resolved.inputs;
         let pods = || inputs.pods.values();
+        let mut by_namespace: BTreeMap<&str, Vec<&Object<Pod>>> = BTreeMap::new();
+        for pod in pods() {
+            by_namespace.entry(&pod.head.key.namespace).or_default().push(pod);
+        }
+        let has_opaque_ports = |service: &&Registered| {
+            let is_selecting = service.registry == Registry::Kubernetes && !service.selector.is_empty();
+            is_selecting && service.ports.iter().any(is_opaque)
+        };
         Self {
+            opaque: resolved.services.iter().filter(has_opaque_ports).collect(),
+            pods: by_namespace,
+            root_namespace: &resolved.settings.root_namespace,
             namespaces: inputs.namespaces.keys().chain(pods().map(|pod| &pod.head.key.namespace)).cloned().collect(),
             accounts: pods().map(|pod| format!("{}/{}", pod.head.key.namespace, pod.spec.service_account)).collect(),
         }
@@ -99,32 +117,34 @@ impl Inventory {
         }
     }
 
+    /// Pods that a policy of this namespace could select: its own, or all for one of the root namespace.
+    pub(super) fn pods_within(&self, namespace: &str) -> impl Iterator<Item = &'a Object<Pod>> {
+        let is_root = namespace == self.root_namespace;
+        let own = self.pods.get(namespace).filter(|_| !is_root).into_iter();
+        let all = self.pods.values().filter(move |_| is_root);
+        own.chain(all).flatten().copied()
+    }
+
+    /// Whether there is any pod to compare with.
+    pub(super) fn has_pods(&self) -> bool {
+        !self.pods.is_empty()
+    }
+
     /// Declared TCP ports of the workloads that a policy selects: the pod's port and the service that declares it.
-    pub(super) fn tcp_ports(
-        &self,
-        resolved: &Resolved,
-        document: &Object<AuthorizationPolicy>,
-    ) -> BTreeMap<u16, String> {
+    pub(super) fn tcp_ports(&self, document: &Object<AuthorizationPolicy>) -> BTreeMap<u16, String> {
         let mut ports = BTreeMap::new();
-        if document.spec.targets().next().is_some() {
+        if self.opaque.is_empty() || document.spec.targets().next().is_some() {
             return ports;
         }
         let labels = document.spec.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default();
         let own = &document.head.key.namespace;
-        let is_root = *own == resolved.settings.root_namespace;
-        let selected = |pod: &Object<crate::inputs::core::Pod>| {
-            (is_root || pod.head.key.namespace == *own) && object::selects(&labels, &pod.head.labels)
-        };
-        let pods: Vec<_> = resolved.inputs.pods.values().filter(|pod| selected(pod)).collect();
-        for service in resolved.services.iter() {
-            let Some(written) = resolved.inputs.services.get(&service.key).map(|written| &written.spec.selector) else {
-                continue;
-            };
+        let pods: Vec<_> = self.pods_within(own).filter(|pod| object::selects(&labels, &pod.head.labels)).collect();
+        for service in &self.opaque {
             let mut behind = pods.iter().filter(|pod| pod.head.key.namespace == service.key.namespace);
-            if written.is_empty() || !behind.any(|pod| object::selects(written, &pod.head.labels)) {
+            if !behind.any(|pod| object::selects(&service.selector, &pod.head.labels)) {
                 continue;
             }
-            for port in service.ports.iter().filter(|port| matches!(port.protocol, Protocol::Tcp | Protocol::Tls)) {
+            for port in service.ports.iter().filter(|port| is_opaque(port)) {
                 let target = match &port.target {
                     TargetPort::Number(number) => *number,
                     TargetPort::Name(_) => port.number,
@@ -134,4 +154,8 @@ impl Inventory {
         }
         ports
     }
+}
+
+fn is_opaque(port: &RegisteredPort) -> bool {
+    matches!(port.protocol, Protocol::Tcp | Protocol::Tls)
 }
