@@ -79,7 +79,7 @@ pub fn public_keys(text: &str) -> Option<String> {
     let keys: Vec<Value> = written
         .into_iter()
         .filter_map(Value::as_object)
-        .filter(|key| key.get("kty").is_some_and(|kty| kty != "oct"))
+        .filter(|key| is_whole(key))
         .take(MAX_KEYS)
         .map(|key| {
             let public =
@@ -88,6 +88,18 @@ pub fn public_keys(text: &str) -> Option<String> {
         })
         .collect();
     (!keys.is_empty()).then(|| serde_json::json!({ "keys": keys }).to_string())
+}
+
+/// Whether a key is a public one with all that it takes to verify with it. What its algorithms can do is the proxy's to know.
+fn is_whole(key: &Map<String, Value>) -> bool {
+    let text = |name: &str| key.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let members: &[&str] = match text("kty") {
+        Some("RSA") => &["n", "e"],
+        Some("EC") => &["crv", "x", "y"],
+        Some("OKP") => &["crv", "x"],
+        Some(_) | None => return false,
+    };
+    members.iter().all(|name| text(name).is_some())
 }
 
 #[cfg(test)]
@@ -100,7 +112,19 @@ mod tests {
             public_keys(r#"{"keys": [{"kty": "RSA", "n": "a", "e": "b", "d": "secret"}, {"kty": "oct", "k": "s"}]}"#);
         assert_eq!(keys.as_deref(), Some(r#"{"keys":[{"kty":"RSA","n":"a","e":"b"}]}"#));
         assert_eq!(public_keys(r#"{"keys": [{"kty": "oct", "k": "s"}]}"#), None);
-        assert_eq!(public_keys("no keys"), None);
+        for text in [
+            "no keys",
+            "{}",
+            "[]",
+            r#"{"keys": []}"#,
+            r#"{"keys": {}}"#,
+            r#"{"keys": [1, null, {}]}"#,
+            r#"{"keys": [{"kty": "RSA", "n": "a"}]}"#,
+            r#"{"keys": [{"kty": "EC", "crv": "P-256", "x": "a", "y": 1}]}"#,
+            r#"{"keys": [{"kty": "none"}]}"#,
+        ] {
+            assert_eq!(public_keys(text), None, "{text}");
+        }
         assert!(public_keys(r#"{"kty": "EC", "crv": "P-256", "x": "a", "y": "b"}"#).is_some(), "a single key");
     }
 }

@@ -80,8 +80,8 @@ pub enum FetchError {
         /// The status.
         status: StatusCode,
     },
-    /// Redirected too often, or to a weaker scheme.
-    #[error("`{0}` redirects too often or away from https")]
+    /// Redirected too often, or led to a weaker scheme.
+    #[error("`{0}` redirects too often or leads away from https")]
     Redirect(String),
     /// Not the document that it should be.
     #[error("`{host}`: {message}")]
@@ -146,7 +146,12 @@ impl Fetcher {
                 let fields: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
                 let uri = fields.get("jwks_uri").and_then(|uri| uri.as_str());
                 let message = "its OpenID configuration names no `jwks_uri`";
-                uri.ok_or(FetchError::Content { host, message })?.to_owned()
+                let uri = uri.ok_or(FetchError::Content { host: host.clone(), message })?.to_owned();
+                // What TLS vouches for names no keys that nobody vouches for.
+                if has_scheme(issuer, "https") && !has_scheme(&uri, "https") {
+                    return Err(FetchError::Redirect(host));
+                }
+                uri
             }
         };
         let (host, body) = self.get(&uri).await?;
@@ -189,9 +194,9 @@ impl Fetcher {
             _ => return Err(unusable()),
         };
         let port = url.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-        let address = self.resolve(&host, port).await?;
+        let addresses = self.resolve(&host, port).await?;
         let failed = |source| FetchError::Connect { host: host.clone(), source };
-        let stream = TcpStream::connect(address).await.map_err(failed)?;
+        let stream = self.connect(&addresses).await.map_err(failed)?;
         let response = if is_tls {
             let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
             let name = ServerName::try_from(name).map_err(|_| unusable())?;
@@ -205,8 +210,22 @@ impl Fetcher {
         Ok((host, response))
     }
 
-    /// An address of a name. One refused address refuses the name: which one an attacker's server would give next is not known.
-    async fn resolve(&self, host: &str, port: u16) -> Result<SocketAddr, FetchError> {
+    /// A connection to the first address that answers; one that does not leaves time for the others.
+    async fn connect(&self, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+        let share = self.limit / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "no addresses");
+        for address in addresses {
+            match tokio::time::timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failure = error,
+                Err(_) => failure = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(failure)
+    }
+
+    /// The addresses of a name. One refused address refuses the name: which one an attacker's server would give next is not known.
+    async fn resolve(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, FetchError> {
         let name = host.trim_start_matches('[').trim_end_matches(']');
         let found = tokio::net::lookup_host((name, port)).await;
         let found = found.map_err(|source| FetchError::Resolve { host: host.to_owned(), source })?;
@@ -214,11 +233,13 @@ impl Fetcher {
         if addresses.iter().any(|address| (self.refuses)(address.ip())) {
             return Err(FetchError::Refused(host.to_owned()));
         }
-        addresses.first().copied().ok_or_else(|| FetchError::Resolve {
-            host: host.to_owned(),
-            source: io::Error::new(io::ErrorKind::NotFound, "no addresses"),
-        })
+        Ok(addresses)
     }
+}
+
+/// Whether an URL has this scheme, however it is written.
+fn has_scheme(url: &str, scheme: &str) -> bool {
+    url.split_once(':').is_some_and(|(written, _)| written.eq_ignore_ascii_case(scheme))
 }
 
 /// Where a redirect leads: an URL of its own, or a path on the same host.

@@ -5,6 +5,8 @@ use tokio::net::TcpListener;
 
 use super::*;
 
+mod https;
+
 const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA","d":"secret"}]}"#;
 const PUBLIC: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"AA"}]}"#;
 
