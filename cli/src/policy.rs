@@ -7,8 +7,10 @@ use std::{
 
 use clap::Subcommand;
 
+mod control;
 mod explanation;
 mod junit;
+mod records;
 mod show;
 mod test;
 mod why;
@@ -25,6 +27,7 @@ enum Command {
     Test(Box<test::Test>),
     Show(Box<show::Show>),
     Why(Box<why::Why>),
+    Records(records::Records),
     /// Print the Cedar schema that every policy is checked against.
     Schema,
 }
@@ -39,6 +42,7 @@ impl Policy {
             Command::Test(test) => test.run(),
             Command::Show(show) => show.run(),
             Command::Why(why) => why.run(),
+            Command::Records(records) => records.run(),
             Command::Schema => {
                 io::stdout().lock().write_all(palisade_policy::SCHEMA.as_bytes())?;
                 Ok(ExitCode::SUCCESS)

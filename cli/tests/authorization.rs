@@ -329,3 +329,18 @@ fn egress_is_decided_beside_the_caller_and_only_where_a_policy_says_so() {
     assert_eq!(answers[0]["status"], 403);
     assert_eq!(answers[0]["authz"]["policies"][0]["namespace"], "istio-system");
 }
+
+#[test]
+fn policies_see_the_query() {
+    let asks = |path: &str| http("bar/a", json!({"path": path}));
+    let cases = [asks("/a"), asks("/a?x=1&debug=1"), asks("/a?"), asks("/a%3Fdebug=1")];
+    let hand = r#"forbid (principal, action, resource) when { context has http && context.http has query && context.http.query like "*debug*" };"#;
+    let answers = eval(&cedar("foo", "query", json!({"policies": hand})), &cases);
+    assert_eq!(decisions(&answers), ["allow", "deny", "allow", "allow"], "{answers:?}");
+    // As Envoy: `:path` is the whole target, `paths` is not.
+    let written = |condition: Value| policy("query", json!({}), json!({"action": "DENY", "rules": [condition]}));
+    let target = written(json!({"when": [{"key": "request.headers[:path]", "values": ["*debug=1"]}]}));
+    assert_eq!(decisions(&eval(&target, &cases)), ["allow", "deny", "allow", "deny"]);
+    let path = written(json!({"to": [{"operation": {"paths": ["*debug=1"]}}]}));
+    assert_eq!(decisions(&eval(&path, &cases)), ["allow", "allow", "allow", "deny"]);
+}

@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
+mod decisions;
+
 use crate::{fleet::ProxyRecord, jwks::KeyStatus, serve::Shared};
 
 /// How long proxies may take to explain a decision.
@@ -40,6 +42,7 @@ pub async fn serve(
         .route("/enforced", get(enforced))
         .route("/why/{decision}", get(why))
         .route("/keys", get(move || async move { Json(json!(&**keys.borrow())) }))
+        .route_service("/palisade.v1.Decisions/{*method}", decisions::service(&shared))
         .layer(from_fn(loopback_only));
     let app = Router::new().route("/metrics", get(metrics)).route("/healthz/ready", get(ready)).merge(pages);
     let service = app.with_state(shared).into_make_service_with_connect_info::<SocketAddr>();
@@ -47,11 +50,22 @@ pub async fn serve(
 }
 
 async fn loopback_only(ConnectInfo(peer): ConnectInfo<SocketAddr>, request: Request, next: Next) -> Response {
-    if peer.ip().to_canonical().is_loopback() {
-        next.run(request).await
-    } else {
-        (StatusCode::FORBIDDEN, "admin pages answer on loopback only\n").into_response()
+    if !peer.ip().to_canonical().is_loopback() {
+        return (StatusCode::FORBIDDEN, "admin pages answer on loopback only\n").into_response();
     }
+    if !is_local_name(&request) {
+        return (StatusCode::FORBIDDEN, "ask for this page by address or as `localhost`\n").into_response();
+    }
+    next.run(request).await
+}
+
+/// A page of another site must not reach these pages through a name that it resolves to loopback (DNS rebinding).
+fn is_local_name(request: &Request) -> bool {
+    let host = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+    let authority = request.uri().authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
+    let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
+    let host = authority.host();
+    host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

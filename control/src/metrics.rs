@@ -29,6 +29,12 @@ pub struct Metrics {
     pub certificates: Family<CertificateLabels, Counter>,
     /// Connections and calls that were refused, by reason.
     pub refused: Family<RefusedLabels, Counter>,
+    /// Decision records that came from proxies.
+    pub decision_records: Counter,
+    /// Decision records that proxies left out.
+    pub decision_records_dropped: Counter,
+    /// Who listens to decision records.
+    pub decision_listeners: Gauge,
     key_fetches: Family<KeyFetchLabels, Counter>,
     keys_fetched: Family<KeyLabels, Gauge>,
 }
@@ -122,6 +128,12 @@ impl Metrics {
         registry.register("compile_seconds", "Compile runs", compile_seconds.clone());
         registry.register("certificates", "Certificate requests by result", certificates.clone());
         registry.register("refused", "Refused connections and calls", refused.clone());
+        let (decision_records, decision_records_dropped) = (Counter::default(), Counter::default());
+        let decision_listeners = Gauge::default();
+        registry.register("decision_records", "Decision records that came from proxies", decision_records.clone());
+        let help = "Decision records that proxies left out because their queue was full";
+        registry.register("decision_records_dropped", help, decision_records_dropped.clone());
+        registry.register("decision_listeners", "Who listens to decision records", decision_listeners.clone());
         registry.register("key_fetches", "Fetches of token keys by source and result", key_fetches.clone());
         let help = "When the keys of a source were last fetched, Unix seconds; 0 = there are none";
         registry.register("keys_fetched_timestamp_seconds", help, keys_fetched.clone());
@@ -133,6 +145,9 @@ impl Metrics {
             compile_seconds,
             certificates,
             refused,
+            decision_records,
+            decision_records_dropped,
+            decision_listeners,
             key_fetches,
             keys_fetched,
         }

@@ -9,7 +9,7 @@ use palisade_wire::{
     delta::MAX_MESSAGE_BYTES,
     proto::{
         istio_auth::istio_certificate_service_server::IstioCertificateServiceServer,
-        v1::configuration_server::ConfigurationServer,
+        v1::{configuration_server::ConfigurationServer, decision_reports_server::DecisionReportsServer},
     },
 };
 use tokio::{net::TcpListener, sync::mpsc};
@@ -19,6 +19,7 @@ use tonic::{Status, metadata::MetadataMap, transport::Server};
 
 use crate::{
     ca::CertificateAuthority,
+    decisions::DecisionHub,
     fleet::Fleet,
     metrics::{Metrics, Refusal},
     slices::{MeshWatch, Slices},
@@ -30,6 +31,7 @@ mod caller;
 mod certificates;
 mod delta;
 mod identity;
+mod reports;
 
 pub use identity::{ServingIdentity, ServingIdentityError};
 
@@ -39,7 +41,7 @@ use caller::{Caller, PeerProof, authenticate};
 /// Connections at a time: one per proxy, and room for those that come back.
 const MAX_CONNECTIONS: usize = 20_000;
 
-/// Streams on one connection: one for configuration, a few for certificates.
+/// Streams on one connection: one for configuration, one for decision records, a few for certificates.
 const MAX_STREAMS: u32 = 16;
 
 /// Largest certificate request message.
@@ -55,6 +57,7 @@ pub struct Shared {
     pub(crate) authority: Arc<CertificateAuthority>,
     pub(crate) tokens: TokenKey,
     pub(crate) metrics: Metrics,
+    pub(crate) decisions: Arc<DecisionHub>,
     pub(crate) certificate_lifetime: Duration,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -83,6 +86,7 @@ impl Shared {
             fleet: Arc::default(),
             authority,
             tokens,
+            decisions: DecisionHub::new(metrics.clone()),
             metrics,
             certificate_lifetime,
             stop,
@@ -98,6 +102,11 @@ impl Shared {
     /// The metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// Decision records.
+    pub fn decisions(&self) -> &Arc<DecisionHub> {
+        &self.decisions
     }
 
     /// The authority.
@@ -168,11 +177,14 @@ async fn serve_stream(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let certificates = IstioCertificateServiceServer::new(certificates::Certificates(Arc::clone(&shared)))
         .max_decoding_message_size(MAX_CERTIFICATE_MESSAGE);
+    let reports = DecisionReportsServer::new(reports::Reports(Arc::clone(&shared)))
+        .max_decoding_message_size(palisade_wire::decisions::MAX_MESSAGE_BYTES);
     let server = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(delta)
+        .add_service(reports)
         .add_service(certificates);
     let stop = shared.stop.clone();
     let incoming = connections.map(Ok::<_, std::io::Error>);

@@ -25,6 +25,38 @@ pub struct ExternalCheck {
     pub is_dry_run: bool,
     /// Who is asked.
     pub asks: ExternalProvider,
+    /// Answers that count again for equal requests; `None` = each request is asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CheckCache>,
+}
+
+/// For how long, and for which requests, an answer counts again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckCache {
+    /// An answer counts for this long.
+    pub lifetime: Duration,
+    /// What two requests must have in common, beside the caller and where they go; sorted, without repetition.
+    pub key: Arc<[KeyPart]>,
+}
+
+/// A part of a request that an answer depends on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyPart {
+    /// Method.
+    Method,
+    /// `http` or `https`.
+    Scheme,
+    /// Authority, port included.
+    Host,
+    /// Normalised path without query.
+    Path,
+    /// Query.
+    Query,
+    /// Address of the peer, whoever it proved to be.
+    SourceIp,
+    /// All lines of a header, by its lower-case name.
+    Header(Arc<str>),
 }
 
 /// Who is asked.

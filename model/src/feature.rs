@@ -23,6 +23,8 @@ pub const BACKEND_PATHS: &str = "route.backend-path";
 pub const REQUEST_AUTHENTICATION: &str = "request-authentication";
 /// External authorizers.
 pub const EXTERNAL_AUTHORIZATION: &str = "external-authorization";
+/// Answers of external authorizers that count again.
+pub const EXTERNAL_AUTHORIZATION_CACHE: &str = "external-authorization.cache";
 
 /// Limits, ejection, warm-up, localities and retry budgets of clusters.
 pub const CLUSTER_TRAFFIC: &str = "cluster.traffic";
@@ -31,6 +33,8 @@ pub const CONSISTENT_HASH: &str = "cluster.consistent-hash";
 
 /// The filter of all names and addresses.
 pub const MEMBERSHIP: &str = "membership";
+/// Policies that denied callers are told the names of.
+pub const NAMED_POLICIES: &str = "policy.names";
 /// Policies about what leaves the mesh.
 pub const EGRESS_POLICIES: &str = "policy.egress";
 
@@ -44,8 +48,10 @@ pub const ALL: &[&str] = &[
     CONSISTENT_HASH,
     REQUEST_AUTHENTICATION,
     EXTERNAL_AUTHORIZATION,
+    EXTERNAL_AUTHORIZATION_CACHE,
     MEMBERSHIP,
     EGRESS_POLICIES,
+    NAMED_POLICIES,
 ];
 
 /// [`ALL`] as a set.
@@ -60,9 +66,16 @@ impl Resource {
             Self::Route(rule) => of_rule(rule),
             Self::Cluster(cluster) => of_cluster(cluster),
             Self::Authentication(_) => vec![REQUEST_AUTHENTICATION],
-            Self::ExternalAuthorization(_) => vec![EXTERNAL_AUTHORIZATION],
+            Self::ExternalAuthorization(external) => {
+                let cached = external.checks.iter().any(|check| check.cache.is_some());
+                let further = cached.then_some(EXTERNAL_AUTHORIZATION_CACHE);
+                std::iter::once(EXTERNAL_AUTHORIZATION).chain(further).collect()
+            }
             Self::Membership(_) => vec![MEMBERSHIP],
-            Self::Settings(settings) => settings.egress_policies.iter().map(|_| EGRESS_POLICIES).collect(),
+            Self::Settings(settings) => {
+                let named = (!settings.telling_namespaces.is_empty()).then_some(NAMED_POLICIES);
+                settings.egress_policies.iter().map(|_| EGRESS_POLICIES).chain(named).collect()
+            }
             Self::Listener(_)
             | Self::Inbound(_)
             | Self::Service(_)

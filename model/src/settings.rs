@@ -61,6 +61,9 @@ pub struct ProxySettings {
     /// Key of the policy set that decides what the workload may reach outside the mesh; `None` = no policy restricts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress_policies: Option<Arc<str>>,
+    /// Namespaces whose policies are named to callers inside the mesh that they deny. Only those are here whose policies can apply.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub telling_namespaces: BTreeSet<Arc<str>>,
 }
 
 /// Path normalisation modes (MeshConfig `pathNormalization`; istio-semantics 1.9).

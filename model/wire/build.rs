@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
+    "palisade/v1/decisions.proto",
     "palisade/v1/delta.proto",
     "palisade/v1/transaction.proto",
     "palisade/v1/saved.proto",

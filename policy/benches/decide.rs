@@ -101,6 +101,7 @@ fn with_request<T>(number: usize, ask: impl FnOnce(&RequestFacts<'_>) -> T) -> T
         scheme: "https",
         authority: b"ledger.payments",
         path: path.as_bytes(),
+        query: None,
         headers: &headers,
         remote_ip: [10, 1, 2, 3].into(),
         jwt: None,

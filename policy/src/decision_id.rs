@@ -26,7 +26,7 @@ pub struct DecisionId {
 #[error("`{0}` is not a decision id: `PROXY-SERIAL` with 8 and 13 characters is expected")]
 pub struct InvalidDecisionId(String);
 
-/// Hands out ids: unique in one process, and not guessable from one another without the seed.
+/// Hands out ids: unique in one process, and unlike one another. They are names, not secrets.
 #[derive(Debug)]
 pub struct DecisionIds {
     proxy: ShortId,

@@ -23,7 +23,7 @@ mod stage;
 
 pub use coverage::{Coverage, Outlook, PolicyCoverage};
 pub use record::{Recorded, RecordedPolicy};
-pub use replay::Replay;
+pub use replay::{MadeDecision, Replay};
 
 use record::Documents;
 use stage::{Candidates, Hit, Stage};

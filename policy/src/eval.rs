@@ -122,14 +122,22 @@ impl<'a> RequestView<'a> {
         let end = facts.path.iter().position(|b| matches!(b, b'?' | b'#')).unwrap_or(facts.path.len());
         let (path, rest) = facts.path.split_at_checked(end).unwrap_or((facts.path, &[]));
         let query = rest.strip_prefix(b"?").map(|q| q.split(|b| *b == b'#').next().unwrap_or_default());
+        let query = facts.query.or(query);
         Self { facts: *facts, authority, path, query, remote_ip: canonical_ip(facts.remote_ip) }
     }
 
     /// Calls `visit` with each line of a header, until it breaks. Pseudo-headers and `host` are the request's own parts.
     pub(crate) fn visit_lines(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) {
+        let whole;
         let own = match name {
             ":method" => self.facts.method.as_bytes(),
-            ":path" => self.facts.path,
+            ":path" => match self.facts.query {
+                Some(query) => {
+                    whole = [self.path, b"?", query].concat();
+                    &whole
+                }
+                None => self.facts.path,
+            },
             ":scheme" => self.facts.scheme.as_bytes(),
             ":authority" | "host" => self.facts.authority,
             _ => return self.facts.headers.visit_lines(name, visit),

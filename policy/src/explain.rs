@@ -53,6 +53,21 @@ pub struct Explanation {
     pub nearest: Vec<NearMiss>,
     /// For a target that is denied as a whole: what is wrong.
     pub message: Option<String>,
+    /// What each audited and dry-run document says.
+    pub recorded: Vec<RecordedExplanation>,
+}
+
+/// What an audited or dry-run document says of a decision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedExplanation {
+    /// Its names; of its rules the first that matched.
+    pub policy: PolicyRef,
+    /// Whether a rule matched.
+    pub matched: bool,
+    /// The decision if it alone were enforced as well; `None` for an audited one.
+    pub allowed: Option<bool>,
+    /// Where no rule matched: the permit of it that came nearest.
+    pub nearest: Option<NearMiss>,
 }
 
 /// A permit that did not match.
@@ -87,7 +102,9 @@ impl CapturedHttp {
     /// The request as the engine is told of it.
     pub(crate) fn facts(&self) -> RequestFacts<'_> {
         let Self { method, scheme, authority, path, headers, remote_ip, jwt, now } = self;
-        RequestFacts { method, scheme, authority, path, headers, remote_ip: *remote_ip, jwt: jwt.as_ref(), now: *now }
+        // The query is part of the path here.
+        let (query, remote_ip, jwt, now) = (None, *remote_ip, jwt.as_ref(), *now);
+        RequestFacts { method, scheme, authority, path, query, headers, remote_ip, jwt, now }
     }
 }
 

@@ -68,8 +68,10 @@ pub struct RequestFacts<'a> {
     pub scheme: &'a str,
     /// `:authority` or `Host`, port included.
     pub authority: &'a [u8],
-    /// Normalised path; a query or fragment is cut off here.
+    /// Normalised path. Where `query` is `None`, what follows a `?` in it is the query; a fragment is cut off.
     pub path: &'a [u8],
+    /// Query without `?`; `None` = none, or part of `path`.
+    pub query: Option<&'a [u8]>,
     /// Header lines.
     pub headers: &'a dyn HeaderLines,
     /// The original client by the proxy's trust settings; the TCP peer where nothing else is trusted.

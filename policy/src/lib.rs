@@ -42,9 +42,10 @@ pub use counts::{EngineTotals, RecordedCounts};
 pub use decision::{Decision, Denial, Permit, PolicyIndex, PolicyRef};
 pub use decision_id::{DecisionId, DecisionIds, InvalidDecisionId, ShortId};
 pub use engine::{
-    ConnectionDecision, Coverage, Outlook, PolicyCoverage, PolicyEngine, Recorded, RecordedPolicy, Replay, Unrestricted,
+    ConnectionDecision, Coverage, MadeDecision, Outlook, PolicyCoverage, PolicyEngine, Recorded, RecordedPolicy,
+    Replay, Unrestricted,
 };
-pub use explain::{CapturedHttp, CapturedRequest, Explanation, FailedClause, NearMiss};
+pub use explain::{CapturedHttp, CapturedRequest, Explanation, FailedClause, NearMiss, RecordedExplanation};
 pub use facts::{
     CertificateNames, ClaimSet, ConnectionFacts, HeaderLines, JwtFacts, Peer, RequestFacts, TlsFacts, claim_key,
 };

@@ -1,25 +1,39 @@
 //! The one place that makes responses: every answer of the proxy itself leaves through here.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use pingora_core::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
-use crate::request::{upstream::DECISION_HEADER, verdict::Answer};
+use crate::request::{
+    upstream::{DECISION_HEADER, POLICY_HEADER},
+    verdict::Answer,
+};
 
 /// What the proxy calls itself.
 pub const SERVER: HeaderValue = HeaderValue::from_static("palisade");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// Sends an answer. `decision` names a denial to its caller, and nothing else about it.
+/// What a caller is told of a denial.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its id.
+    pub decision: String,
+    /// The policy that denied, where the caller may know.
+    pub policy: Option<Arc<str>>,
+}
+
+/// Sends an answer. `told` is all that its caller learns of a denial.
 ///
 /// # Errors
 /// When the client has gone.
-pub async fn send(session: &mut Session, answer: &Answer, decision: Option<&str>) -> Result<()> {
+pub async fn send(session: &mut Session, answer: &Answer, told: Option<&Told>) -> Result<()> {
     let is_head = session.req_header().method == http::Method::HEAD;
-    let (header, body) = build(answer, decision)?;
+    let (header, body) = build(answer, told)?;
     let has_body = !body.is_empty() && !is_head;
     session.write_response_header(Box::new(header), !has_body).await?;
     if has_body {
@@ -29,15 +43,18 @@ pub async fn send(session: &mut Session, answer: &Answer, decision: Option<&str>
 }
 
 /// The head and body of an answer. A gRPC refusal is trailers-only: one header block, no body.
-fn build(answer: &Answer, decision: Option<&str>) -> Result<(ResponseHeader, Bytes)> {
+fn build(answer: &Answer, told: Option<&Told>) -> Result<(ResponseHeader, Bytes)> {
     let Answer { status, grpc_status, headers, content_type, body } = answer;
-    let mut header = ResponseHeader::build(*status, Some(6 + headers.len()))?;
+    let mut header = ResponseHeader::build(*status, Some(7 + headers.len()))?;
     header.insert_header(header::SERVER, SERVER)?;
     for (name, value) in headers {
         header.append_header(name.clone(), value.clone())?;
     }
-    if let Some(decision) = decision {
-        header.insert_header(DECISION_HEADER, decision)?;
+    if let Some(Told { decision, policy }) = told {
+        header.insert_header(DECISION_HEADER, decision.as_str())?;
+        if let Some(policy) = policy {
+            header.insert_header(POLICY_HEADER, &**policy)?;
+        }
     }
     if let Some(grpc) = grpc_status {
         header.insert_header(header::CONTENT_TYPE, "application/grpc")?;
@@ -83,7 +100,9 @@ mod tests {
     #[test]
     fn a_denial_says_its_id_and_nothing_else() {
         let answer = Answer::refusal(Reason::AuthzDenied, false, None);
-        let (header, body) = build(&answer, Some("abc-def")).unwrap();
+        let told = Told { decision: "abc-def".to_owned(), policy: None };
+        let (header, body) = build(&answer, Some(&told)).unwrap();
+        assert_eq!(line(&header, "x-palisade-policy"), None);
         assert_eq!((header.status.as_u16(), &*body), (403, &b"RBAC: access denied"[..]));
         assert_eq!(line(&header, "x-palisade-decision").as_deref(), Some("abc-def"));
         assert_eq!(line(&header, "content-type").as_deref(), Some("text/plain"));

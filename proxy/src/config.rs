@@ -8,6 +8,7 @@ pub mod client;
 pub mod dial;
 pub mod identity;
 mod pipe;
+mod reports;
 pub mod saved;
 mod subscriptions;
 
@@ -18,5 +19,6 @@ pub use client::{Applier, ApplyRejection, ConfigClient, ConfigState, Explainer};
 pub use dial::{Credentials, DialError, Dialer, TlsDialer, TokenSource};
 pub use identity::{IdentityClient, IssuedIdentity};
 pub use pipe::Pipe;
+pub use reports::Outbox;
 pub use saved::{StateFolder, StateFolderError};
 pub use subscriptions::{Resolution, Subscriptions};

@@ -29,6 +29,7 @@ use crate::{
     answer,
     request::{
         changes::apply,
+        upstream::{DECISION_HEADER, POLICY_HEADER},
         verdict::{Action, Answer},
     },
     runtime::Runtime,
@@ -96,7 +97,7 @@ impl ProxyHttp for MeshApp {
                 Ok(false)
             }
             Action::Respond(answer) => {
-                answer::send(session, answer, ctx.decision.as_deref()).await?;
+                answer::send(session, answer, ctx.told.as_ref()).await?;
                 Ok(true)
             }
             Action::Close | Action::Ask(_) | Action::Check(_) => {
@@ -177,6 +178,11 @@ impl ProxyHttp for MeshApp {
         ctx.record.status = Some(response.status.as_u16());
         ctx.record.grpc_status = outcome::grpc_status(&response.headers);
         response.insert_header(header::SERVER, answer::SERVER)?;
+        if ctx.record.upstream_identity.is_none() {
+            // Only proxies of the mesh speak of decisions.
+            response.remove_header(&DECISION_HEADER);
+            response.remove_header(&POLICY_HEADER);
+        }
         if let Some(Action::Forward(plan)) = ctx.verdict.as_ref().map(|verdict| &verdict.action) {
             apply(&mut head::Response(response), &plan.response);
         }
@@ -231,6 +237,7 @@ impl ProxyHttp for MeshApp {
         let reason = outcome::reason_of(session, error, ctx);
         ctx.record.reason = reason;
         ctx.record.details = Some(outcome::details_of(error).into());
+        intake::note_revoked(&self.runtime, session, ctx, reason);
         let is_gone = ctx.is_closed
             || session.response_written().is_some()
             || matches!(reason, Reason::DownstreamClosed | Reason::IdleTimeout | Reason::PeerRefused);
@@ -241,7 +248,7 @@ impl ProxyHttp for MeshApp {
         ctx.record.status = Some(answer.status);
         ctx.record.grpc_status = answer.grpc_status;
         let error_code = answer.status;
-        match answer::send(session, &answer, None).await {
+        match answer::send(session, &answer, ctx.told.as_ref()).await {
             Ok(()) => FailToProxy { error_code, can_reuse_downstream: *error.esource() == ErrorSource::Upstream },
             Err(_gone) => FailToProxy { error_code: 0, can_reuse_downstream: false },
         }

@@ -248,7 +248,8 @@ impl Process {
         let ControlAccess { dialer, token, lifetime, state } = access;
         let (client, subscriptions) =
             ConfigClient::new(profile, dialer.clone(), token.clone(), Arc::new(applier), BTreeSet::new());
-        let mut client = client.with_explainer(Arc::new(RecentDecisions(Arc::clone(&runtime))));
+        let outbox = Arc::clone(&runtime.decisions.outbox);
+        let mut client = client.with_explainer(Arc::new(RecentDecisions(Arc::clone(&runtime)))).with_reports(outbox);
         let mut keeping = None;
         let state = state.map(|folder| Keeping { folder, pod });
         if let Some(state) = &state {

@@ -24,6 +24,7 @@ pub mod normalize;
 mod outgoing;
 mod permitted;
 pub mod redirect;
+pub(crate) mod remembered;
 pub mod route;
 pub mod status;
 #[cfg(test)]

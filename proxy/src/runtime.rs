@@ -28,6 +28,7 @@ use self::{
     transports::Transports,
 };
 use crate::{
+    config::Outbox,
     http::{copies::Copies, stream::StreamSubject},
     index::{BuildError, RuntimeIndex},
     names::{Names, NamesSettings},
@@ -158,7 +159,8 @@ impl Runtime {
         let transports =
             Transports::new(connector, Arc::clone(&identities), settings.system_roots.clone(), settings.socket_mark);
         let names = Names::new(NamesSettings { socket_mark: settings.socket_mark, ..NamesSettings::default() });
-        let decisions = Decisions::new(settings.decisions, &settings.proxy, decision_log);
+        let outbox = Arc::new(Outbox::new(metrics.decision_stream_dropped.clone()));
+        let decisions = Decisions::new(settings.decisions, &settings.proxy, decision_log, outbox);
         Arc::new(Self {
             settings,
             index: ArcSwapOption::empty(),

@@ -9,7 +9,9 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 use palisade_model::settings::{ProxyKind, ProxySettings};
 use palisade_policy::CertificateNames;
-use palisade_proxy::request::facts::{Chance, ClientCertificate, ClientTls, Connection, Direction, HttpVersion, Trust};
+use palisade_proxy::request::facts::{
+    AgreedTls, Chance, ClientCertificate, ClientTls, Connection, Direction, HttpVersion, Trust,
+};
 
 use super::{
     case::{Case, ClientCase, DirectionCase, HttpCase, SourceCase, TlsCase, Version},
@@ -116,7 +118,9 @@ fn tls(written: Option<&TlsCase>, identity: Option<&str>, http: Option<&HttpCase
         (None, None) => None,
     };
     let sni = written.and_then(|tls| tls.sni.as_ref()).map(|name| name.to_ascii_lowercase().into());
-    Ok(ClientTls { sni, alpn, certificate })
+    // What is agreed upon where TLS is terminated: the newest version, since cases say nothing else.
+    let agreed = Some(AgreedTls { version: "TLSv1.3", alpn: None });
+    Ok(ClientTls { sni, alpn, certificate, agreed })
 }
 
 fn certificate(client: &ClientCase) -> Result<ClientCertificate, String> {

@@ -28,16 +28,31 @@ pub(super) fn render(explanation: &Value) -> String {
     for miss in items(explanation, "/nearest") {
         line("near miss", Some(policy_name(miss)));
         for clause in items(miss, "/failed") {
-            let value = |name: &str| clause.get(name).map(plain).unwrap_or_default();
-            let actual = match value("actual") {
-                actual if actual.is_empty() => "nothing".to_owned(),
-                actual => actual,
-            };
-            line("", Some(format!("{} wants {}, got {actual}", value("field"), value("expected"))));
+            line("", Some(failed(clause)));
+        }
+    }
+    for said in items(explanation, "/shadow") {
+        let decision = said.get("decision").map(plain).filter(|decision| !decision.is_empty());
+        let is_matched = said.get("matched").is_some_and(|matched| *matched == Value::Bool(true));
+        let does = if is_matched { "matches" } else { "does not match" };
+        let would = decision.map_or_else(String::new, |decision| format!(", alone: {decision}"));
+        line("dry run", Some(format!("{} {does}{would}", policy_name(said))));
+        for clause in said.get("nearest").map(|nearest| items(nearest, "/failed")).unwrap_or_default() {
+            line("", Some(failed(clause)));
         }
     }
     line("", field("/text"));
     text
+}
+
+/// What a clause wanted, and what it got.
+fn failed(clause: &Value) -> String {
+    let value = |name: &str| clause.get(name).map(plain).unwrap_or_default();
+    let actual = match value("actual") {
+        actual if actual.is_empty() => "nothing".to_owned(),
+        actual => actual,
+    };
+    format!("{} wants {}, got {actual}", value("field"), value("expected"))
 }
 
 fn items<'v>(value: &'v Value, path: &str) -> &'v [Value] {

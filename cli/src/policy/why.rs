@@ -6,9 +6,9 @@ use anyhow::{Context, bail};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::explanation;
+use super::{control::ControlOptions, explanation};
 use crate::{
-    ask, dev, eval,
+    ask, eval,
     inputs::{self, SettingOptions},
     options::{DocumentOptions, OutputFormat},
 };
@@ -29,11 +29,8 @@ pub(crate) struct Why {
     documents: DocumentOptions,
     #[command(flatten)]
     settings: SettingOptions,
-    /// The control plane's admin URL. Default: the running `palisade dev`.
-    #[arg(long, env = "PALISADE_CONTROL", value_name = "URL")]
-    control: Option<String>,
     #[command(flatten)]
-    instance: dev::Instance,
+    control: ControlOptions,
     /// `text` for people, `json` for programs.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -75,16 +72,11 @@ impl Why {
     }
 
     fn ask_control(&self, decision: &str) -> anyhow::Result<ExitCode> {
-        let control = match &self.control {
-            Some(control) => control.clone(),
-            None => {
-                dev::running_control(&self.instance).context("name the control plane's admin URL with --control")?
-            }
-        };
         let is_id = !decision.is_empty() && decision.bytes().all(|b| b.is_ascii_graphic() && !b"/?#%".contains(&b));
         if !is_id {
             bail!("`{decision}` is not a decision id");
         }
+        let control = self.control.url()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (status, body) = runtime.block_on(ask::get(&control, &format!("/why/{decision}")))?;
         match status {

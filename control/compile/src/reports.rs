@@ -140,6 +140,8 @@ codes! {
     PolicyHostPort = "PLS0413", Info;
     /// An annotation that looks like one that policies understand.
     PolicyTypo = "PLS0414", Warning;
+    /// Annotations about cached answers of an external authorizer that cannot be used.
+    CheckCache = "PLS0415", Warning;
     /// A mesh setting with a malformed value.
     MeshSetting = "PLS0501", Warning;
     /// A route or reference of the Gateway API that is not resolved.

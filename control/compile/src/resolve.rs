@@ -2,6 +2,7 @@
 
 pub(crate) mod authorization;
 mod cedar;
+pub(crate) mod check_cache;
 pub(crate) mod conversions;
 pub(crate) mod delegates;
 pub(crate) mod destination_rules;

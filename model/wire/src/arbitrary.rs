@@ -61,6 +61,7 @@ fn settings() -> impl Strategy<Value = ProxySettings> {
         select(vec![P::None, P::Base, P::MergeSlashes, P::DecodeAndMergeSlashes]),
         any::<bool>(),
         (any::<u32>(), any::<bool>()),
+        set(text()),
     );
     let edge = (
         select(vec![
@@ -79,7 +80,7 @@ fn settings() -> impl Strategy<Value = ProxySettings> {
     );
     (who, mesh, edge).prop_map(|(who, mesh, edge)| {
         let (kind, workload, identity, addresses) = who;
-        let (trust_domain, trust_domain_aliases, path_normalization, reject_path_parameters, client) = mesh;
+        let (trust_domain, trust_domain_aliases, path_normalization, reject_path_parameters, client, telling) = mesh;
         let (forward_client_cert, outbound, outbound_http_ports, outbound_tls_ports, cluster_domain, egress_policies) =
             edge;
         ProxySettings {
@@ -98,6 +99,7 @@ fn settings() -> impl Strategy<Value = ProxySettings> {
             outbound_tls_ports,
             cluster_domain,
             egress_policies,
+            telling_namespaces: telling,
         }
     })
 }

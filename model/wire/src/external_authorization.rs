@@ -1,12 +1,13 @@
 //! Mirrors `palisade_model::external_authorization`.
 
 use palisade_model::external_authorization::{
-    CheckBody, CheckService, ExternalAuthorization, ExternalCheck, ExternalProvider, HttpCheck, NamePattern,
+    CheckBody, CheckCache, CheckService, ExternalAuthorization, ExternalCheck, ExternalProvider, HttpCheck, KeyPart,
+    NamePattern,
 };
 
 use crate::{
     field::{InvalidField, Problem, Wire, wire_struct},
-    proto::v1::{self, external_provider, name_pattern},
+    proto::v1::{self, FixedKeyPart, external_provider, key_part, name_pattern},
 };
 
 wire_struct!(ExternalAuthorization => v1::ExternalAuthorization { key: plain, checks: list });
@@ -15,7 +16,9 @@ wire_struct!(ExternalCheck => v1::ExternalCheck {
     policies: plain,
     is_dry_run: same,
     asks: required,
+    cache: optional,
 });
+wire_struct!(CheckCache => v1::CheckCache { lifetime: required, key: list });
 wire_struct!(CheckService => v1::CheckService {
     cluster: plain,
     host: plain,
@@ -55,6 +58,43 @@ impl Wire for ExternalProvider {
             external_provider::Who::Grpc(service) => Wire::decode(service).map(Self::Grpc),
             external_provider::Who::Http(check) => Wire::decode(check).map(Self::Http),
         }
+    }
+}
+
+impl Wire for KeyPart {
+    type Message = v1::KeyPart;
+
+    fn encode(&self) -> v1::KeyPart {
+        let fixed = |part: FixedKeyPart| key_part::Part::Fixed(part.into());
+        let part = match self {
+            Self::Method => fixed(FixedKeyPart::Method),
+            Self::Scheme => fixed(FixedKeyPart::Scheme),
+            Self::Host => fixed(FixedKeyPart::Host),
+            Self::Path => fixed(FixedKeyPart::Path),
+            Self::Query => fixed(FixedKeyPart::Query),
+            Self::SourceIp => fixed(FixedKeyPart::SourceIp),
+            Self::Header(name) => key_part::Part::Header(name.encode()),
+        };
+        v1::KeyPart { part: Some(part) }
+    }
+
+    fn decode(message: v1::KeyPart) -> Result<Self, InvalidField> {
+        let v1::KeyPart { part } = message;
+        let value = match part.ok_or(InvalidField::new(Problem::Missing))? {
+            key_part::Part::Header(name) => return Ok(Self::Header(name.into())),
+            key_part::Part::Fixed(value) => value,
+        };
+        Ok(match FixedKeyPart::try_from(value) {
+            Ok(FixedKeyPart::Method) => Self::Method,
+            Ok(FixedKeyPart::Scheme) => Self::Scheme,
+            Ok(FixedKeyPart::Host) => Self::Host,
+            Ok(FixedKeyPart::Path) => Self::Path,
+            Ok(FixedKeyPart::Query) => Self::Query,
+            Ok(FixedKeyPart::SourceIp) => Self::SourceIp,
+            Ok(FixedKeyPart::Unspecified) | Err(_) => {
+                return Err(InvalidField::new(Problem::UnknownValue(value)));
+            }
+        })
     }
 }
 

@@ -25,6 +25,7 @@ mod transaction;
 
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;
+pub mod decisions;
 pub mod delta;
 pub mod proto;
 

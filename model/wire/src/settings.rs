@@ -27,6 +27,7 @@ wire_struct!(ProxySettings => v1::ProxySettings {
     outbound_tls_ports: set,
     cluster_domain: plain,
     egress_policies: optional,
+    telling_namespaces: set,
 });
 wire_enum!(PathNormalization => v1::PathNormalization { None, Base, MergeSlashes, DecodeAndMergeSlashes });
 wire_struct!(ClientAddress => v1::ClientAddress { trusted_hops: same, proxy_protocol: same });

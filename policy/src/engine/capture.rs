@@ -6,8 +6,8 @@ use palisade_model::policy::Effect;
 
 use super::{ConnectionDecision, PolicyEngine, is_forbidding};
 use crate::{
-    CapturedHttp, CapturedRequest, Explanation, NearMiss, PolicyRef, RequestFacts,
-    eval::{ConnectionView, Outcome, RequestState, RequestView, View},
+    CapturedHttp, CapturedRequest, Explanation, NearMiss, PolicyRef, RecordedExplanation, RequestFacts,
+    eval::{ConnectionView, Outcome, RequestState, RequestView, Target, View},
     explain::failed_clauses,
     ir::Actions,
 };
@@ -15,7 +15,7 @@ use crate::{
 impl PolicyEngine {
     /// Copies what [`PolicyEngine::explain`] needs; of the header lines only those that the policies mention.
     pub fn capture_http(&self, connection: &ConnectionDecision, request: &RequestFacts<'_>) -> CapturedRequest {
-        let RequestFacts { method, scheme, authority, path, headers, remote_ip, jwt, now } = request;
+        let RequestFacts { method, scheme, authority, path, query, headers, remote_ip, jwt, now } = request;
         let mut names: Vec<&str> = self.enforced.iter().chain(&self.recorded).flat_map(|p| p.header_names()).collect();
         if self.tells_grpc_apart {
             names.push("content-type");
@@ -33,7 +33,10 @@ impl PolicyEngine {
             method: (*method).to_owned(),
             scheme: (*scheme).to_owned(),
             authority: authority.to_vec(),
-            path: path.to_vec(),
+            path: match query {
+                Some(query) => [*path, b"?", *query].concat(),
+                None => path.to_vec(),
+            },
             headers: lines,
             remote_ip: *remote_ip,
             jwt: jwt.cloned(),
@@ -49,16 +52,61 @@ impl PolicyEngine {
 
     /// Decides again, slowly, and says why: for `why`, `eval` and the admin page.
     pub fn explain(&self, captured: &CapturedRequest) -> Explanation {
+        self.with_view(captured, |view| Explanation {
+            recorded: self.explain_recorded(view),
+            ..self.explain_view(view)
+        })
+    }
+
+    /// What was captured, as policies look at it.
+    pub(super) fn with_view<T>(&self, captured: &CapturedRequest, look: impl FnOnce(&View<'_>) -> T) -> T {
         let CapturedRequest { connection, http, egress_host } = captured;
-        if let Some(host) = egress_host {
-            return self.explain_egress(captured, host);
-        }
         let connection = ConnectionView::of(connection);
-        let Some(http) = http else { return self.explain_view(&self.view(&connection, RequestState::Opaque)) };
-        let facts = http.facts();
+        let (facts, view);
         let mut lowered = Vec::new();
-        let request = RequestView::of(&facts, &mut lowered);
-        self.explain_view(&self.view(&connection, RequestState::Known(&request)))
+        let request = match http {
+            None => RequestState::Opaque,
+            Some(http) => {
+                facts = http.facts();
+                view = RequestView::of(&facts, &mut lowered);
+                RequestState::Known(&view)
+            }
+        };
+        let Some(host) = egress_host else { return look(&self.view(&connection, request)) };
+        let action = if http.is_some() { Actions::EGRESS_HTTP } else { Actions::EGRESS_TCP };
+        look(&View { action, target: &Target::external(host), connection: &connection, request })
+    }
+
+    /// What audited and dry-run documents say, and for those that would grant and did not match: how near they came.
+    fn explain_recorded(&self, view: &View<'_>) -> Vec<RecordedExplanation> {
+        if !self.records() {
+            return Vec::new();
+        }
+        let layer = layer_of(view);
+        let recorded = self.recorded_linear(view, layer, self.hit_tcp(view)).0;
+        let explained = recorded.policies.iter().map(|said| {
+            let of = said.policy();
+            let permits = self.recorded.iter().filter(|policy| {
+                let p = policy.policy();
+                !policy.is_forbid() && policy.is_about(layer) && p.mode == of.mode && p.source == of.source
+            });
+            let mut nearest: Vec<NearMiss> = Vec::new();
+            if !said.matched {
+                nearest = permits
+                    .filter(|policy| policy.policy().rule.is_some())
+                    .map(|policy| NearMiss { policy: policy.policy().clone(), failed: failed_clauses(policy, view) })
+                    .collect();
+                nearest.sort_by_key(|miss| miss.failed.len());
+                nearest.truncate(1);
+            }
+            RecordedExplanation {
+                policy: of.clone(),
+                matched: said.matched,
+                allowed: said.allowed,
+                nearest: nearest.pop(),
+            }
+        });
+        explained.collect()
     }
 
     pub(super) fn explain_view(&self, view: &View<'_>) -> Explanation {
@@ -68,6 +116,7 @@ impl PolicyEngine {
                 policies: vec![denies_all.policy.clone()],
                 nearest: Vec::new(),
                 message: Some(denies_all.message.clone()),
+                recorded: Vec::new(),
             };
         }
         let said: Vec<(&PolicyRef, Outcome)> =
@@ -83,16 +132,25 @@ impl PolicyEngine {
         };
         let forbids = matching(Effect::Forbid);
         if !forbids.is_empty() {
-            return Explanation { allowed: false, policies: forbids, nearest: Vec::new(), message: None };
+            return Explanation {
+                allowed: false,
+                policies: forbids,
+                nearest: Vec::new(),
+                message: None,
+                recorded: Vec::new(),
+            };
         }
         let permits = matching(Effect::Permit);
         if !permits.is_empty() {
-            return Explanation { allowed: true, policies: permits, nearest: Vec::new(), message: None };
+            return Explanation {
+                allowed: true,
+                policies: permits,
+                nearest: Vec::new(),
+                message: None,
+                recorded: Vec::new(),
+            };
         }
-        let layer = match view.action {
-            Actions::HTTP | Actions::GRPC => Actions::L7,
-            other => other,
-        };
+        let layer = layer_of(view);
         let mut nearest: Vec<NearMiss> = self
             .enforced
             .iter()
@@ -101,6 +159,14 @@ impl PolicyEngine {
             .collect();
         nearest.sort_by_key(|miss| miss.failed.len());
         nearest.truncate(NearMiss::LIMIT);
-        Explanation { allowed: false, policies: Vec::new(), nearest, message: None }
+        Explanation { allowed: false, policies: Vec::new(), nearest, message: None, recorded: Vec::new() }
+    }
+}
+
+/// What policies about a view are asked by: both kinds of HTTP request are one.
+fn layer_of(view: &View<'_>) -> Actions {
+    match view.action {
+        Actions::HTTP | Actions::GRPC => Actions::L7,
+        other => other,
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{ConnectionDecision, PolicyEngine, Recorded};
 use crate::{
-    CapturedRequest, Decision, Explanation, RequestFacts,
-    eval::{ConnectionView, RequestState, RequestView, Target, View},
+    Decision, RequestFacts,
+    eval::{RequestState, RequestView, Target, View},
     ir::Actions,
 };
 
@@ -36,22 +36,6 @@ impl PolicyEngine {
         let request = RequestState::Opaque;
         let view = View { action: Actions::EGRESS_TCP, target: &target, connection: &connection.view, request };
         self.judge_egress(&view, is_counted)
-    }
-
-    /// Explains a decision about a host outside the mesh.
-    pub(super) fn explain_egress(&self, captured: &CapturedRequest, host: &str) -> Explanation {
-        let target = Target::external(host);
-        let connection = ConnectionView::of(&captured.connection);
-        let Some(http) = &captured.http else {
-            let request = RequestState::Opaque;
-            let action = Actions::EGRESS_TCP;
-            return self.explain_view(&View { action, target: &target, connection: &connection, request });
-        };
-        let (facts, mut lowered) = (http.facts(), Vec::new());
-        let request = RequestView::of(&facts, &mut lowered);
-        let request = RequestState::Known(&request);
-        let action = Actions::EGRESS_HTTP;
-        self.explain_view(&View { action, target: &target, connection: &connection, request })
     }
 
     fn judge_egress(&self, view: &View<'_>, is_counted: bool) -> (Decision, Option<Recorded>) {

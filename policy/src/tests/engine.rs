@@ -139,6 +139,7 @@ fn what_has_no_compiled_form_runs_on_cedar_and_is_counted() {
         scheme: "http",
         authority: b"a",
         path: b"/other\xff",
+        query: None,
         headers: &headers,
         remote_ip: "10.0.0.1".parse().unwrap(),
         jwt: None,
@@ -163,6 +164,7 @@ fn bytes_that_are_not_text_do_not_hide_from_a_forbid() {
             scheme: "http",
             authority: b"a",
             path,
+            query: None,
             headers: &headers,
             remote_ip: "10.0.0.1".parse().unwrap(),
             jwt: None,
@@ -353,7 +355,8 @@ fn a_wrong_compiled_form_is_found_by_replay_and_cedar_decides_from_then_on() {
     assert!(decide(&engine, &post).is_allowed());
     let connection = engine.connect(&post.connection());
     let captured = post.with_request(|request| engine.capture_http(&connection, request));
-    assert!(matches!(engine.replay(&captured), crate::Replay::Differs(policies) if policies.len() == 1));
+    let made = made(&decide(&engine, &post), &engine);
+    assert!(matches!(engine.replay(&captured, &made), crate::Replay::Differs(policies) if policies.len() == 1));
     assert!(engine.is_on_cedar());
     assert!(matches!(decide(&engine, &post), Decision::Deny(Denial::Forbidden(_))));
     assert!(decide(&engine, &Plain::default()).is_allowed());
@@ -371,7 +374,8 @@ fn sound_policies_agree_with_cedar() {
     let plain = Plain::default();
     let connection = engine.connect(&plain.connection());
     let captured = plain.with_request(|request| engine.capture_http(&connection, request));
-    assert_eq!(engine.replay(&captured), crate::Replay::Agrees);
+    let made = made(&decide(&engine, &plain), &engine);
+    assert_eq!(engine.replay(&captured, &made), crate::Replay::Agrees);
     let odd = Plain {
         http: Some(PlainHttp { headers: vec![("x".to_owned(), "y".to_owned())], ..PlainHttp::default() }),
         ..Plain::default()
@@ -380,8 +384,37 @@ fn sound_policies_agree_with_cedar() {
     if let Some(http) = &mut captured.http {
         http.path = b"/\xff".to_vec();
     }
-    assert_eq!(engine.replay(&captured), crate::Replay::NotComparable);
+    assert_eq!(engine.replay(&captured, &made), crate::Replay::NotComparable);
     assert!(!engine.is_on_cedar());
+}
+
+fn made(decision: &Decision, engine: &PolicyEngine) -> crate::MadeDecision {
+    let policy = engine.deciding(decision).map(|policy| policy.id.clone());
+    crate::MadeDecision { is_allowed: decision.is_allowed(), policy }
+}
+
+#[test]
+fn a_decision_that_sound_policies_do_not_make_is_found_by_replay() {
+    let mut allow = rule(RuleAction::Allow);
+    allow.to = to(Operation { paths: strings(&["/get"]), ..Operation::default() });
+    let mut deny = numbered_rule(RuleAction::Deny, 1);
+    deny.to = to(Operation { methods: strings(&["POST"]), ..Operation::default() });
+    let post = PlainHttp { method: "POST".to_owned(), ..PlainHttp::default() };
+    let elsewhere = PlainHttp { path: "/x".to_owned(), ..PlainHttp::default() };
+    // What the engine says is right; a wrong index would have said the opposite.
+    for (http, at_fault) in [(PlainHttp::default(), 1), (post, 2), (elsewhere, 1)] {
+        let engine = engine(&[allow.clone(), deny.clone()]);
+        let plain = Plain { http: Some(http), ..Plain::default() };
+        let captured = plain.with_request(|r| engine.capture_http(&engine.connect(&plain.connection()), r));
+        let right = made(&decide(&engine, &plain), &engine);
+        assert_eq!(engine.replay(&captured, &right), crate::Replay::Agrees);
+        let policy = (!right.is_allowed).then(|| PolicyId::of_rule("foo", "allow", 0));
+        let wrong = crate::MadeDecision { is_allowed: !right.is_allowed, policy };
+        let crate::Replay::Differs(policies) = engine.replay(&captured, &wrong) else { panic!("{wrong:?}") };
+        assert_eq!(policies.len(), at_fault, "{policies:?}");
+        assert!(engine.is_on_cedar());
+        assert_eq!(decide(&engine, &plain).is_allowed(), right.is_allowed);
+    }
 }
 
 #[test]

@@ -95,11 +95,14 @@ impl Plain {
             }
             JwtFacts { issuer: issuer.clone(), subject: subject.clone(), expires: Some(UNIX_EPOCH), claims: set }
         });
+        // As the proxy tells it: the query apart.
+        let (path, query) = http.path.split_once('?').map_or((&*http.path, None), |(path, query)| (path, Some(query)));
         use_request(&RequestFacts {
             method: &http.method,
             scheme: "https",
             authority: http.authority.as_bytes(),
-            path: http.path.as_bytes(),
+            path: path.as_bytes(),
+            query: query.map(str::as_bytes),
             headers: &http.headers,
             remote_ip: http.remote_ip,
             jwt: jwt.as_ref(),

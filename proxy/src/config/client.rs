@@ -22,12 +22,13 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::{Request, Streaming};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tonic::{Request, Streaming, transport::Channel};
 
 use super::{
     backoff::Backoff,
     dial::{Dialer, TokenSource},
+    reports::{Outbox, report},
     subscriptions::Subscriptions,
 };
 
@@ -98,6 +99,8 @@ pub struct ConfigClient {
     token: TokenSource,
     applier: Arc<dyn Applier>,
     explainer: Option<Arc<dyn Explainer>>,
+    /// Decision records for whoever listens at control.
+    outbox: Option<Arc<Outbox>>,
     commands: mpsc::Receiver<Command>,
     state: watch::Sender<ConfigState>,
     applying: Option<JoinHandle<Result<(), ApplyRejection>>>,
@@ -113,6 +116,7 @@ pub struct ConfigClient {
 struct Stream {
     inbound: Streaming<ControlMessage>,
     outbound: mpsc::Sender<ProxyMessage>,
+    channel: Channel,
 }
 
 impl ConfigClient {
@@ -138,6 +142,7 @@ impl ConfigClient {
             token,
             applier,
             explainer: None,
+            outbox: None,
             commands,
             state,
             applying: None,
@@ -153,6 +158,12 @@ impl ConfigClient {
     #[must_use]
     pub fn with_explainer(self, explainer: Arc<dyn Explainer>) -> Self {
         Self { explainer: Some(explainer), ..self }
+    }
+
+    /// Sends decision records, too, over the same connection.
+    #[must_use]
+    pub fn with_reports(self, outbox: Arc<Outbox>) -> Self {
+        Self { outbox: Some(outbox), ..self }
     }
 
     /// Begins with what was kept before a restart, and hands what is to be kept to `keeper`, the newest only.
@@ -251,13 +262,13 @@ impl ConfigClient {
             let mut request = Request::new(ReceiverStream::new(messages));
             let bearer = self.token.bearer().await.map_err(|error| error.to_string())?;
             request.metadata_mut().insert("authorization", bearer);
-            let inbound = ConfigurationClient::new(channel)
+            let inbound = ConfigurationClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .delta(request)
                 .await
                 .map_err(|status| format!("{} ({})", status.message(), status.code()))?
                 .into_inner();
-            Ok(Stream { inbound, outbound })
+            Ok(Stream { inbound, outbound, channel })
         };
         tokio::time::timeout(OPEN, open).await.unwrap_or_else(|_| Err("the control plane does not answer".to_owned()))
     }
@@ -268,6 +279,11 @@ impl ConfigClient {
         if let Err(error) = self.act(actions, &stream).await {
             return error;
         }
+        // Ends with the stream, whose connection it shares.
+        let _reports = self.outbox.as_ref().map(|outbox| {
+            let reports = report(stream.channel.clone(), self.token.clone(), self.pod.clone(), Arc::clone(outbox));
+            AbortOnDropHandle::new(tokio::spawn(reports))
+        });
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let deadline = self.machine.deadline();

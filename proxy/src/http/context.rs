@@ -14,6 +14,7 @@ use super::{
     stream::{OwnedRequest, StreamSubject},
 };
 use crate::{
+    answer::Told,
     index::{InFlight, Retrying, Running, Slot},
     request::{facts::Direction, upstream::PlannedProtocol, verdict::Verdict},
     runtime::connection::{ConnectionContext, Standing},
@@ -37,8 +38,8 @@ pub struct RequestCtx {
     pub head: Option<Arc<OwnedRequest>>,
     /// The verdict.
     pub verdict: Option<Verdict>,
-    /// Id of its denial.
-    pub decision: Option<String>,
+    /// What its caller is told of its denial.
+    pub told: Option<Told>,
     /// What the registry judges it by.
     pub subject: Option<Arc<StreamSubject>>,
     /// Its place in the registry.
@@ -121,7 +122,7 @@ impl RequestCtx {
             standing: None,
             head: None,
             verdict: None,
-            decision: None,
+            told: None,
             subject: None,
             registration: None,
             tries: Tries::default(),

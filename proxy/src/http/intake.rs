@@ -7,18 +7,21 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 use palisade_model::reason::Reason;
+use palisade_policy::Peer;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
 use super::{checked_body::Gathered, context::RequestCtx, head, stream::StreamSubject};
 use crate::{
+    answer::Told,
     request::{
         self,
         changes::HeaderChange,
+        connection::Entry,
         external::{CheckAnswer, ShownBody, Testimony},
         facts::{Chance, HttpVersion},
         upstream::{is_grpc, is_upgrade},
-        verdict::{Action, Answer, Route, Verdict},
+        verdict::{Action, Answer, Authorization, Route, Verdict},
     },
     runtime::{
         Runtime,
@@ -44,8 +47,8 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
     ctx.connection = Some(Arc::clone(&connection));
     ctx.record.direction = connection.facts().direction;
     let mut asked = 0;
-    let sample = runtime.decisions.sample();
     let now = SystemTime::now();
+    let sample = runtime.decisions.sample(now);
     let mut gathered = Gathered::default();
     let mut testimony = Testimony { tokens_at: Some(now), ..Testimony::default() };
     loop {
@@ -83,7 +86,7 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
             let answer = match shown {
                 Some(body) => {
                     question.body = limits.map(|_| body);
-                    runtime.providers.ask(runtime, &index, &standing.admitted, question).await
+                    Providers::ask(runtime, &standing, question).await
                 }
                 None => CheckAnswer::BodyTooLarge,
             };
@@ -118,7 +121,8 @@ fn register(
 ) {
     if let Some(registration) = connection.registration() {
         let (connection, head) = (Arc::clone(connection), Arc::clone(head));
-        let subject = Arc::new(StreamSubject { connection, head, testimony, revoker: OnceLock::new() });
+        let subject =
+            Arc::new(StreamSubject { connection, head, testimony, revoker: OnceLock::new(), denial: OnceLock::new() });
         let judged: Arc<StreamSubject> = Arc::clone(&subject);
         ctx.subject = Some(subject);
         ctx.registration = Some(registration.stream(Some(judged)));
@@ -173,19 +177,54 @@ fn note(
         record.grpc_status = grpc;
     }
     let Some(said) = &verdict.authorization else { return };
+    decided(runtime, ctx, standing, said, verdict.reason, sample, Some(&header.headers));
+}
+
+/// Notes that a later configuration denied a request in progress, before its caller is told.
+pub(super) fn note_revoked(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, reason: Reason) {
+    let (Some(subject), Some(standing)) = (ctx.subject.clone(), ctx.standing.clone()) else { return };
+    if let Some(said) = subject.denial.get() {
+        decided(runtime, ctx, &standing, said, reason, Sample::default(), Some(&session.req_header().headers));
+    }
+}
+
+/// Notes what authorization said, and what the caller is told of it.
+fn decided(
+    runtime: &Runtime,
+    ctx: &mut RequestCtx,
+    standing: &Standing,
+    said: &Authorization,
+    reason: Reason,
+    sample: Sample,
+    headers: Option<&HeaderMap>,
+) {
+    let record = &mut ctx.record;
     record.shadow = ShadowRecord::of(said).map(Box::new);
     record.policies =
         said.deciding.iter().filter(|policy| policy.source.is_some()).map(|p| Arc::clone(&p.id.0)).collect();
     let circumstances = Circumstances {
         time: record.time,
-        reason: verdict.reason,
+        reason,
         proxy: &runtime.settings().proxy,
         direction: record.direction,
+        headers,
     };
     if let Some(id) = runtime.decisions.note(said, sample, &circumstances) {
         record.decision = Some(id.as_str().into());
-        ctx.decision = (!said.is_allowed).then_some(id);
+        ctx.told = (!said.is_allowed).then(|| Told { decision: id, policy: named_policy(standing, said) });
     }
+}
+
+/// The policy that denied, for callers inside the mesh and where its namespace permits.
+fn named_policy(standing: &Standing, said: &Authorization) -> Option<Arc<str>> {
+    let Standing { index, admitted } = standing;
+    let is_inside = match admitted.entry {
+        Entry::Outbound(_) => true,
+        Entry::Inbound(_) | Entry::Gateway(_, _) => matches!(admitted.standing.facts().peer, Peer::Mesh(_)),
+    };
+    let policy = said.deciding.as_ref().filter(|_| is_inside)?;
+    let namespace = &policy.source.as_ref()?.namespace;
+    index.settings().telling_namespaces.contains(namespace).then(|| Arc::clone(&policy.id.0))
 }
 
 /// The request id that goes upstream, where this proxy makes it.
@@ -215,7 +254,6 @@ fn logged_path(raw: &[u8], standing: &Standing) -> Box<str> {
 
 /// The host of the service that was meant, else the address that was dialled.
 fn destination(standing: &Standing, verdict: &Verdict) -> Option<Box<str>> {
-    use crate::request::connection::Entry;
     let host_of = |cluster: &str| cluster.splitn(4, '|').nth(3).filter(|host| !host.is_empty()).map(Box::from);
     let declared = match &standing.admitted.entry {
         Entry::Inbound(port) => port.service.as_deref().map(Box::from),

@@ -13,7 +13,7 @@ use crate::{
         authorize::Depth,
         external::Testimony,
         facts::{Chance, HttpVersion, Request},
-        verdict::Action,
+        verdict::{Action, Authorization},
     },
     runtime::connection::ConnectionContext,
     transport::Revoker,
@@ -30,6 +30,8 @@ pub struct StreamSubject {
     pub testimony: Testimony,
     /// Ends it, once it is coupled with its upstream.
     pub revoker: OnceLock<Revoker>,
+    /// What a later configuration said against it.
+    pub denial: OnceLock<Authorization>,
 }
 
 /// The head of a request, owned.
@@ -74,8 +76,12 @@ impl StreamSubject {
         let mut chance = Chance::fixed(std::time::SystemTime::now(), 0.0).with_depth(Depth::Recheck);
         let (admitted, facts) = (&standing.admitted, self.head.facts());
         let verdict = request::decide_http_with(index, admitted, Some(&facts), &self.testimony, &mut chance);
-        match (&verdict.authorization, &verdict.action) {
-            (Some(authorization), _) if !authorization.is_allowed => Err(verdict.reason),
+        match (verdict.authorization, &verdict.action) {
+            (Some(authorization), _) if !authorization.is_allowed => {
+                // The first one counts.
+                drop(self.denial.set(authorization));
+                Err(verdict.reason)
+            }
             // A provider that was not asked yet has not allowed it: the next request is put before it.
             (None, Action::Respond(_) | Action::Close | Action::Check(_)) => Err(verdict.reason),
             (Some(_) | None, _) => Ok(()),

@@ -12,7 +12,7 @@ use palisade_model::{
 use palisade_policy::PolicyEngine;
 
 use super::PolicyTable;
-use crate::request::tokens::TokenVerifier;
+use crate::request::{external::kept::KeptAnswers, tokens::TokenVerifier};
 
 /// Token rules and external checks, by the key of the target's policy set.
 #[derive(Debug, Default)]
@@ -28,6 +28,17 @@ pub struct IndexedCheck {
     pub check: ExternalCheck,
     /// What it forbids needs the provider's word.
     pub engine: Arc<PolicyEngine>,
+    /// Answers that count again; `None` = each request is asked about.
+    pub answers: Option<Arc<KeptAnswers>>,
+}
+
+impl IndexedCheck {
+    fn new(check: &ExternalCheck, engine: &Arc<PolicyEngine>) -> Self {
+        // An answer about a body is about that body.
+        let shows_body = check.asks.service().is_some_and(|service| service.body.is_some());
+        let answers = check.cache.clone().filter(|_| !shows_body && !check.is_dry_run).map(KeptAnswers::new);
+        Self { check: check.clone(), engine: Arc::clone(engine), answers }
+    }
 }
 
 impl AccessTable {
@@ -42,9 +53,11 @@ impl AccessTable {
         }
         for entry in snapshot.of_kind(ResourceKind::ExternalAuthorization) {
             let Resource::ExternalAuthorization(external) = entry.resource() else { continue };
+            let held = previous.map(|previous| previous.checks(&external.key)).unwrap_or_default();
             let checks = external.checks.iter().map(|check| {
-                let engine = Arc::clone(policies.engine(&check.policies));
-                Arc::new(IndexedCheck { check: check.clone(), engine })
+                let engine = policies.engine(&check.policies);
+                let same = held.iter().find(|held| held.check == *check && Arc::ptr_eq(&held.engine, engine));
+                same.map_or_else(|| Arc::new(IndexedCheck::new(check, engine)), Arc::clone)
             });
             table.checks.insert(Arc::clone(&external.key), checks.collect());
         }

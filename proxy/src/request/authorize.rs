@@ -3,9 +3,15 @@
 use std::{net::IpAddr, ops::ControlFlow, time::SystemTime};
 
 use http::HeaderMap;
-use palisade_policy::{Decision, HeaderLines, RequestFacts};
+use palisade_policy::{Decision, HeaderLines, Recorded, RequestFacts};
 
-use super::{authority::Authority, connection::Admitted, facts::Request, normalize::Target, verdict::Authorization};
+use super::{
+    authority::Authority,
+    connection::Admitted,
+    facts::Request,
+    normalize::Target,
+    verdict::{Authorization, would_change},
+};
 use crate::index::RuntimeIndex;
 
 /// Header lines as the engine reads them: each on its own (CVE-2026-31838).
@@ -27,9 +33,11 @@ pub enum Depth {
     /// What audited and dry-run documents say is counted; what a denial was decided from is kept.
     #[default]
     Usual,
+    /// As [`Depth::Usual`], and what a permission was decided from is kept where a dry run would change it.
+    Changes,
     /// As [`Depth::Usual`], and what a permission was decided from is kept too.
     Sampled,
-    /// The verdict alone: what lives already is looked at again, which is no new request.
+    /// As [`Depth::Usual`], and nothing is counted: what lives already is looked at again, which is no new request.
     Recheck,
 }
 
@@ -48,9 +56,10 @@ pub fn request(
     let engine = &admitted.engine;
     let (decision, recorded) = match depth {
         Depth::Recheck => (engine.decide_http(&admitted.standing, &facts), None),
-        Depth::Usual | Depth::Sampled => engine.judge_http(&admitted.standing, &facts),
+        Depth::Usual | Depth::Changes | Depth::Sampled => engine.judge_http(&admitted.standing, &facts),
     };
-    let captured = depth.captures(&decision).then(|| engine.capture_http(&admitted.standing, &facts));
+    let captured =
+        depth.captures(&decision, recorded.as_ref()).then(|| engine.capture_http(&admitted.standing, &facts));
     let said = Authorization::of(engine, &decision, captured, recorded);
     (decision, said)
 }
@@ -74,7 +83,9 @@ pub fn egress_request(
     let mut last = None;
     for host in hosts {
         let (decision, recorded) = engine.judge_egress_http(&admitted.standing, facts, host, depth != Depth::Recheck);
-        let captured = depth.captures(&decision).then(|| engine.capture_http(&admitted.standing, facts).towards(host));
+        let captured = depth
+            .captures(&decision, recorded.as_ref())
+            .then(|| engine.capture_http(&admitted.standing, facts).towards(host));
         let is_allowed = decision.is_allowed();
         last = Some((decision, captured, recorded));
         if !is_allowed {
@@ -97,7 +108,8 @@ pub fn egress_connection(
     let mut last = None;
     for host in hosts {
         let (decision, recorded) = engine.judge_egress_tcp(&admitted.standing, host, depth != Depth::Recheck);
-        let captured = depth.captures(&decision).then(|| engine.capture_tcp(&admitted.standing).towards(host));
+        let captured =
+            depth.captures(&decision, recorded.as_ref()).then(|| engine.capture_tcp(&admitted.standing).towards(host));
         let is_allowed = decision.is_allowed();
         last = Some((decision, captured, recorded));
         if !is_allowed {
@@ -119,9 +131,9 @@ pub fn connection(admitted: &Admitted, depth: Depth) -> (Decision, Authorization
     let engine = &admitted.engine;
     let (decision, recorded) = match depth {
         Depth::Recheck => (engine.decide_tcp(&admitted.standing), None),
-        Depth::Usual | Depth::Sampled => engine.judge_tcp(&admitted.standing),
+        Depth::Usual | Depth::Changes | Depth::Sampled => engine.judge_tcp(&admitted.standing),
     };
-    let captured = depth.captures(&decision).then(|| engine.capture_tcp(&admitted.standing));
+    let captured = depth.captures(&decision, recorded.as_ref()).then(|| engine.capture_tcp(&admitted.standing));
     let said = Authorization::of(engine, &decision, captured, recorded);
     (decision, said)
 }
@@ -140,6 +152,7 @@ pub(super) fn facts<'a>(
         scheme: request.scheme,
         authority: authority.text.as_bytes(),
         path: target.path.as_bytes(),
+        query: target.query,
         headers: lines,
         remote_ip,
         jwt: request.jwt,
@@ -148,10 +161,10 @@ pub(super) fn facts<'a>(
 }
 
 impl Depth {
-    fn captures(self, decision: &Decision) -> bool {
+    fn captures(self, decision: &Decision, recorded: Option<&Recorded>) -> bool {
         match self {
-            Self::Recheck => false,
-            Self::Usual => !decision.is_allowed(),
+            Self::Recheck | Self::Usual => !decision.is_allowed(),
+            Self::Changes => !decision.is_allowed() || would_change(recorded, decision.is_allowed()),
             Self::Sampled => true,
         }
     }

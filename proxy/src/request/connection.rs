@@ -163,10 +163,13 @@ fn policy_facts(facts: &Connection, mode: Mode) -> ConnectionFacts {
         destination_ip: facts.destination.ip().to_canonical(),
         destination_port: facts.destination.port(),
         peer,
-        tls: facts.tls.as_ref().map(|tls| TlsFacts {
-            sni: tls.sni.as_deref().map(str::to_owned),
-            alpn: None,
-            version: String::new(),
+        tls: facts.tls.as_ref().map(|tls| {
+            let agreed = tls.agreed.as_ref().filter(|_| is_ours);
+            TlsFacts {
+                sni: tls.sni.as_deref().map(str::to_owned),
+                alpn: agreed.and_then(|agreed| agreed.alpn.as_deref()).map(str::to_owned),
+                version: agreed.map(|agreed| agreed.version.to_owned()).unwrap_or_default(),
+            }
         }),
     }
 }

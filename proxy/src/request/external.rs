@@ -4,6 +4,7 @@
 //! the answer in its [`Testimony`].
 
 pub mod answer;
+pub mod kept;
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc, time::SystemTime};
 
@@ -279,6 +280,7 @@ impl HttpCheck<'_> {
             scheme: self.request.scheme,
             authority: self.authority.text.as_bytes(),
             path: self.target.path.as_bytes(),
+            query: passing.query.as_deref().or(self.target.query),
             headers: &lines,
             remote_ip: self.remote_ip,
             jwt: None,

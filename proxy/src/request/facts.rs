@@ -30,6 +30,17 @@ pub struct ClientTls {
     pub alpn: Vec<Arc<str>>,
     /// The client's certificate; `None` = it presents none.
     pub certificate: Option<ClientCertificate>,
+    /// What the handshake agreed upon, where it was ours; `None` = not known.
+    pub agreed: Option<AgreedTls>,
+}
+
+/// What a handshake agreed upon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgreedTls {
+    /// `TLSv1.2` or `TLSv1.3`; empty = another.
+    pub version: &'static str,
+    /// The protocol inside; `None` = none was agreed upon.
+    pub alpn: Option<Arc<str>>,
 }
 
 /// A client certificate and who vouches for it.

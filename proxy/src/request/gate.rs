@@ -66,6 +66,7 @@ pub(super) fn pass<'a>(
                     scheme: request.scheme,
                     authority: authority.text.as_bytes(),
                     path: target.path.as_bytes(),
+                    query: target.query,
                     headers: &Lines(&passing.headers),
                     remote_ip,
                     jwt: None,

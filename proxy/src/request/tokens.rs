@@ -3,7 +3,6 @@
 //! A request without a token passes; a token that no rule verifies is refused. The first rule, by issuer, that verifies a token
 //! speaks for the request. Everything that the rules write into headers is first taken away from what the client sent.
 
-mod cache;
 mod json;
 mod jws;
 mod keys;
@@ -25,12 +24,14 @@ use serde_json::{Map, Value};
 pub use status::TokenStatus;
 
 use self::{
-    cache::{Digest, VerifiedTokens},
     jws::{Jws, MAX_TOKEN_BYTES},
     keys::KeySet,
     locate::{Located, Removal},
 };
-use super::changes::HeaderChange;
+use super::{
+    changes::HeaderChange,
+    remembered::{Digesting, Remembered},
+};
 
 /// Clocks may differ by this much (Envoy's default).
 const CLOCK_SKEW_SECONDS: u64 = 60;
@@ -42,7 +43,9 @@ pub struct TokenVerifier {
     refuse_tokens: Option<Arc<str>>,
     /// Headers that only verified tokens may set.
     reserved: Box<[HeaderName]>,
-    verified: VerifiedTokens,
+    /// Tokens whose signatures were verified already, at about 2 KiB each. They die with the rules, so a change of keys or rules
+    /// forgets everything.
+    verified: Remembered<Arc<VerifiedToken>>,
 }
 
 #[derive(Debug)]
@@ -105,7 +108,7 @@ impl TokenVerifier {
             rules: rules.collect(),
             refuse_tokens: refuse_tokens.clone(),
             reserved: reserved.into(),
-            verified: VerifiedTokens::default(),
+            verified: Remembered::default(),
         }
     }
 
@@ -204,7 +207,11 @@ impl TokenVerifier {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(TokenStatus::BadFormat);
         }
-        let digest = Digest::of(index, token);
+        // As seen by one rule.
+        let mut digesting = Digesting::default();
+        digesting.count(index);
+        digesting.add(token.as_bytes());
+        let digest = digesting.finish();
         if let Some(known) = self.verified.find(&digest) {
             check(&compiled.rule, &known.audiences, known.not_before, known.expires, now)?;
             return Ok(known);
@@ -224,7 +231,9 @@ impl TokenVerifier {
             expires,
             payload: payload.into(),
         });
-        self.verified.remember(digest, &token, now.saturating_sub(CLOCK_SKEW_SECONDS));
+        let earliest = now.saturating_sub(CLOCK_SKEW_SECONDS);
+        let is_alive = |known: &Arc<VerifiedToken>| known.expiry().is_none_or(|expiry| expiry >= earliest);
+        self.verified.remember(digest, Arc::clone(&token), is_alive);
         Ok(token)
     }
 }

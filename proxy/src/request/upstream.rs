@@ -48,6 +48,8 @@ pub struct PlannedProtocol {
 pub const VERSION_HEADER: HeaderName = HeaderName::from_static("x-palisade-version");
 /// Header that names a denial to its caller.
 pub const DECISION_HEADER: HeaderName = HeaderName::from_static("x-palisade-decision");
+/// Header that tells a caller inside the mesh which policy denied it, where the policy's namespace permits that.
+pub const POLICY_HEADER: HeaderName = HeaderName::from_static("x-palisade-policy");
 
 const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -128,7 +130,7 @@ pub fn hop_changes(
 ) -> Vec<HeaderChange> {
     let mut changes = Vec::with_capacity(8);
     let is_gateway = index.settings().kind == ProxyKind::Gateway;
-    for name in [&VERSION_HEADER, &DECISION_HEADER] {
+    for name in [&VERSION_HEADER, &DECISION_HEADER, &POLICY_HEADER] {
         if request.headers.contains_key(name) {
             changes.push(HeaderChange::Remove(name.clone()));
         }

@@ -161,6 +161,11 @@ impl Verdict {
 }
 
 impl Authorization {
+    /// Whether a dry-run document, enforced by itself, would change the answer.
+    pub fn would_change(&self) -> bool {
+        would_change(self.recorded.as_deref(), self.is_allowed)
+    }
+
     /// Notes what an engine decided.
     pub(super) fn of(
         engine: &Arc<PolicyEngine>,
@@ -176,6 +181,12 @@ impl Authorization {
             recorded: recorded.map(Box::new),
         }
     }
+}
+
+/// Whether a dry-run document, enforced by itself, would change an answer.
+pub(super) fn would_change(recorded: Option<&Recorded>, is_allowed: bool) -> bool {
+    let mut documents = recorded.into_iter().flat_map(|recorded| &recorded.policies);
+    documents.any(|document| document.allowed.is_some_and(|allowed| allowed != is_allowed))
 }
 
 impl Answer {

@@ -4,14 +4,15 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use palisade_policy::CertificateNames;
+use rustls::ProtocolVersion;
 
 use crate::{
     index::RuntimeIndex,
     request::{
         connection::{self, Admitted, Refused, Seen},
-        facts::{ClientCertificate, ClientTls, Connection, Direction, Trust},
+        facts::{AgreedTls, ClientCertificate, ClientTls, Connection, Direction, Trust},
     },
-    serve::{Downstream, DownstreamTls, Payload, Registration},
+    serve::{Downstream, DownstreamTls, Payload, Registration, handshake::HandshakeFacts},
     tls::{ClientHello, PeerCertificate},
 };
 
@@ -97,25 +98,38 @@ impl ConnectionContext {
 fn facts_of(index: &RuntimeIndex, downstream: &Downstream, direction: Direction) -> Connection {
     let tls = match &downstream.tls {
         DownstreamTls::Plaintext => None,
-        DownstreamTls::Passthrough(hello) => Some(client_tls(hello, None)),
+        DownstreamTls::Passthrough(hello) => Some(client_tls(hello, None, None)),
         DownstreamTls::Mesh(facts) => {
             let certificate = facts.handshake.peer.as_ref().map(|peer| certificate(peer, Trust::Mesh));
-            Some(client_tls(&facts.hello, certificate))
+            Some(client_tls(&facts.hello, certificate, Some(&facts.handshake)))
         }
         DownstreamTls::Terminated(facts) => {
             let trust = user_bundle(index, downstream).map_or(Trust::Nobody, Trust::Secret);
             let certificate = facts.handshake.peer.as_ref().map(|peer| certificate(peer, trust));
-            Some(client_tls(&facts.hello, certificate))
+            Some(client_tls(&facts.hello, certificate, Some(&facts.handshake)))
         }
     };
     Connection { direction, source: downstream.peer, destination: downstream.destination(), tls }
 }
 
-fn client_tls(hello: &ClientHello, certificate: Option<ClientCertificate>) -> ClientTls {
+fn client_tls(
+    hello: &ClientHello,
+    certificate: Option<ClientCertificate>,
+    handshake: Option<&HandshakeFacts>,
+) -> ClientTls {
+    let agreed = |handshake: &HandshakeFacts| AgreedTls {
+        version: match handshake.version {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(_) | None => "",
+        },
+        alpn: handshake.alpn.as_ref().map(|name| String::from_utf8_lossy(name).into()),
+    };
     ClientTls {
         sni: hello.server_name.clone(),
         alpn: hello.alpn.iter().map(|name| String::from_utf8_lossy(name).into()).collect(),
         certificate,
+        agreed: handshake.map(agreed),
     }
 }
 

@@ -7,10 +7,11 @@ mod http;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use ahash::AHashMap;
+use futures::FutureExt;
 use palisade_model::external_authorization::{CheckService, ExternalProvider};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -25,7 +26,10 @@ use crate::{
     index::RuntimeIndex,
     request::{
         connection::Admitted,
-        external::{CheckAnswer, Question},
+        external::{
+            CheckAnswer, Question,
+            kept::{AnswerSource, Freshness, KeptAnswers, Told},
+        },
         upstream::tls_towards,
     },
 };
@@ -79,28 +83,22 @@ impl Default for Providers {
 }
 
 impl Providers {
-    /// Puts one question. Never fails: whatever goes wrong is [`CheckAnswer::Unavailable`].
-    pub async fn ask(
-        &self,
-        runtime: &Runtime,
-        index: &RuntimeIndex,
-        admitted: &Admitted,
-        question: &Question,
-    ) -> CheckAnswer {
-        let check = &question.check.check;
-        let Some(service) = check.asks.service() else {
-            return CheckAnswer::Unavailable("there is no such provider".into());
+    /// Puts one question, unless its answer is known. Never fails: whatever goes wrong is [`CheckAnswer::Unavailable`].
+    pub async fn ask(runtime: &Arc<Runtime>, standing: &Arc<Standing>, question: &Question) -> CheckAnswer {
+        let (answer, source) = match (&question.check.answers, &question.head) {
+            (Some(kept), Some(head)) => {
+                let call = || {
+                    let (runtime, standing, question) = (Arc::clone(runtime), Arc::clone(standing), question.clone());
+                    async move { runtime.providers.tell(&runtime, &standing, &question).await }.boxed()
+                };
+                kept.answer(kept.key(&standing.admitted, head), Instant::now(), call).await
+            }
+            (None, _) | (_, None) => {
+                (runtime.providers.tell(runtime, standing, question).await.answer, AnswerSource::Provider)
+            }
         };
-        let limit = service.timeout;
-        let call = self.call(runtime, index, admitted, question, service);
-        let answered = match tokio::time::timeout(limit, call).await {
-            Ok(answered) => answered,
-            Err(_) => Err(AskError::Timeout(limit)),
-        };
-        answered.unwrap_or_else(|error| {
-            tracing::debug!(provider = %check.provider, %error, "external authorizer");
-            CheckAnswer::Unavailable(error.to_string().into())
-        })
+        runtime.metrics.checks.count(source, &answer);
+        answer
     }
 
     /// Puts a dry-run question beside the request, and drops it when too many are in flight.
@@ -109,33 +107,58 @@ impl Providers {
         let (runtime, standing) = (Arc::clone(runtime), Arc::clone(standing));
         // Ends by itself within the provider's timeout; the semaphore bounds how many there are.
         tokio::spawn(async move {
-            let answer = runtime.providers.ask(&runtime, &standing.index, &standing.admitted, &question).await;
-            let is_allowed = matches!(answer, CheckAnswer::Allowed(_));
-            tracing::debug!(provider = %question.check.check.provider, is_allowed, "dry run of an external authorizer");
+            let Told { answer, freshness: _ } = runtime.providers.tell(&runtime, &standing, &question).await;
+            runtime.metrics.checks.count(AnswerSource::DryRun, &answer);
             drop(permit);
         });
+    }
+
+    /// The provider's own word, now.
+    async fn tell(&self, runtime: &Runtime, standing: &Standing, question: &Question) -> Told {
+        let check = &question.check.check;
+        let Some(service) = check.asks.service() else {
+            return Told::plainly(CheckAnswer::Unavailable("there is no such provider".into()));
+        };
+        let limit = service.timeout;
+        let call = self.call(runtime, standing, question, service);
+        let answered = match tokio::time::timeout(limit, call).await {
+            Ok(answered) => answered,
+            Err(_) => Err(AskError::Timeout(limit)),
+        };
+        answered.unwrap_or_else(|error| {
+            tracing::debug!(provider = %check.provider, %error, "external authorizer");
+            Told::plainly(CheckAnswer::Unavailable(error.to_string().into()))
+        })
     }
 
     async fn call(
         &self,
         runtime: &Runtime,
-        index: &RuntimeIndex,
-        admitted: &Admitted,
+        standing: &Standing,
         question: &Question,
         service: &CheckService,
-    ) -> Result<CheckAnswer, AskError> {
+    ) -> Result<Told, AskError> {
+        let Standing { index, admitted } = standing;
         let asks = &question.check.check.asks;
         let is_http2 = matches!(asks, ExternalProvider::Grpc(_));
         let client = self.client(runtime, index, service, is_http2).await?;
         let context = Context { admitted, identity: index.settings().identity.to_string() };
-        match asks {
-            ExternalProvider::Missing { message } => Ok(CheckAnswer::Unavailable(Arc::clone(message))),
-            ExternalProvider::Grpc(service) => grpc::check(client, service, &context, question).await,
-            ExternalProvider::Http(check) => match &question.head {
-                Some(head) => http::check(client, check, head, question.body.as_ref()).await,
-                None => Ok(CheckAnswer::Unavailable("an HTTP provider cannot judge opaque bytes".into())),
-            },
-        }
+        let (answer, headers) = match (asks, &question.head) {
+            (ExternalProvider::Missing { message }, _) => {
+                return Ok(Told::plainly(CheckAnswer::Unavailable(Arc::clone(message))));
+            }
+            (ExternalProvider::Http(_), None) => {
+                let message = "an HTTP provider cannot judge opaque bytes";
+                return Ok(Told::plainly(CheckAnswer::Unavailable(message.into())));
+            }
+            (ExternalProvider::Grpc(service), _) => grpc::check(client, service, &context, question).await?,
+            (ExternalProvider::Http(check), Some(head)) => {
+                http::check(client, check, head, question.body.as_ref()).await?
+            }
+        };
+        let kept = question.check.answers.as_deref();
+        let freshness = kept.map_or(Freshness::Never, |kept: &KeptAnswers| kept.freshness(&headers));
+        Ok(Told { answer, freshness })
     }
 
     /// The client of one of the service's endpoints.

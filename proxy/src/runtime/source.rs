@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use palisade_model::reason::Reason;
-use palisade_policy::{Explanation, FailedClause, NearMiss, Peer, PolicyRef};
+use palisade_policy::{Explanation, FailedClause, NearMiss, Peer, PolicyRef, RecordedExplanation};
 use serde_json::{Value, json};
 
 use super::{Runtime, recent::Denied};
-use crate::admin::AdminSource;
+use crate::{admin::AdminSource, telemetry::shadow::word};
 
 /// Changes the log filter of the process.
 pub trait LogFilter: Send + Sync + 'static {
@@ -91,7 +91,7 @@ pub(crate) fn explain_decision(runtime: &Runtime, decision: &str) -> Option<Valu
 /// The whole story of a denial, as `palisade policy why` reads it.
 fn story(denied: &Denied) -> Value {
     let Denied { id, time, reason, captured, engine } = denied;
-    let Explanation { allowed, policies, nearest, message } = engine.explain(captured);
+    let Explanation { allowed, policies, nearest, message, recorded } = engine.explain(captured);
     let connection = &captured.connection;
     let source = match &connection.peer {
         Peer::Mesh(id) => id.to_string(),
@@ -112,13 +112,13 @@ fn story(denied: &Denied) -> Value {
             format!("The token is refused: {message}.")
         }
         (Some(message), _, _) => format!("The whole target is denied: {message}."),
-        (None, Some(policy), _) => format!("Denied by {}.", policy.id),
+        (None, Some(policy), _) => format!("{} by {}.", if allowed { "Allowed" } else { "Denied" }, policy.id),
         (None, None, Some(miss)) => format!("No policy allows it; {} came nearest.", miss.policy.id),
         (None, None, None) => "No policy allows it.".to_owned(),
     };
     json!({
         "decision": id,
-        "verdict": if allowed { "allow" } else { "deny" },
+        "verdict": word(allowed),
         "reason": reason.as_str(),
         "time": time.to_string(),
         "source": source,
@@ -126,6 +126,7 @@ fn story(denied: &Denied) -> Value {
         "request": request,
         "policies": policies.iter().filter_map(policy).collect::<Vec<_>>(),
         "nearest": nearest.iter().filter_map(near_miss).collect::<Vec<_>>(),
+        "shadow": recorded.iter().filter_map(shadow).collect::<Vec<_>>(),
         "text": text,
     })
 }
@@ -134,6 +135,21 @@ fn story(denied: &Denied) -> Value {
 fn policy(policy: &PolicyRef) -> Option<Value> {
     let origin = policy.source.as_ref()?;
     Some(json!({ "kind": origin.kind, "namespace": origin.namespace, "name": origin.name, "rule": policy.rule }))
+}
+
+/// What an audited or dry-run document says.
+fn shadow(said: &RecordedExplanation) -> Option<Value> {
+    let RecordedExplanation { policy, matched, allowed, nearest } = said;
+    let origin = policy.source.as_ref()?;
+    Some(json!({
+        "kind": origin.kind,
+        "namespace": origin.namespace,
+        "name": origin.name,
+        "rule": policy.rule.filter(|_| *matched),
+        "matched": matched,
+        "decision": allowed.map(word),
+        "nearest": nearest.as_ref().and_then(near_miss),
+    }))
 }
 
 /// A near miss with its failed clauses.

@@ -31,6 +31,7 @@ use crate::{
     transport::{ProxySettings, build_proxy},
 };
 
+mod decisions;
 mod hostile;
 mod providers;
 mod traffic;

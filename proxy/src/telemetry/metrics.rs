@@ -14,8 +14,10 @@ use super::{
     record::{Direction, Record},
 };
 
+mod checks;
 mod upstream;
 
+pub use checks::CheckMetrics;
 pub use upstream::{Limit, UpstreamMetrics};
 
 /// Upper bounds of the request duration histogram, in seconds.
@@ -43,6 +45,8 @@ pub struct Metrics {
     durations: ByDirection<Histogram>,
     /// Circuit breakers and ejections.
     pub upstream: UpstreamMetrics,
+    /// External authorizers.
+    pub checks: CheckMetrics,
     /// Connections open now.
     pub open_connections: Gauge,
     /// Requests and opaque connections in progress now.
@@ -51,6 +55,8 @@ pub struct Metrics {
     pub access_log_dropped: Counter,
     /// Decision records that did not fit into the queue.
     pub decision_log_dropped: Counter,
+    /// Decision records for control that did not fit into the queue.
+    pub decision_stream_dropped: Counter,
     /// Snapshots swapped in.
     pub config_applied: Counter,
     /// Snapshots refused.
@@ -112,16 +118,19 @@ impl Metrics {
         let copies =
             ["sent", "failed", "left-out"].map(|outcome| mirrored.get_or_create(&OutcomeLabel { outcome }).clone());
         let upstream = UpstreamMetrics::new(&mut registry);
+        let checks = CheckMetrics::new(&mut registry);
         let mut metrics = Self {
             registry,
             requests,
             connections,
             durations,
             upstream,
+            checks,
             open_connections: Gauge::default(),
             open_streams: Gauge::default(),
             access_log_dropped: Counter::default(),
             decision_log_dropped: Counter::default(),
+            decision_stream_dropped: Counter::default(),
             config_applied: Counter::default(),
             config_rejected: Counter::default(),
             control_connected: Gauge::default(),
@@ -177,10 +186,12 @@ impl Metrics {
             connections: _,
             durations: _,
             upstream: _,
+            checks: _,
             open_connections,
             open_streams,
             access_log_dropped,
             decision_log_dropped,
+            decision_stream_dropped,
             config_applied,
             config_rejected,
             control_connected,
@@ -193,6 +204,11 @@ impl Metrics {
         registry.register("open_streams", "Requests and opaque connections in progress", open_streams.clone());
         registry.register("access_log_dropped", "Access log lines dropped", access_log_dropped.clone());
         registry.register("decision_log_dropped", "Decision records dropped", decision_log_dropped.clone());
+        registry.register(
+            "decision_stream_dropped",
+            "Decision records that the control plane was to get, dropped",
+            decision_stream_dropped.clone(),
+        );
         registry.register("config_applied", "Configurations swapped in", config_applied.clone());
         registry.register("config_rejected", "Configurations refused", config_rejected.clone());
         registry.register("control_connected", "1 while connected to the control plane", control_connected.clone());

@@ -7,7 +7,7 @@ use palisade_crds::istio::{Action, AuthorizationPolicy, Condition, Operation, Ru
 use crate::{
     object::{self, Head, Object, ObjectKey},
     reports::{Code, Report, Reports},
-    resolve::{Resolved, authorization::is_dry_run},
+    resolve::{Resolved, authorization::is_dry_run, check_cache},
 };
 
 mod inventory;
@@ -23,6 +23,7 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
             &document.spec;
         targets(resolved, &inventory, document, reports);
         annotations(&document.head, reports);
+        check_cache::check_place(document, reports);
         let tcp_ports = inventory.tcp_ports(document);
         let mut earlier: Vec<(usize, &Rule)> = Vec::new();
         for (index, entry) in document.spec.rules() {

@@ -17,6 +17,7 @@ use palisade_model::{
 use crate::{
     lower::assembly::Assembly,
     resolve::{
+        check_cache,
         providers::{self, CustomPolicy, Provider},
         tokens::TokenRules,
     },
@@ -59,7 +60,10 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, target: &Arc<str>) -> Result<(), 
         let suffix = if is_dry_run { "~dry-run" } else { "" };
         let key: Arc<str> = format!("custom/{provider}{suffix}/{target}").into();
         add_set(assembly, &key, &members)?;
-        checks.push(ExternalCheck { provider, policies: key, is_dry_run, asks });
+        // An answer about a body is about that body.
+        let shows_body = asks.service().is_some_and(|service| service.body.is_some());
+        let cache = check_cache::merged(members.iter().map(|policy| policy.cache.as_ref())).filter(|_| !shows_body);
+        checks.push(ExternalCheck { provider, policies: key, is_dry_run, asks, cache });
     }
     let external = ExternalAuthorization { key: Arc::clone(target), checks: checks.into() };
     let resource = Resource::ExternalAuthorization(external);

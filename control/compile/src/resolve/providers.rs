@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use palisade_crds::istio::{
     Action, AuthorizationPolicy, ExtAuthzGrpc, ExtAuthzHttp, ExtAuthzRequestBody, ExtensionProvider,
 };
-use palisade_model::external_authorization::{CheckBody, CheckService, ExternalProvider, HttpCheck, NamePattern};
+use palisade_model::external_authorization::{
+    CheckBody, CheckCache, CheckService, ExternalProvider, HttpCheck, NamePattern,
+};
 use palisade_policy::TrustDomains;
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
     lower::clusters::Destination,
     object::{self, Object},
     reports::{Code, Report, Reports},
-    resolve::authorization::Restriction,
+    resolve::{authorization::Restriction, check_cache},
     settings::MeshSettings,
     time,
 };
@@ -33,6 +35,8 @@ pub(crate) struct CustomPolicy {
     pub(crate) provider: Arc<str>,
     /// The provider is asked, and nothing comes of it.
     pub(crate) is_dry_run: bool,
+    /// Answers that count again, as far as this policy is concerned.
+    pub(crate) cache: Option<CheckCache>,
 }
 
 /// A provider of the mesh configuration, as far as it can be known without a proxy.
@@ -65,15 +69,17 @@ fn custom_policy(
 ) -> Option<CustomPolicy> {
     let restriction = Restriction::of_custom(document, domains, reports)?;
     let name = document.spec.provider.as_ref().map(|provider| provider.name.as_str()).unwrap_or_default();
-    if let Provider::Unusable(message) = find(name, settings) {
-        let message = format!("{message}: what the policy matches is denied");
-        reports.add(Report::warning(&document.head, Code::UnknownProvider, "spec.provider.name", &message));
+    let mut shows_body = false;
+    match find(name, settings) {
+        Provider::Unusable(message) => {
+            let message = format!("{message}: what the policy matches is denied");
+            reports.add(Report::warning(&document.head, Code::UnknownProvider, "spec.provider.name", &message));
+        }
+        Provider::Usable(_, asks) => shows_body = asks.service().is_some_and(|service| service.body.is_some()),
     }
-    Some(CustomPolicy {
-        restriction,
-        provider: name.into(),
-        is_dry_run: super::authorization::is_dry_run(&document.head),
-    })
+    let is_dry_run = super::authorization::is_dry_run(&document.head);
+    let cache = check_cache::of(&document.head, is_dry_run, shows_body, reports);
+    Some(CustomPolicy { restriction, provider: name.into(), is_dry_run, cache })
 }
 
 /// A provider by name.

@@ -7,7 +7,7 @@ use palisade_compile::{
 };
 use palisade_model::{
     authentication::{Authentication, TokenLocation},
-    external_authorization::{ExternalCheck, ExternalProvider, NamePattern},
+    external_authorization::{CheckCache, ExternalCheck, ExternalProvider, KeyPart, NamePattern},
     resource::{Resource, ResourceKind},
     snapshot::Snapshot,
 };
@@ -54,6 +54,8 @@ const PROVIDERS: &str = "extensionProviders:
     includeRequestHeadersInCheck: [X-Ext-*, \"*-id\", cookie]
     includeAdditionalHeadersInCheck: {X-Added: v}
     headersToUpstreamOnAllow: [x-user]
+- name: bodies
+  envoyExtAuthzGrpc: {service: authz.b.svc.cluster.local, port: 9000, includeRequestBodyInCheck: {maxRequestBytes: 9}}
 - name: nowhere
   envoyExtAuthzGrpc: {service: gone.b.svc.cluster.local, port: 9000}
 - name: tracer
@@ -195,4 +197,68 @@ fn dry_runs_of_custom_are_apart() {
     let found = checks(&of(&(world() + &custom("p", "grpc") + &dry), &sidecar(), &[]));
     let kinds: Vec<_> = found.iter().map(|check| (&*check.provider, check.is_dry_run)).collect();
     assert_eq!(kinds, [("grpc", false), ("http", true)], "and no second provider");
+}
+
+/// A CUSTOM policy with annotations, as pairs of name and value.
+fn annotated(name: &str, provider: &str, annotations: &[(&str, &str)]) -> String {
+    let written: Vec<String> = annotations.iter().map(|(name, value)| format!("{name}: \"{value}\"")).collect();
+    let with = format!("namespace: a, annotations: {{{}}}}}", written.join(", "));
+    custom(name, provider).replace("namespace: a}", &with)
+}
+
+const CACHE_LIFETIME: &str = "palisade.dev/ext-authz-cache-lifetime";
+const CACHE_KEY: &str = "palisade.dev/ext-authz-cache-key";
+
+#[test]
+fn answers_count_again_where_every_policy_of_the_provider_says_so() {
+    let of = |documents: &[String]| {
+        let snapshot = of(&(world() + &documents.concat()), &sidecar(), &[]);
+        let [check] = checks(&snapshot).try_into().unwrap();
+        let features = snapshot.get(ResourceKind::ExternalAuthorization, TARGET).unwrap().meta().requires.clone();
+        (check.cache, features.iter().any(|feature| &*feature.0 == "external-authorization.cache"))
+    };
+    let cached = |name: &str, lifetime, key| annotated(name, "grpc", &[(CACHE_LIFETIME, lifetime), (CACHE_KEY, key)]);
+    let cache = |seconds, key: &[KeyPart]| {
+        Some(CheckCache { lifetime: std::time::Duration::from_secs(seconds), key: key.into() })
+    };
+    let (p, q) = (cached("p", "30s", "path, headers.X-User"), cached("q", "1m", "path, method"));
+    let user = KeyPart::Header("x-user".into());
+    assert_eq!(of(std::slice::from_ref(&p)), (cache(30, &[KeyPart::Path, user.clone()]), true));
+    assert_eq!(of(&[p.clone(), q]), (cache(30, &[KeyPart::Method, KeyPart::Path, user]), true));
+    assert_eq!(of(&[p, custom("q", "grpc")]), (None, false), "one policy that says nothing");
+}
+
+#[test]
+fn annotations_that_cannot_be_used_cache_nothing_and_are_named() {
+    let allow = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+                 metadata: {name: p, namespace: a}\nspec: {rules: [{}]}\n---\n";
+    for (name, provider, annotations, at) in [
+        ("no key", "grpc", &[(CACHE_LIFETIME, "30s")][..], CACHE_LIFETIME),
+        ("no lifetime", "grpc", &[(CACHE_KEY, "path")], CACHE_KEY),
+        ("no duration", "grpc", &[(CACHE_LIFETIME, "30"), (CACHE_KEY, "path")], CACHE_LIFETIME),
+        ("zero", "grpc", &[(CACHE_LIFETIME, "0s"), (CACHE_KEY, "path")], CACHE_LIFETIME),
+        ("negative", "grpc", &[(CACHE_LIFETIME, "-1s"), (CACHE_KEY, "path")], CACHE_LIFETIME),
+        ("too long", "grpc", &[(CACHE_LIFETIME, "61m"), (CACHE_KEY, "path")], CACHE_LIFETIME),
+        ("an unknown part", "grpc", &[(CACHE_LIFETIME, "30s"), (CACHE_KEY, "path, body")], CACHE_KEY),
+        ("an empty key", "grpc", &[(CACHE_LIFETIME, "30s"), (CACHE_KEY, "")], CACHE_KEY),
+        ("bodies", "bodies", &[(CACHE_LIFETIME, "30s"), (CACHE_KEY, "path")], CACHE_LIFETIME),
+        (
+            "a dry run",
+            "grpc",
+            &[(CACHE_LIFETIME, "30s"), (CACHE_KEY, "path"), ("istio.io/dry-run", "true")],
+            CACHE_LIFETIME,
+        ),
+        ("no CUSTOM", "", &[(CACHE_LIFETIME, "30s")], CACHE_LIFETIME),
+    ] {
+        let text = match provider {
+            "" => allow.replace("namespace: a}", &format!("namespace: a, annotations: {{{CACHE_LIFETIME}: 30s}}}}")),
+            provider => annotated("p", provider, annotations),
+        };
+        let text = world() + &text;
+        let said = compile_text(&text).reports;
+        let path = format!("metadata.annotations[{at}]");
+        let found = said.diagnostics().iter().any(|d| d.code == "PLS0415" && d.path == path && d.line > 0);
+        assert!(found, "{name}: {:?}", said.diagnostics());
+        assert!(checks(&of(&text, &sidecar(), &[])).iter().all(|check| check.cache.is_none()), "{name}");
+    }
 }

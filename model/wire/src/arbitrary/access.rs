@@ -3,7 +3,8 @@
 use palisade_model::{
     authentication::{Authentication, ClaimHeader, TokenLocation, TokenRule},
     external_authorization::{
-        CheckBody, CheckService, ExternalAuthorization, ExternalCheck, ExternalProvider, HttpCheck, NamePattern,
+        CheckBody, CheckCache, CheckService, ExternalAuthorization, ExternalCheck, ExternalProvider, HttpCheck,
+        KeyPart, NamePattern,
     },
 };
 use proptest::{option, prelude::*};
@@ -83,7 +84,19 @@ pub(super) fn external_authorization() -> impl Strategy<Value = ExternalAuthoriz
         service().prop_map(ExternalProvider::Grpc),
         http.prop_map(ExternalProvider::Http)
     ];
-    let check = (text(), name(), any::<bool>(), asks)
-        .prop_map(|(provider, policies, is_dry_run, asks)| ExternalCheck { provider, policies, is_dry_run, asks });
+    let part = prop_oneof![
+        Just(KeyPart::Method),
+        Just(KeyPart::Scheme),
+        Just(KeyPart::Host),
+        Just(KeyPart::Path),
+        Just(KeyPart::Query),
+        Just(KeyPart::SourceIp),
+        text().prop_map(KeyPart::Header)
+    ];
+    let cache = (duration(), list(part)).prop_map(|(lifetime, key)| CheckCache { lifetime, key });
+    let check = (text(), name(), any::<bool>(), asks, option::of(cache)).prop_map(|check| {
+        let (provider, policies, is_dry_run, asks, cache) = check;
+        ExternalCheck { provider, policies, is_dry_run, asks, cache }
+    });
     (name(), list(check)).prop_map(|(key, checks)| ExternalAuthorization { key, checks })
 }

@@ -44,7 +44,7 @@ fn certificate(uri: &str, trust: Trust) -> Option<ClientCertificate> {
 
 fn tls(alpn: &[&str], certificate: Option<ClientCertificate>) -> Option<ClientTls> {
     let alpn = alpn.iter().map(|name| Arc::from(*name)).collect();
-    Some(ClientTls { sni: Some("a.com".into()), alpn, certificate })
+    Some(ClientTls { sni: Some("a.com".into()), alpn, certificate, agreed: None })
 }
 
 #[test]

@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use http::HeaderMap;
 use palisade_policy::{CapturedRequest, Peer};
-use ring::hmac;
+use ring::{
+    hmac,
+    rand::{SecureRandom, SystemRandom},
+};
 use serde::Serialize;
 
 use super::Circumstances;
@@ -21,12 +25,21 @@ const PLAIN_HEADERS: [&str; 4] = ["content-type", "accept", "user-agent", "x-req
 /// Claims whose texts are kept as they are.
 const PLAIN_CLAIMS: [&str; 3] = ["iss", "aud", "scope"];
 
+/// Headers whose lines are left out unless policies mention them: they are secrets, and nothing else.
+const SECRET_HEADERS: [&str; 3] = ["authorization", "proxy-authorization", "cookie"];
+
 /// Texts of one header or claim that are listed at most.
 const MAX_TEXTS: usize = 32;
 
+/// Headers that are listed at most, beside those that policies mention.
+const MAX_HEADERS: usize = 64;
+
+/// Stands where a text cannot be hashed.
+const NO_HASH: &str = "hmac:";
+
 /// Keeps hashes of one proxy from being looked up in tables. Equal texts have equal hashes for the life of the process.
 #[derive(Debug)]
-pub(super) struct Salt(hmac::Key);
+pub(super) struct Salt(Option<hmac::Key>);
 
 /// One decision.
 #[derive(Debug, Serialize)]
@@ -81,7 +94,7 @@ struct Http<'a> {
     /// Hash of the query.
     query: Option<String>,
     remote_ip: IpAddr,
-    /// The lines that policies mention: plain for a few, else hashed.
+    /// The lines of each header: plain for a few, hashed for the others, none for secrets that no policy mentions.
     headers: BTreeMap<&'a str, Vec<String>>,
     jwt: Option<Jwt>,
 }
@@ -100,13 +113,17 @@ struct Jwt {
 impl Salt {
     pub(super) fn random() -> Self {
         let mut bytes = [0_u8; 32];
-        fastrand::Rng::new().fill(&mut bytes);
-        Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+        let is_random = SystemRandom::new().fill(&mut bytes).is_ok();
+        if !is_random {
+            tracing::warn!("no randomness: decision records are made without hashes");
+        }
+        Self(is_random.then(|| hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
 
     /// The first 16 bytes in hexadecimal.
     fn hash(&self, text: &[u8]) -> String {
-        let tag = hmac::sign(&self.0, text);
+        let Some(key) = &self.0 else { return NO_HASH.to_owned() };
+        let tag = hmac::sign(key, text);
         let hex: String = tag.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         format!("hmac:{hex}")
     }
@@ -121,7 +138,7 @@ impl<'a> DecisionRecord<'a> {
         circumstances: &Circumstances<'a>,
         salt: &Salt,
     ) -> Self {
-        let Circumstances { time, reason, proxy, direction } = circumstances;
+        let Circumstances { time, reason, proxy, direction, headers } = circumstances;
         let CapturedRequest { connection, http, egress_host } = captured;
         let names = match &connection.peer {
             Peer::Anonymous => Vec::new(),
@@ -146,23 +163,34 @@ impl<'a> DecisionRecord<'a> {
                 alpn: tls.alpn.as_deref(),
                 version: &tls.version,
             }),
-            http: http.as_ref().map(|http| Http::of(http, salt)),
+            http: http.as_ref().map(|http| Http::of(http, *headers, salt)),
         }
     }
 }
 
 impl<'a> Http<'a> {
-    fn of(http: &'a palisade_policy::CapturedHttp, salt: &Salt) -> Self {
+    fn of(http: &'a palisade_policy::CapturedHttp, received: Option<&'a HeaderMap>, salt: &Salt) -> Self {
         let palisade_policy::CapturedHttp { method, scheme, authority, path, headers, remote_ip, jwt, now: _ } = http;
         let end = path.iter().position(|byte| matches!(byte, b'?' | b'#')).unwrap_or(path.len());
         let (plain, query) = path.split_at_checked(end).unwrap_or((path, &[]));
-        let mut lines: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        let text = |name: &str, line: &[u8]| match PLAIN_HEADERS.contains(&name) {
+            true => String::from_utf8_lossy(line).into_owned(),
+            false => salt.hash(line),
+        };
+        let mut mentioned: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         for (name, line) in headers {
-            let lines = lines.entry(name).or_default();
+            let lines = mentioned.entry(name).or_default();
             if lines.len() < MAX_TEXTS {
-                let is_plain = PLAIN_HEADERS.contains(&name.as_str());
-                lines.push(if is_plain { String::from_utf8_lossy(line).into_owned() } else { salt.hash(line) });
+                lines.push(text(name, line));
             }
+        }
+        // What policies mention is as they saw it; the rest, as it was received.
+        let mut lines = mentioned.clone();
+        let others = received.into_iter().flat_map(|received| received.keys().map(move |name| (received, name)));
+        for (received, name) in others.filter(|(_, name)| !mentioned.contains_key(name.as_str())).take(MAX_HEADERS) {
+            let is_secret = SECRET_HEADERS.contains(&name.as_str());
+            let values = received.get_all(name).iter().filter(|_| !is_secret).take(MAX_TEXTS);
+            lines.insert(name.as_str(), values.map(|value| text(name.as_str(), value.as_bytes())).collect());
         }
         Self {
             method,

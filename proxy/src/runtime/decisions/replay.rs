@@ -8,12 +8,12 @@ use std::{
     thread::JoinHandle,
 };
 
-use palisade_policy::{CapturedRequest, PolicyEngine, Replay};
+use palisade_policy::{CapturedRequest, MadeDecision, PolicyEngine, Replay};
 
 /// Decisions that may wait. What does not fit is left out: it is a sample.
 const QUEUE: usize = 64;
 
-type Task = (Arc<PolicyEngine>, Box<CapturedRequest>);
+type Task = (Arc<PolicyEngine>, Box<CapturedRequest>, MadeDecision);
 
 /// The thread, started by the first sample; it ends with its owner.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ struct Running {
 
 impl Replayer {
     /// Queues a decision, if there is room.
-    pub(super) fn send(&self, engine: Arc<PolicyEngine>, captured: Box<CapturedRequest>) {
+    pub(super) fn send(&self, engine: Arc<PolicyEngine>, captured: Box<CapturedRequest>, made: MadeDecision) {
         let running = self.0.get_or_init(|| {
             let (tasks, queue) = sync_channel(QUEUE);
             let started = std::thread::Builder::new().name("policy-replay".into()).spawn(move || replay_all(&queue));
@@ -41,7 +41,7 @@ impl Replayer {
         });
         if let Some(tasks) = running.as_ref().and_then(|running| running.tasks.as_ref()) {
             // Full: it is a sample.
-            let _left_out = tasks.try_send((engine, captured)).is_err();
+            let _left_out = tasks.try_send((engine, captured, made)).is_err();
         }
     }
 }
@@ -56,10 +56,10 @@ impl Drop for Running {
 }
 
 fn replay_all(queue: &Receiver<Task>) {
-    while let Ok((engine, captured)) = queue.recv() {
-        if let Replay::Differs(policies) = engine.replay(&captured) {
+    while let Ok((engine, captured, made)) = queue.recv() {
+        if let Replay::Differs(policies) = engine.replay(&captured, &made) {
             let ids: Vec<&str> = policies.iter().map(|policy| policy.id.as_str()).collect();
-            tracing::error!(policies = ?ids, "Cedar decides otherwise than the compiled form; from now on Cedar decides here");
+            tracing::error!(policies = ?ids, "Cedar decides otherwise than the compiled policies; from now on Cedar decides here");
         }
     }
 }

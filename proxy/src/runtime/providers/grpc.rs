@@ -34,7 +34,7 @@ pub(super) async fn check(
     service: &CheckService,
     context: &Context<'_>,
     question: &Question,
-) -> Result<CheckAnswer, AskError> {
+) -> Result<(CheckAnswer, http::HeaderMap), AskError> {
     let origin = http::Uri::builder()
         .scheme("http")
         .authority(&*service.host)
@@ -48,7 +48,8 @@ pub(super) async fn check(
         let cause = std::error::Error::source(&status).map(with_cause).unwrap_or_default();
         AskError::Call(format!("gRPC status {}: {} {cause}", i32::from(status.code()), status.message()))
     })?;
-    Ok(answer_of(response.into_inner()))
+    let (metadata, response, _) = response.into_parts();
+    Ok((answer_of(response), metadata.into_headers()))
 }
 
 fn attributes(context: &Context<'_>, service: &CheckService, question: &Question) -> v3::AttributeContext {

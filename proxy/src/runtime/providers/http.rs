@@ -18,7 +18,7 @@ pub(super) async fn check(
     check: &HttpCheck,
     head: &QuestionHead,
     body: Option<&ShownBody>,
-) -> Result<CheckAnswer, AskError> {
+) -> Result<(CheckAnswer, HeaderMap), AskError> {
     let failed = |error: &dyn std::fmt::Display| AskError::Call(error.to_string());
     let path = [check.path_prefix.as_bytes(), &head.target].concat();
     let uri = http::Uri::builder()
@@ -42,7 +42,8 @@ pub(super) async fn check(
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect().await.map_err(|error| AskError::Call(error.to_string()))?;
     let body: Bytes = body.to_bytes();
-    Ok(answer::of_http(check, parts.status.as_u16(), &parts.headers, body))
+    let answer = answer::of_http(check, parts.status.as_u16(), &parts.headers, body);
+    Ok((answer, parts.headers))
 }
 
 fn headers_for(check: &HttpCheck, head: &QuestionHead) -> Result<HeaderMap, http::Error> {

@@ -70,14 +70,14 @@ pub(super) async fn serve(
     let began = Instant::now();
     let facts = context.facts();
     let mut record = Record::new(Timestamp::now(), Arc::clone(&runtime.settings().proxy), facts.direction);
-    let sample = runtime.decisions.sample();
+    let sample = runtime.decisions.sample(SystemTime::now());
     let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new()).with_depth(sample.depth());
     let mut asked = 0;
     let mut testimony = Testimony::default();
     let mut verdict = loop {
         let verdict = request::decide_tcp_with(&standing.index, &standing.admitted, &testimony, &mut chance);
         if let Action::Check(question) = &verdict.action {
-            let answer = runtime.providers.ask(runtime, &standing.index, &standing.admitted, question).await;
+            let answer = Providers::ask(runtime, &standing, question).await;
             testimony.answers.push((Arc::clone(&question.check.check.provider), answer));
             continue;
         }
@@ -230,6 +230,6 @@ fn note(runtime: &Runtime, record: &mut Record, standing: &Standing, verdict: &V
     record.shadow = ShadowRecord::of(said).map(Box::new);
     record.policies = said.deciding.iter().filter(|p| p.source.is_some()).map(|p| Arc::clone(&p.id.0)).collect();
     let (time, reason, direction) = (record.time, verdict.reason, record.direction);
-    let circumstances = Circumstances { time, reason, proxy: &runtime.settings().proxy, direction };
+    let circumstances = Circumstances { time, reason, proxy: &runtime.settings().proxy, direction, headers: None };
     record.decision = runtime.decisions.note(said, sample, &circumstances).map(Into::into);
 }

@@ -17,6 +17,8 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 use super::*;
 
+mod kept;
+
 const CLUSTER: &str = "outbound|9000||judge.foo.svc.cluster.local";
 
 /// Answers as the request's header `x-case` asks.
@@ -150,7 +152,14 @@ fn snapshot(port: u16, asks: ExternalProvider, peer: SocketAddr) -> Arc<Snapshot
     resources.push(Resource::PolicySet(PolicySet { key: key.into(), policies: ids.into(), deny_all: None }));
     resources.push(Resource::ExternalAuthorization(ExternalAuthorization {
         key: "workload/foo/b".into(),
-        checks: [ExternalCheck { provider: "judge".into(), policies: key.into(), is_dry_run: false, asks }].into(),
+        checks: [ExternalCheck {
+            provider: "judge".into(),
+            policies: key.into(),
+            is_dry_run: false,
+            asks,
+            cache: None,
+        }]
+        .into(),
     }));
     resources.push(Resource::Cluster(Cluster {
         tls: UpstreamTls::Off,
