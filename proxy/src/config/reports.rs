@@ -35,7 +35,7 @@ const OUTBOUND: usize = 2;
 const STALLED: Duration = Duration::from_secs(30);
 
 /// Records that wait to be sent. What does not fit is dropped and counted; nobody waits for it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outbox {
     is_wanted: AtomicBool,
     queue: Mutex<Queue>,

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use super::*;
 
 mod kept;
+mod lifecycle;
 
 const CLUSTER: &str = "outbound|9000||judge.foo.svc.cluster.local";
 
