@@ -1,6 +1,6 @@
 //! A document of hand-written Cedar as the policies that enforce it: statements apart, templates linked, each by the direction it is about.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use cedar_policy::{
@@ -122,7 +122,9 @@ pub fn admit_cedar(document: &CedarDocument<'_>) -> CedarAdmission {
         }
         return admission;
     }
-    let mut unused: BTreeMap<usize, &TemplateLink> = links.iter().enumerate().collect();
+    let mut named = BTreeSet::new();
+    let mut unused: Unused<'_> =
+        links.iter().map(|link| Link { link, is_repeated: !named.insert(&link.id) }).enumerate().collect();
     for (index, statement) in statements.iter().enumerate() {
         let id = format!("{prefix}[{index}]");
         match admit_statement(document, statement, &id, index, &mut unused, &mut admission) {
@@ -144,7 +146,7 @@ pub fn admit_cedar(document: &CedarDocument<'_>) -> CedarAdmission {
             }
         }
     }
-    for (index, link) in unused {
+    for (index, Link { link, is_repeated: _ }) in unused {
         let message = format!("no template of this document has @id(\"{}\")", link.template);
         admission.link_findings.push((index, message));
     }
@@ -154,12 +156,22 @@ pub fn admit_cedar(document: &CedarDocument<'_>) -> CedarAdmission {
 
 type Broken = (Vec<Finding>, Actions);
 
+/// Links that no template has taken yet, by index.
+type Unused<'a> = BTreeMap<usize, Link<'a>>;
+
+#[derive(Clone, Copy)]
+struct Link<'a> {
+    link: &'a TemplateLink,
+    /// An earlier one has its id: two policies of one id would be one, and a forbid would be lost.
+    is_repeated: bool,
+}
+
 fn admit_statement(
     document: &CedarDocument<'_>,
     statement: &Statement<'_>,
     id: &str,
     index: usize,
-    unused: &mut BTreeMap<usize, &TemplateLink>,
+    unused: &mut Unused<'_>,
     admission: &mut CedarAdmission,
 ) -> Result<Admitted, Broken> {
     let unknown = statement.guessed_actions();
@@ -180,9 +192,9 @@ fn admit_statement(
     let tree = template.to_pst().map_err(|error| (vec![whole(&error.to_string())], unknown))?;
     let effect = if tree.effect == pst::Effect::Forbid { Effect::Forbid } else { Effect::Permit };
     let name = tree.annotations.get("id").map(ToString::to_string).unwrap_or_default();
-    let mine: Vec<(usize, &TemplateLink)> = unused
+    let mine: Vec<(usize, Link<'_>)> = unused
         .iter()
-        .filter(|(_, link)| !name.is_empty() && link.template == name)
+        .filter(|(_, Link { link, .. })| !name.is_empty() && link.template == name)
         .map(|(at, link)| (*at, *link))
         .collect();
     if mine.is_empty() {
@@ -191,9 +203,13 @@ fn admit_statement(
     }
     let mut policies = Vec::new();
     let mut actions = Actions(0);
-    for (at, link) in mine {
+    for (at, Link { link, is_repeated }) in mine {
         unused.remove(&at);
-        let linked = link_template(&tree, link).and_then(|text| {
+        let unique = match is_repeated {
+            true => Err(format!("another link of this document has the id `{}`", link.id)),
+            false => link_template(&tree, link),
+        };
+        let linked = unique.and_then(|text| {
             admit_static(document, &text, &format!("{id}:{}", link.id), index, admission)
                 .map_err(|(findings, _)| findings.into_iter().map(|f| f.message).collect::<Vec<_>>().join("; "))
         });

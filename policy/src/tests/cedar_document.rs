@@ -197,3 +197,24 @@ fn audited_documents_deny_nothing_and_are_seen() {
         assert_eq!(recorded.policies.len(), 1, "{text}");
     }
 }
+
+#[test]
+fn links_of_one_id_lose_no_forbid() {
+    let link = |id: &str, namespace: &str| TemplateLink {
+        template: "t".to_owned(),
+        id: id.to_owned(),
+        principal: Some(format!("Mesh::Namespace::\"{namespace}\"")),
+        resource: None,
+    };
+    let forbid = "@id(\"t\") forbid (principal in ?principal, action, resource is Mesh::Workload);";
+    let apart = admit_linked(forbid, &[link("a", "bar"), link("b", "baz")], PolicyMode::Enforce);
+    assert_eq!(apart.link_findings, []);
+    assert!(allows(&apart));
+    let repeated = admit_linked(forbid, &[link("a", "bar"), link("a", "baz")], PolicyMode::Enforce);
+    assert_eq!(repeated.link_findings, [(1, "another link of this document has the id `a`".to_owned())]);
+    assert!(!allows(&repeated), "which of the two is meant cannot be known");
+    let permit = forbid.replace("forbid", "permit");
+    let repeated = admit_linked(&permit, &[link("a", "bar"), link("a", "foo")], PolicyMode::Enforce);
+    assert_eq!(repeated.link_findings.len(), 1);
+    assert!(repeated.inbound.policies.len() == 1 && repeated.inbound.has_permit);
+}
