@@ -460,6 +460,10 @@ where
     S: Future<Output = Result<(), ProcessError>> + Send + 'static,
 {
     // Connections have workers of their own; here is what goes on beside them.
+    // The kernel may give memory in pieces of 2 MiB, of which a proxy's heap would fill a part (decision 0005).
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!(%error, "huge pages stay");
+    }
     let beside_workers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let outcome = beside_workers.block_on(async {
         let runtime = Arc::clone(process.runtime());
