@@ -46,8 +46,6 @@ use crate::{
 
 /// Tries that Pingora makes at most; each one is granted by a route's policy.
 const MAX_ATTEMPTS: usize = 64;
-/// Idle HTTP/1 connections to upstreams, over all endpoints.
-const IDLE_POOL: usize = 1024;
 /// How often gauges are set.
 const UPKEEP: Duration = Duration::from_secs(5);
 /// How long listeners may take to follow a snapshot before it counts as applied all the same: an address that cannot be
@@ -227,7 +225,7 @@ impl Process {
         let pages_stop = watch::Sender::new(false);
         serve_pages(&runtime, filter, pages, &pages_stop, &mut tasks).await?;
 
-        let limits = ProxySettings { max_attempts: MAX_ATTEMPTS, idle_pool_size: IDLE_POOL };
+        let limits = ProxySettings { max_attempts: MAX_ATTEMPTS };
         let workers = Arc::new(Workers::start(&runtime, &limits).await?);
         let server = |role| Server::on_workers(Arc::clone(&runtime), Arc::clone(&workers), role);
 

@@ -56,7 +56,7 @@ async fn sidecar_with(ca: &TestCa, name: &str, role: Role, original: SocketAddr,
     let runtime = Runtime::new(settings, identities, Arc::new(Metrics::new()), access_log);
     let app = MeshApp::new(Arc::clone(&runtime));
     let connector = runtime.transports.connector().clone();
-    let proxy = build_proxy(app, connector, &ProxySettings { max_attempts: 16, idle_pool_size: 64 }).await.unwrap();
+    let proxy = build_proxy(app, connector, &ProxySettings { max_attempts: 16 }).await.unwrap();
     let server = Server::with_destination(Arc::clone(&runtime), proxy, role, Arc::new(move |_| Some(original)));
     let mut listeners = ListenerSet::new(server);
     let key = ListenerKey::new("test");

@@ -66,13 +66,10 @@ impl Workers {
         let cores = || std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let count = runtime.settings().workers.unwrap_or_else(cores);
         let mut started = Self { workers: Vec::new(), stop: CancellationToken::new(), threads: Vec::new() };
-        // Idle connections are the process's, however many workers share them.
-        let idle_pool_size = settings.idle_pool_size.div_ceil(count.get());
-        let settings = ProxySettings { idle_pool_size, ..settings.clone() };
         for number in 0..count.get() {
-            let connector = runtime.transports.connector().sibling();
+            let connector = runtime.transports.connector().sibling(count);
             let app = MeshApp::new(Arc::clone(runtime));
-            let proxy = build_proxy(app, connector.clone(), &settings).await?;
+            let proxy = build_proxy(app, connector.clone(), settings).await?;
             let (handle, thread) = spawn(number, connector, started.stop.clone())?;
             started.threads.push(thread);
             started.workers.push(Worker { handle, proxy, connections: Arc::default() });

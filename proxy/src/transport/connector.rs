@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_core::{Error, ErrorType, Result};
 
 mod dial;
+mod idle;
 mod options;
 mod pool;
 mod request;
@@ -22,10 +23,12 @@ mod retry;
 mod session;
 mod transport;
 
+pub(crate) use idle::Home;
 pub use options::ConnectionOptions;
 pub use retry::retry_is_safe;
 pub use transport::{TlsTransport, Transport, TransportRef};
 
+use idle::{IdleKey, IdleStreams};
 use pool::{Pools, SlotKey};
 pub(crate) use session::H2Upstream;
 use transport::Registry;
@@ -44,6 +47,8 @@ pub struct ConnectorSettings {
     pub ping: Option<PingKeepalive>,
     /// HTTP/2 connections without a stream for this long are closed by [`MeshConnector::reap`].
     pub h2_idle_timeout: Duration,
+    /// Idle HTTP/1 connections kept, over all endpoints.
+    pub max_idle: usize,
 }
 
 /// What to speak to an endpoint.
@@ -82,6 +87,7 @@ struct Inner {
     registry: Arc<Registry>,
     next_fresh: AtomicU64,
     pools: Pools,
+    idle: Arc<IdleStreams>,
 }
 
 impl Default for ConnectorSettings {
@@ -91,6 +97,7 @@ impl Default for ConnectorSettings {
             max_header_list_bytes: 96 * 1024,
             ping: None,
             h2_idle_timeout: Duration::from_secs(60),
+            max_idle: 1024,
         }
     }
 }
@@ -149,19 +156,24 @@ impl MeshConnector {
             inner: Arc::new(Inner {
                 registry: Arc::default(),
                 next_fresh: AtomicU64::new(1),
+                idle: IdleStreams::new(settings.max_idle),
                 pools: Pools::new(settings),
             }),
         }
     }
 
-    /// A connector with connections of its own, over the same registered transports: for another worker.
+    /// A connector with connections of its own, over the same registered transports: for one of `workers` workers, which share
+    /// the limit on idle connections.
     #[must_use]
-    pub fn sibling(&self) -> Self {
+    pub fn sibling(&self, workers: NonZeroUsize) -> Self {
+        let settings = self.inner.pools.settings();
+        let settings = ConnectorSettings { max_idle: settings.max_idle.div_ceil(workers.get()), ..settings.clone() };
         Self {
             inner: Arc::new(Inner {
                 registry: Arc::clone(&self.inner.registry),
                 next_fresh: AtomicU64::new(1),
-                pools: Pools::new(self.inner.pools.settings().clone()),
+                idle: IdleStreams::new(settings.max_idle),
+                pools: Pools::new(settings),
             }),
         }
     }
@@ -216,6 +228,16 @@ impl MeshConnector {
         self.inner.pools.connections()
     }
 
+    /// Where HTTP/1 connections to the peer idle between two requests. `None`: they do not.
+    fn home(&self, peer: &HttpPeer, key: GroupKey, address: SocketAddr) -> Option<Home> {
+        let GroupKey { transport, protocol, fresh } = key;
+        let limit = peer.options.idle_timeout.unwrap_or(PeerOptions::default().idle_timeout);
+        let is_kept = protocol != UpstreamProtocol::Http2 && fresh == 0 && !limit.is_zero();
+        let max_requests = peer.options.max_h2_streams;
+        let key = IdleKey { address, transport, protocol, max_requests };
+        is_kept.then(|| Home::new(&self.inner.idle, key, limit))
+    }
+
     fn resolve(&self, peer: &HttpPeer) -> Result<(GroupKey, TransportRef, SocketAddr)> {
         let internal = |what: &'static str| Error::explain(ErrorType::InternalError, what);
         let key = GroupKey::unpack(peer.group_key).ok_or_else(|| internal("peer with a foreign group key"))?;
@@ -245,18 +267,22 @@ impl Connector for MeshConnector {
     ) -> Result<(Connection<H2Upstream>, bool)> {
         let peer = http_peer(peer)?;
         let (key, interned, address) = self.resolve(peer)?;
+        let home = self.home(peer, key, address);
+        if let Some(stream) = home.as_ref().and_then(Home::take) {
+            return Ok((stream.into_connection(home), false));
+        }
         let limit = peer.options.total_connection_timeout.unwrap_or(PeerOptions::default().connect_timeout);
         let transport = interned.transport();
         if key.protocol == UpstreamProtocol::Http1 {
             let stream = dial::connect(address, transport, AppProtocol::Http1, limit).await?;
-            return Ok((Connection::Stream(Box::new(stream)), false));
+            return Ok((stream.into_connection(home), false));
         }
         let slot = self.inner.pools.slot(SlotKey { address, transport: key.transport });
         if slot.speaks_http1() && key.protocol == UpstreamProtocol::Http2OrHttp1 {
             // Nothing to share: every request needs a connection of its own. The answer may have changed, though.
             let stream = dial::connect(address, transport, AppProtocol::Http2, limit).await?;
             if stream.protocol() == AppProtocol::Http1 {
-                return Ok((Connection::Stream(Box::new(stream)), false));
+                return Ok((stream.into_connection(home), false));
             }
             let session =
                 self.inner.pools.establish(&slot, stream, transport, limit, peer.options.max_h2_streams).await?;
@@ -282,7 +308,7 @@ impl Connector for MeshConnector {
                 }
                 (AppProtocol::Http1, _) => {
                     slot.remember_http1();
-                    Ok(Connection::Stream(Box::new(stream)))
+                    Ok(stream.into_connection(home))
                 }
             }
         }
@@ -295,7 +321,7 @@ impl Connector for MeshConnector {
         let peer = http_peer(peer).ok()?;
         let key = GroupKey::unpack(peer.group_key)?;
         if key.protocol == UpstreamProtocol::Http1 || key.fresh != 0 {
-            return None; // Pingora looks into its own HTTP/1 pool next.
+            return None; // Pingora looks into its own HTTP/1 pool next, which is empty: see `Home`.
         }
         let address = *peer.address().as_inet()?;
         let slot = self.inner.pools.find(&SlotKey { address, transport: key.transport })?;

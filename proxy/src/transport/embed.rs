@@ -26,8 +26,6 @@ pub type Proxy<SV> = HttpProxy<SV, MeshConnector>;
 pub struct ProxySettings {
     /// Tries of one request, the first included; at least 1. The application decides about each retry; this is the wall.
     pub max_attempts: usize,
-    /// Idle HTTP/1 upstream connections kept, over all endpoints.
-    pub idle_pool_size: usize,
 }
 
 /// Why a proxy could not be built.
@@ -69,7 +67,8 @@ where
     let roots = placeholder_roots()?;
     let conf = ServerConf {
         max_retries: settings.max_attempts.max(1),
-        upstream_keepalive_pool_size: settings.idle_pool_size,
+        // Idle connections are kept by our connector.
+        upstream_keepalive_pool_size: 16,
         // Pingora's own connectors, which are never used, load their roots when they are made, and panic if there are none.
         ca_file: Some(format!("/proc/self/fd/{}", roots.as_raw_fd())),
         ..ServerConf::default()

@@ -47,6 +47,8 @@ pub(crate) struct Link {
     sent: AtomicU64,
     received: AtomicU64,
     counts: AtomicBool,
+    /// The try uses a connection that has idled before.
+    is_reused: AtomicBool,
 }
 
 /// The request must end, although nothing moves on it.
@@ -123,6 +125,7 @@ impl Link {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             counts: AtomicBool::new(false),
+            is_reused: AtomicBool::new(false),
         })
     }
 
@@ -244,6 +247,7 @@ pub fn couple(session: &mut Session, upstream: Option<&Digest>) {
     let Some(link) = link_of(session).cloned().or_else(|| couple_h1_client(session)) else { return };
     let up = upstream.and_then(attached).and_then(|attached| attached.stream.upgrade());
     link.up.close();
+    link.is_reused.store(up.as_ref().is_some_and(|up| up.is_reused()), SeqCst);
     if let Some(up) = up.filter(|stream| stream.is_http1()) {
         let body = session.req_header().version == Version::HTTP_2 || has_body_or_upgrades(session);
         link.up.open_h1(Arc::clone(&up));
@@ -270,6 +274,11 @@ fn couple_h1_client(session: &mut Session) -> Option<Arc<Link>> {
 /// Whether both directions of a request can be busy at once.
 fn has_body_or_upgrades(session: &mut Session) -> bool {
     session.is_upgrade_req() || !session.as_mut().is_body_empty()
+}
+
+/// Whether the current try uses an HTTP/1 connection that has idled before.
+pub(super) fn is_reused(session: &Session) -> bool {
+    link_of(session).is_some_and(|link| link.is_reused.load(SeqCst))
 }
 
 /// Changes the stream idle timeout of this request, from now on. `None`: never. Call it after [`couple`].

@@ -1,6 +1,7 @@
 //! The one stream type handed to Pingora: plaintext or TLS, either direction, with eager digests and lazy buffers.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::RawFd;
 use std::pin::Pin;
@@ -10,6 +11,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use futures::FutureExt;
+use pingora_core::connectors::http::custom::Connection;
+use pingora_core::protocols::http::custom::client::Session;
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest, UniqueID,
@@ -17,6 +21,7 @@ use pingora_core::protocols::{
 use pingora_http::ResponseHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::connector::Home;
 use super::link::Side;
 use super::meta::{Attached, ConnMeta};
 
@@ -51,6 +56,10 @@ pub struct MeshStream {
     socket: Arc<SocketDigest>,
     digest: Arc<ProxyDigest>,
     established: SystemTime,
+    /// Where an upstream connection goes between two requests.
+    home: Option<Home>,
+    /// Its request is done, and it may carry another.
+    is_given_back: bool,
 }
 
 impl MeshStream {
@@ -117,7 +126,7 @@ impl MeshStream {
         let _ = socket.original_dst.set(meta.original_dst.map(Into::into));
         let shared = Arc::new(Shared::new(io, protocol, is_downstream));
         let attached = Attached { meta, stream: Arc::downgrade(&shared) };
-        let unused = Box::new(ResponseHeader::build(200, Some(0))?);
+        let unused = Box::new(ResponseHeader::build_no_case(200, Some(0))?);
         Ok(Self {
             shared,
             protocol,
@@ -125,6 +134,8 @@ impl MeshStream {
             socket: Arc::new(socket),
             digest: Arc::new(ProxyDigest::new(unused, Some(Box::new(attached)))),
             established: SystemTime::now(),
+            home: None,
+            is_given_back: false,
         })
     }
 
@@ -132,6 +143,47 @@ impl MeshStream {
     #[must_use]
     pub fn protocol(&self) -> AppProtocol {
         self.protocol
+    }
+
+    /// An upstream connection for Pingora, which idles at `home` after its request.
+    pub(super) fn into_connection<S: Session>(mut self, home: Option<Home>) -> Connection<S> {
+        self.home = home;
+        Connection::Stream(Box::new(self))
+    }
+
+    /// Nothing came on an idle connection, and it was not closed.
+    pub(super) fn is_quiet(&self) -> bool {
+        let mut byte = [0; 1];
+        let mut buf = ReadBuf::new(&mut byte);
+        // Without tokio's budget, which may let a read wait that need not.
+        let read = tokio::task::unconstrained(poll_fn(|cx| self.shared.core.lock().poll_read(cx, &mut buf)));
+        read.now_or_never().is_none()
+    }
+
+    /// Keeps no more than an idle connection needs.
+    pub(super) fn rest(&self) {
+        self.shared.detach();
+        self.shared.core.lock().rest();
+    }
+
+    /// Says that the connection has carried a request before.
+    pub(super) fn note_reuse(&self) {
+        self.shared.is_reused.store(true, Ordering::Release);
+    }
+
+    /// Answers the read by which Pingora gives a connection back.
+    fn poll_given_back(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut core = self.shared.core.lock();
+        core.progress(cx);
+        let is_settled = core.is_settled();
+        match core.poll_read(cx, buf) {
+            Poll::Pending if is_settled => {
+                drop(core);
+                self.is_given_back = true;
+                Poll::Ready(Ok(()))
+            }
+            read => read,
+        }
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
@@ -144,6 +196,19 @@ const UPSTREAM_LINGER: Duration = Duration::from_secs(5);
 
 impl Drop for MeshStream {
     fn drop(&mut self) {
+        if let Some(home) = self.home.take().filter(|_| self.is_given_back) {
+            let Self { shared, protocol, fd, socket, digest, established, home: _, is_given_back: _ } = self;
+            return home.put(Self {
+                shared: Arc::clone(shared),
+                protocol: *protocol,
+                fd: *fd,
+                socket: Arc::clone(socket),
+                digest: Arc::clone(digest),
+                established: *established,
+                home: None,
+                is_given_back: false,
+            });
+        }
         let shared = &self.shared;
         // Pingora ends a tunnel by dropping the streams, with bytes that it has "written" still in our queue.
         if shared.is_owned.load(Ordering::Acquire) || shared.core.lock().is_settled() {
@@ -164,11 +229,15 @@ fn is_probe(buf: &ReadBuf<'_>) -> bool {
 
 impl AsyncRead for MeshStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let shared = &self.shared;
+        let this = self.get_mut();
         // Whoever watches an idle connection that has carried all that it may finds it ended.
-        if shared.is_used_up() && is_probe(buf) {
+        if is_probe(buf) && this.shared.is_used_up() {
             return Poll::Ready(Ok(()));
         }
+        if is_probe(buf) && this.home.is_some() {
+            return this.poll_given_back(cx, buf);
+        }
+        let shared = &this.shared;
         let Some((link, side, queues)) = shared.attachment() else {
             let mut core = shared.core.lock();
             core.progress(cx);

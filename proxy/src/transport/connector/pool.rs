@@ -96,7 +96,7 @@ impl Pools {
         limit: Duration,
         max_requests: usize,
     ) -> Result<H2Upstream> {
-        let ConnectorSettings { windows, max_header_list_bytes, ping, h2_idle_timeout } = &self.settings;
+        let ConnectorSettings { windows, max_header_list_bytes, ping, h2_idle_timeout, max_idle: _ } = &self.settings;
         let options = &transport.options;
         let max_streams = options.max_streams.unwrap_or(windows.streams);
         let digest = Digest {

@@ -6,12 +6,14 @@ use h2::Reason;
 use pingora_core::{Error, ErrorType, RetryType};
 use pingora_proxy::Session;
 
+use crate::transport::link::is_reused;
+
 /// Whether the request may be sent again after this error, given that the transport decides and no policy does.
 ///
 /// True where the server provably did not process it (GOAWAY, REFUSED_STREAM, a connection that was never used), for any
 /// method; and for idempotent methods where a reused connection proved stale. Never once anything was answered, nor when
 /// the request's body is no longer at hand. For `error_while_proxy`: `e.set_retry(retry_is_safe(..))`. The next try should
-/// ask for a [fresh](super::PeerOptions::fresh) connection.
+/// ask for a [fresh](super::PeerOptions::fresh) connection. `reused` is what Pingora says, which knows of HTTP/2 alone.
 #[must_use]
 pub fn retry_is_safe(session: &Session, error: &Error, reused: bool) -> bool {
     if session.response_written().is_some() || session.as_ref().retry_buffer_truncated() {
@@ -19,7 +21,7 @@ pub fn retry_is_safe(session: &Session, error: &Error, reused: bool) -> bool {
     }
     match error.retry {
         RetryType::Decided(decided) => decided,
-        RetryType::ReusedOnly => reused && session.req_header().method.is_idempotent(),
+        RetryType::ReusedOnly => (reused || is_reused(session)) && session.req_header().method.is_idempotent(),
     }
 }
 

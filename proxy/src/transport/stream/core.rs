@@ -412,17 +412,31 @@ impl Core {
             return Poll::Ready(Ok(()));
         }
         if let Io::Plain(wire) = &self.io {
-            return wire.poll_readable(cx);
+            let readable = wire.poll_readable(cx);
+            if readable.is_pending() {
+                self.rest();
+            }
+            return readable;
         }
         // TLS has to decrypt to know.
         let mut early = [0; 512];
         let mut buf = ReadBuf::new(&mut early);
-        ready!(self.poll_io(cx, &mut buf))?;
+        if self.poll_io(cx, &mut buf)?.is_pending() {
+            self.rest();
+            return Poll::Pending;
+        }
         if buf.filled().is_empty() {
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
         }
         self.stash.extend_from_slice(buf.filled());
         Poll::Ready(Ok(()))
+    }
+
+    /// Keeps no room for a request that may never come.
+    pub(super) fn rest(&mut self) {
+        if self.out.is_empty() {
+            self.out = BytesMut::new();
+        }
     }
 
     pub(super) fn begin_request(&mut self, limits: HeadLimits, timeout: Duration) {

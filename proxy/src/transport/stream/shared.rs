@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     requests: AtomicU32,
     /// It has carried all that it may: whoever looks for an idle connection finds it ended.
     is_used_up: AtomicBool,
+    /// It has idled between two requests.
+    pub(super) is_reused: AtomicBool,
 }
 
 #[derive(Default)]
@@ -60,6 +62,7 @@ impl Shared {
             stream_idle_timeout: Mutex::new(None),
             requests: AtomicU32::new(0),
             is_used_up: AtomicBool::new(false),
+            is_reused: AtomicBool::new(false),
         }
     }
 
@@ -67,6 +70,12 @@ impl Shared {
     pub(crate) fn attach(&self, link: &Arc<Link>, side: Side, queues: bool) {
         *self.link.lock() = Some(Attachment { link: Arc::downgrade(link), side, queues });
         self.is_linked.store(true, Ordering::Release);
+    }
+
+    /// The request is over: what is left of its link goes.
+    pub(crate) fn detach(&self) {
+        *self.link.lock() = None;
+        self.is_linked.store(false, Ordering::Release);
     }
 
     /// Holds an upgrade's response back until the request has been written to its end.
@@ -118,6 +127,11 @@ impl Shared {
             self.is_used_up.store(true, Ordering::Release);
         }
         is_last
+    }
+
+    /// Whether it has carried a request before and may prove stale.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.is_reused.load(Ordering::Acquire)
     }
 
     pub(super) fn is_used_up(&self) -> bool {

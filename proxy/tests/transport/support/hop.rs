@@ -100,7 +100,7 @@ impl Setup {
             connect_timeout: self.connect_timeout,
             seen: Arc::clone(&seen),
         };
-        let settings = ProxySettings { max_attempts: 8, idle_pool_size: 128 };
+        let settings = ProxySettings { max_attempts: 8 };
         let proxy = build_proxy(app, connector.clone(), &settings).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, signal) = watch::channel(false);
