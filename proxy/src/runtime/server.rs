@@ -16,8 +16,8 @@ use crate::{
         facts::Direction,
     },
     serve::{
-        Accepted, Admitted, CapturedPort, Downstream, InboundPort, ServeConnection, admit_captured, admit_gateway,
-        admit_mesh, decide::DeclaredProtocol, socket::original_destination,
+        Accepted, Admitted, CapturedPort, Downstream, HttpDownstream, InboundPort, ServeConnection, admit_captured,
+        admit_gateway, admit_mesh, decide::DeclaredProtocol, socket::original_destination,
     },
     telemetry::Record,
     transport::{AppProtocol, ConnectionEnd, Proxy, serve_h1, serve_h2},
@@ -85,7 +85,7 @@ impl ServeConnection for Server {
         let (runtime, role) = (Arc::clone(&self.runtime), self.role);
         let workers = match &self.place {
             Place::Here(proxy) => {
-                return Box::pin(serve_accepted(runtime, Arc::clone(proxy), role, connection, original));
+                return Box::pin(serve_accepted(runtime, Arc::clone(proxy), role, Box::new(connection), original));
             }
             Place::Workers(workers) => workers,
         };
@@ -103,7 +103,7 @@ impl ServeConnection for Server {
         seat.run(async move {
             match TcpStream::from_std(stream) {
                 Ok(stream) => {
-                    let accepted = Accepted { stream, peer, local, listener, slot };
+                    let accepted = Box::new(Accepted { stream, peer, local, listener, slot });
                     serve_accepted(runtime, proxy, role, accepted, original).await;
                 }
                 Err(error) => tracing::error!(%error, "a connection cannot be watched"),
@@ -116,7 +116,7 @@ async fn serve_accepted(
     runtime: Arc<Runtime>,
     proxy: Arc<Proxy<MeshApp>>,
     role: Role,
-    connection: Accepted,
+    connection: Box<Accepted>,
     original: Option<SocketAddr>,
 ) {
     runtime.metrics.open_connections.inc();
@@ -165,15 +165,28 @@ async fn serve(
     runtime: &Arc<Runtime>,
     proxy: &Arc<Proxy<MeshApp>>,
     role: Role,
-    accepted: Accepted,
+    accepted: Box<Accepted>,
     original: Option<SocketAddr>,
 ) -> Result<(), Unserved> {
+    // Boxed, and begun outside of this future: what is over must not be part of what an idle connection keeps.
+    let serving = Box::pin(begin(runtime, proxy, role, accepted, original)).await?;
+    let reason = serving.await;
+    runtime.metrics.count_connection(role.direction(), reason);
+    Ok(())
+}
+
+/// Admits a connection. What then serves it is all that is kept of it.
+async fn begin<'a>(
+    runtime: &'a Arc<Runtime>,
+    proxy: &'a Arc<Proxy<MeshApp>>,
+    role: Role,
+    accepted: Box<Accepted>,
+    original: Option<SocketAddr>,
+) -> Result<BoxFuture<'a, Reason>, Unserved> {
     let Some(index) = runtime.index() else {
         return Err(Unserved::because(Reason::ConfigUnavailable, "no configuration yet"));
     };
-    let direction = role.direction();
-    // Boxed, here and below: what is over must not be part of what an idle connection keeps.
-    let admitted = Box::pin(admit(runtime, &index, role, accepted, original)).await?;
+    let admitted = admit(runtime, &index, role, *accepted, original).await?;
     let downstream = admitted.map_err(|refused| Unserved {
         reason: refused.reason,
         destination: Some(refused.destination),
@@ -182,18 +195,16 @@ async fn serve(
     // What was learnt while waiting counts.
     let index = runtime.index().unwrap_or(index);
     let destination = downstream.destination();
-    let context = ConnectionContext::new(&index, &downstream, direction).map_err(|refused| Unserved {
+    let context = ConnectionContext::new(&index, &downstream, role.direction()).map_err(|refused| Unserved {
         reason: refused.reason,
         destination: Some(destination),
         details: None,
     })?;
     let standing = context.last_standing();
-    let reason = match standing.admitted.carries {
-        Carries::Bytes => Box::pin(relay::serve(runtime, downstream, Arc::new(context), standing)).await,
-        Carries::Http => Box::pin(serve_http(runtime, proxy, downstream, context)).await?,
-    };
-    runtime.metrics.count_connection(direction, reason);
-    Ok(())
+    match standing.admitted.carries {
+        Carries::Bytes => Ok(Box::pin(relay::serve(runtime, downstream, Arc::new(context), standing))),
+        Carries::Http => serve_http(runtime, proxy, downstream, context),
+    }
 }
 
 async fn admit(
@@ -262,41 +273,41 @@ async fn captured(runtime: &Arc<Runtime>, index: &Arc<RuntimeIndex>, destination
     }
 }
 
-async fn serve_http(
-    runtime: &Arc<Runtime>,
-    proxy: &Arc<Proxy<MeshApp>>,
+fn serve_http<'a>(
+    runtime: &'a Arc<Runtime>,
+    proxy: &'a Arc<Proxy<MeshApp>>,
     downstream: Downstream,
     context: ConnectionContext,
-) -> Result<Reason, Unserved> {
+) -> Result<BoxFuture<'a, Reason>, Unserved> {
     let context = Arc::new(context);
     let owner = Arc::clone(&context);
-    let ready =
+    let HttpDownstream { stream, protocol, registration, slot } =
         downstream.into_http(Some(owner)).map_err(|error| Unserved::because(Reason::PeerRefused, error.to_string()))?;
     // Looked at when it has something to say, not at each step of the session.
-    let mut closed: FuturesUnordered<_> = std::iter::once(ready.registration.closed()).collect();
-    context.set_registration(ready.registration);
-    let _slot = ready.slot;
+    let mut closed: FuturesUnordered<_> = std::iter::once(registration.closed()).collect();
+    context.set_registration(registration);
     let shutdown = runtime.drain.watch();
     let settings = runtime.settings();
-    let session = async {
-        match ready.protocol {
-            AppProtocol::Http2 => Box::pin(serve_h2(proxy, ready.stream, &settings.h2, shutdown)).await,
-            AppProtocol::Http1 => Box::pin(serve_h1(proxy, ready.stream, &settings.h1, shutdown)).await,
-        }
+    let session: BoxFuture<'a, ConnectionEnd> = match protocol {
+        AppProtocol::Http2 => Box::pin(serve_h2(proxy, stream, &settings.h2, shutdown)),
+        AppProtocol::Http1 => Box::pin(serve_h1(proxy, stream, &settings.h1, shutdown)),
     };
-    tokio::select! {
-        biased;
-        end = session => {
-            tracing::debug!(?end, "downstream connection ended");
-            note_refused(runtime, &context, end);
-            Ok(reason_of(end))
+    Ok(Box::pin(async move {
+        let _slot = slot;
+        tokio::select! {
+            biased;
+            end = session => {
+                tracing::debug!(?end, "downstream connection ended");
+                note_refused(runtime, &context, end);
+                reason_of(end)
+            }
+            // Dropping the session ends the connection and every stream on it.
+            Some(()) = closed.next() => {
+                let reason = context.registration().and_then(|registration| registration.close_reason());
+                reason.unwrap_or(Reason::Draining)
+            }
         }
-        // Dropping the session ends the connection and every stream on it.
-        Some(()) = closed.next() => {
-            let reason = context.registration().and_then(|registration| registration.close_reason());
-            Ok(reason.unwrap_or(Reason::Draining))
-        }
-    }
+    }))
 }
 
 /// A request that was refused before there was one to speak of has a line and a count of its own.

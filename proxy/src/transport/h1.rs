@@ -60,6 +60,20 @@ where
     end
 }
 
+/// A session for one request.
+fn session(stream: Box<MeshStream>, settings: Option<HttpPersistentSettings>, is_last: bool) -> ServerSession {
+    let mut session = ServerSession::new_http1(stream);
+    if let Some(settings) = settings {
+        settings.apply_to_session(&mut session);
+    }
+    // Our own deadlines bound the header and the pauses; this one would count from each read.
+    session.set_keepalive(Some(0));
+    if is_last {
+        session.set_keepalive_reuses_remaining(Some(0)); // the response says `Connection: close`
+    }
+    session
+}
+
 async fn serve<SV>(
     proxy: &Arc<Proxy<SV>>,
     mut stream: Box<MeshStream>,
@@ -76,6 +90,7 @@ where
     let mut settings: Option<HttpPersistentSettings> = None;
     let mut requests = 0_u64;
     loop {
+        shared.detach();
         tokio::select! {
             // A request that has arrived is served, whatever else happens at the same time.
             biased;
@@ -88,19 +103,12 @@ where
         let bounds =
             HeadLimits { bytes: limits.max_header_bytes.min(MAX_HEADER), fields: limits.max_headers.min(MAX_FIELDS) };
         shared.begin_request(bounds, limits.header_timeout);
-        let mut session = ServerSession::new_http1(stream);
-        if let Some(settings) = settings.take() {
-            settings.apply_to_session(&mut session);
-        }
-        // Our own deadlines bound the header and the pauses; this one would count from each read.
-        session.set_keepalive(Some(0));
         let ends_age = Instant::now() >= oldest;
         let ends_count = limits.max_requests.is_some_and(|max| requests >= max);
-        if ends_age || ends_count {
-            session.set_keepalive_reuses_remaining(Some(0)); // the response says `Connection: close`
-        }
         let written = shared.written();
-        let Some(reused) = proxy.process_new_http(session, &shutdown).await else {
+        // Handed over as it is made: a session that stood here would take its room from every idle connection.
+        let answered = proxy.process_new_http(session(stream, settings.take(), ends_age || ends_count), &shutdown);
+        let Some(reused) = answered.await else {
             return match shared.refusal() {
                 Some((Refusal::HeaderTooLarge, _)) => ConnectionEnd::HeaderTooLarge,
                 // The request has an answer and a line of its own.
