@@ -26,8 +26,8 @@ mod rules;
 mod services;
 
 pub use access::{AccessTable, IndexedCheck};
-pub(crate) use clusters::below;
 pub use clusters::{Available, Cause, Group, IndexedCluster, IndexedEndpoint, Outcome, hashing};
+pub(crate) use clusters::{below, host_of};
 pub use hosts::{HostTable, IndexedHost};
 pub use live::{
     Breaker, Clock, ClusterLive, Demand, EndpointLive, InFlight, LiveState, Retrying, Running, Slot, Waiting,

@@ -26,6 +26,7 @@ mod permitted;
 pub mod redirect;
 pub(crate) mod remembered;
 pub mod route;
+mod shown;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;

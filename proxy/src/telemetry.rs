@@ -2,6 +2,7 @@
 
 pub mod access_log;
 pub mod bounded_file;
+mod line;
 pub mod metrics;
 pub mod policies;
 pub mod record;

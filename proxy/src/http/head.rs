@@ -63,19 +63,47 @@ pub(super) fn write(
     carries: Option<HttpVersion>,
     attempt: u32,
 ) -> Result<()> {
-    match Uri::try_from(head.target.as_slice()) {
-        Ok(uri) => request.set_uri(uri),
-        Err(_) => request.set_raw_path(&head.target)?,
+    // Most requests go out with the target that they came with.
+    if request.uri.authority().is_some() || request.raw_path() != head.target {
+        match Uri::try_from(head.target.as_slice()) {
+            Ok(uri) => request.set_uri(uri),
+            Err(_) => request.set_raw_path(&head.target)?,
+        }
     }
     apply(&mut Request(request), &head.changes);
-    request.insert_header(header::HOST, head.authority.as_str()).or_err(ErrorType::InvalidHTTPHeader, "authority")?;
-    request.insert_header("x-envoy-attempt-count", attempt.to_string())?;
+    let is_named = says(request, header::HOST.as_str(), head.authority.as_bytes());
+    if !is_named {
+        request.insert_header("Host", head.authority.as_str()).or_err(ErrorType::InvalidHTTPHeader, "authority")?;
+    }
+    // The hop's own changes say it is the first; most are.
+    let is_counted = attempt == 1 && says(request, ATTEMPT_COUNT, b"1");
+    if !is_counted {
+        request.insert_header(ATTEMPT_COUNT, HeaderValue::from(attempt))?;
+    }
     if let Some(version) = carries {
         let text = if version == HttpVersion::Http10 { "1.0" } else { "1.1" };
         request.insert_header(VERSION_HEADER, text)?;
     }
     Ok(())
 }
+
+/// Whether a request has one line of this name, with this value.
+fn says(request: &RequestHeader, name: &str, value: &[u8]) -> bool {
+    let mut lines = request.headers.get_all(name).iter();
+    lines.next().is_some_and(|line| line.as_bytes() == value) && lines.next().is_none()
+}
+
+const ATTEMPT_COUNT: &str = "x-envoy-attempt-count";
+
+/// Names that nearly every request gets.
+const OF_EVERY_HOP: [&str; 6] = [
+    "x-forwarded-for",
+    "x-envoy-external-address",
+    "x-forwarded-proto",
+    "x-request-id",
+    ATTEMPT_COUNT,
+    "x-forwarded-client-cert",
+];
 
 /// A request header that changes can be applied to.
 struct Request<'a>(&'a mut RequestHeader);
@@ -90,7 +118,11 @@ impl Headers for Request<'_> {
 
     fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
         // A name and value of these types are accepted always; Pingora's signature is wider than ours.
-        let _ = self.0.insert_header(name.clone(), value.clone());
+        let _ = match OF_EVERY_HOP.iter().find(|own| **own == name.as_str()) {
+            // Spares a copy of the name.
+            Some(own) => self.0.insert_header(*own, value.clone()),
+            None => self.0.insert_header(name.clone(), value.clone()),
+        };
     }
 
     fn append(&mut self, name: &HeaderName, value: &HeaderValue) {

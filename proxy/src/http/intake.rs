@@ -14,6 +14,7 @@ use pingora_proxy::Session;
 use super::{checked_body::Gathered, context::RequestCtx, head, stream::StreamSubject};
 use crate::{
     answer::Told,
+    index::host_of,
     request::{
         self,
         changes::HeaderChange,
@@ -151,7 +152,7 @@ fn note(
         http::Version::HTTP_10 | http::Version::HTTP_09 => HttpVersion::Http10.as_str(),
         _ => HttpVersion::Http11.as_str(),
     };
-    record.method = Some(header.method.as_str().into());
+    record.method = Some(header.method.clone());
     record.authority = header
         .uri
         .authority()
@@ -166,10 +167,7 @@ fn note(
     record.destination = destination(standing, verdict);
     record.route = match &verdict.route {
         Route::None => None,
-        Route::Rule(entry) => {
-            let rule = entry.rule.rule();
-            Some(format!("{}[{}]", rule.source, rule.rule).into())
-        }
+        Route::Rule(entry) => Some(entry.rule.label()),
         Route::L4(route) => Some(format!("{}[{}]", route.source, route.rule).into()),
     };
     if let Some((status, grpc)) = verdict.status() {
@@ -253,11 +251,11 @@ fn logged_path(raw: &[u8], standing: &Standing) -> Box<str> {
 }
 
 /// The host of the service that was meant, else the address that was dialled.
-fn destination(standing: &Standing, verdict: &Verdict) -> Option<Box<str>> {
-    let host_of = |cluster: &str| cluster.splitn(4, '|').nth(3).filter(|host| !host.is_empty()).map(Box::from);
-    let declared = match &standing.admitted.entry {
-        Entry::Inbound(port) => port.service.as_deref().map(Box::from),
-        Entry::Outbound(_) | Entry::Gateway(_, _) => verdict.cluster.as_deref().and_then(host_of),
+fn destination(standing: &Standing, verdict: &Verdict) -> Option<Arc<str>> {
+    let declared = match (&standing.admitted.entry, &verdict.action) {
+        (Entry::Inbound(port), _) => port.service.clone(),
+        (Entry::Outbound(_) | Entry::Gateway(_, _), Action::Forward(plan)) => plan.cluster.host().cloned(),
+        (Entry::Outbound(_) | Entry::Gateway(_, _), _) => verdict.cluster.as_deref().and_then(host_of).map(Into::into),
     };
     Some(declared.unwrap_or_else(|| standing.admitted.facts.destination.to_string().into()))
 }

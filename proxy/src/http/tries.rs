@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::header;
-use palisade_model::{endpoint::Address, reason::Reason};
+use palisade_model::{cluster::Discovery, endpoint::Address, reason::Reason};
 use pingora_core::{Error, ErrorSource, ErrorType, Result, RetryType, protocols::Digest, upstreams::peer::HttpPeer};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
@@ -27,7 +27,7 @@ use crate::{
         dynamic::{self, Wanted},
         facts::Chance,
         status,
-        upstream::{protocol_towards, tls_towards},
+        upstream::{PlannedTls, protocol_towards, tls_towards},
         verdict::{Action, ForwardPlan},
     },
     runtime::Runtime,
@@ -105,7 +105,8 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
     let Some(plan) = plan(ctx) else {
         return Error::e_explain(ErrorType::InternalError, "forwarding without a permit");
     };
-    let host = Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |a| a.host.into_owned());
+    // Nobody else asks for the name.
+    let host = if matches!(tls, PlannedTls::Originate(_)) { host_of(plan) } else { String::new() };
     let per_try = plan.retries.as_ref().and_then(|policy| policy.per_try);
     let connection = limits::options(&cluster, client);
     let found = runtime.transports.find(&standing.index, &tls, picked.source, &host, connection.as_ref());
@@ -150,8 +151,14 @@ fn pick(ctx: &RequestCtx, cluster: &IndexedCluster, dialled: SocketAddr) -> std:
     let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
     let avoid = plan.retries.as_ref().is_none_or(|policy| policy.avoid_previous);
     let tried: &[Address] = if avoid { &ctx.tries.tried } else { &[] };
-    let host = Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |a| a.host.into_owned());
+    let is_dynamic = matches!(cluster.cluster().discovery, Discovery::DynamicName { port: _ });
+    let host = if is_dynamic { host_of(plan) } else { String::new() };
     dynamic::pick(&plan.permit, cluster, &Wanted { dialled, host: &host, hash: plan.hash }, tried, &mut chance)
+}
+
+/// The host that the request goes out with; empty where it names none.
+fn host_of(plan: &ForwardPlan) -> String {
+    Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |authority| authority.host.into_owned())
 }
 
 /// Time left for the whole request.

@@ -38,7 +38,13 @@ pub struct IndexedCluster {
     identities: Arc<[SpiffeId]>,
     sans: Arc<[Arc<str>]>,
     connection: Option<Arc<ConnectionOptions>>,
+    host: Option<Arc<str>>,
     live: Arc<ClusterLive>,
+}
+
+/// The host in a cluster's name.
+pub(crate) fn host_of(cluster: &str) -> Option<&str> {
+    cluster.splitn(4, '|').nth(3).filter(|host| !host.is_empty())
 }
 
 /// An endpoint with its live state.
@@ -112,6 +118,7 @@ impl IndexedCluster {
             identities,
             sans,
             connection: ConnectionOptions::of(cluster).map(Arc::new),
+            host: host_of(&cluster.name).map(Into::into),
             live,
         }))
     }
@@ -124,6 +131,11 @@ impl IndexedCluster {
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
         &self.cluster.name
+    }
+
+    /// The service that its name says, `DIRECTION|PORT|SUBSET|HOST`; `None` for the fixed clusters.
+    pub fn host(&self) -> Option<&Arc<str>> {
+        self.host.as_ref()
     }
 
     /// The endpoints of its subset, in canonical order, whatever their health.

@@ -1,10 +1,13 @@
 //! Route rules with their expressions compiled.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock, OnceLock},
+};
 
 use palisade_model::{
     resource::{Entry, Resource},
-    route::{PathMatch, PathRewrite, RouteAction, RouteMatch, RouteRule},
+    route::{Fault, HeaderMutations, PathMatch, PathRewrite, RouteAction, RouteMatch, RouteRule},
 };
 use regex::bytes::Regex;
 
@@ -15,7 +18,8 @@ use crate::request::changes::CompiledChanges;
 #[derive(Debug)]
 pub struct CompiledRule {
     entry: Arc<Entry>,
-    rule: RouteRule,
+    /// As the log names it; made when it is first wanted.
+    label: OnceLock<Arc<str>>,
     alternatives: Box<[CompiledMatch]>,
     substitution: Option<Substitution>,
     request: CompiledChanges,
@@ -25,6 +29,19 @@ pub struct CompiledRule {
     /// Cumulative weights of the backends.
     upto: Box<[u64]>,
 }
+
+/// Refuses everything.
+static NO_RULE: LazyLock<RouteRule> = LazyLock::new(|| RouteRule {
+    key: "".into(),
+    source: "".into(),
+    name: None,
+    rule: 0,
+    matches: Arc::new([]),
+    fault: Fault::default(),
+    cors: None,
+    action: RouteAction::Refuse { message: "not a rule".into() },
+    response_headers: HeaderMutations::default(),
+});
 
 /// Header changes of one backend of a rule.
 #[derive(Debug, Default)]
@@ -80,7 +97,7 @@ impl CompiledRule {
         }
         Ok(Some(Self {
             entry: Arc::clone(entry),
-            rule: rule.clone(),
+            label: OnceLock::new(),
             alternatives,
             substitution,
             request,
@@ -118,7 +135,17 @@ impl CompiledRule {
 
     /// The rule as the control plane sent it.
     pub fn rule(&self) -> &RouteRule {
-        &self.rule
+        match self.entry.resource() {
+            Resource::Route(rule) => rule,
+            // INVARIANT: `compile` takes rules only.
+            _ => &NO_RULE,
+        }
+    }
+
+    /// The rule in the access log.
+    pub fn label(&self) -> Arc<str> {
+        let label = || format!("{}[{}]", self.rule().source, self.rule().rule).into();
+        Arc::clone(self.label.get_or_init(label))
     }
 
     /// The entry that it was made from.
@@ -136,7 +163,7 @@ impl CompiledRule {
 
     /// The source of one alternative; `None` for a rule that takes everything.
     pub fn source_match(&self, alternative: usize) -> Option<&RouteMatch> {
-        self.rule.matches.get(alternative)
+        self.rule().matches.get(alternative)
     }
 
     /// The path after `rewrite`, for a path that this alternative matched. Neither has a query.

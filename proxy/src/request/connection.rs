@@ -14,6 +14,7 @@ use palisade_policy::{ConnectionDecision, ConnectionFacts, Peer, PolicyEngine, T
 use super::{
     external::AdmittedCheck,
     facts::{ClientCertificate, ClientTls, Connection, Direction, Trust},
+    shown::Shown,
     tokens::TokenVerifier,
 };
 use crate::{
@@ -91,6 +92,8 @@ pub struct Admitted {
     pub engine: Arc<PolicyEngine>,
     /// What holds for the whole connection.
     pub standing: ConnectionDecision,
+    /// What its requests say of it.
+    pub(super) shown: Shown,
     /// The tokens that its requests may carry; `None` = tokens are nobody's business.
     pub tokens: Option<Arc<TokenVerifier>>,
     /// The external authorizers that its requests may be put before.
@@ -149,7 +152,8 @@ pub fn admit(index: &RuntimeIndex, facts: Connection, seen: Seen) -> Result<Admi
         .iter()
         .map(|check| AdmittedCheck { check: Arc::clone(check), standing: check.engine.connect(&known) })
         .collect();
-    Ok(Admitted { facts, entry, mode, carries, engine, standing, tokens, checks })
+    let shown = Shown::new(facts.source.ip(), peer_uri(&facts, mode));
+    Ok(Admitted { facts, entry, mode, carries, engine, standing, shown, tokens, checks })
 }
 
 /// What the engine is told. A certificate counts only where the handshake was ours.
@@ -370,16 +374,20 @@ impl Carries {
 
 impl Admitted {
     /// Who called, for logs: the name that the handshake proved, else the peer's address.
-    pub fn caller(&self) -> Box<str> {
-        self.peer_uri().map_or_else(|| self.facts.source.ip().to_canonical().to_string().into(), Into::into)
+    pub fn caller(&self) -> Arc<str> {
+        Arc::clone(self.shown.caller())
     }
 
     /// The peer's SPIFFE URI or first other name, where the handshake was ours.
     pub fn peer_uri(&self) -> Option<&str> {
-        let is_ours = matches!(self.mode, Mode::Mtls | Mode::TlsTerminated);
-        let certificate = self.facts.tls.as_ref().filter(|_| is_ours)?.certificate.as_ref()?;
-        certificate.names.uris.first().map(String::as_str)
+        peer_uri(&self.facts, self.mode)
     }
+}
+
+fn peer_uri(facts: &Connection, mode: Mode) -> Option<&str> {
+    let is_ours = matches!(mode, Mode::Mtls | Mode::TlsTerminated);
+    let certificate = facts.tls.as_ref().filter(|_| is_ours)?.certificate.as_ref()?;
+    certificate.names.uris.first().map(String::as_str)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::SystemTime};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use palisade_policy::{CertificateNames, JwtFacts};
 
 use super::authorize::Depth;
@@ -142,12 +142,15 @@ impl Chance {
     }
 
     /// A new request id, in the form of a version 4 UUID.
-    pub fn request_id(&mut self) -> String {
+    pub fn request_id(&mut self) -> HeaderValue {
         let bits = match &mut self.draws {
             Draws::Fixed(draw) => u128::from(draw.to_bits()).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835),
             Draws::Random(generator) => generator.u128(..),
         };
-        uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().to_string()
+        let mut text = uuid::Uuid::encode_buffer();
+        let id = uuid::Builder::from_random_bytes(bits.to_be_bytes()).into_uuid().hyphenated().encode_lower(&mut text);
+        // Digits, letters and hyphens are always a value.
+        HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static(""))
     }
 }
 

@@ -47,11 +47,9 @@ pub fn normalize(target: &[u8], mode: PathNormalization, reject_parameters: bool
     if path != b"*" && path.first() != Some(&b'/') {
         return Err(InvalidTarget::NotAbsolute);
     }
-    if target.contains(&0) {
-        return Err(InvalidTarget::Nul);
-    }
-    if target.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
-        return Err(InvalidTarget::Control);
+    // Without a way out of the loop, so that many bytes are looked at in one step.
+    if target.iter().fold(false, |is_control, byte| is_control | (*byte <= b' ') | (*byte == 0x7f)) {
+        return Err(if target.contains(&0) { InvalidTarget::Nul } else { InvalidTarget::Control });
     }
     let path = match mode {
         PathNormalization::None => Cow::Borrowed(std::str::from_utf8(path).map_err(|_| InvalidTarget::NotUtf8)?),
@@ -80,11 +78,21 @@ fn base(path: &[u8]) -> Result<Cow<'_, str>, InvalidTarget> {
 }
 
 const fn is_plain(byte: u8) -> bool {
-    byte.is_ascii() && !matches!(byte, b'%' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'^')
+    // No short circuits: see `recode`.
+    (byte < 0x80)
+        & (byte != b'%')
+        & (byte != b'\\')
+        & (byte != b'"')
+        & (byte != b'<')
+        & (byte != b'>')
+        & (byte != b'`')
+        & (byte != b'{')
+        & (byte != b'}')
+        & (byte != b'^')
 }
 
 fn recode(path: &[u8]) -> Result<Cow<'_, [u8]>, InvalidTarget> {
-    if path.iter().all(|byte| is_plain(*byte)) {
+    if path.iter().fold(true, |all, byte| all & is_plain(*byte)) {
         return Ok(Cow::Borrowed(path));
     }
     let mut out = Vec::with_capacity(path.len() + 8);
@@ -145,7 +153,8 @@ fn hex(byte: &u8) -> Option<u8> {
 }
 
 fn has_dot_segment(path: &[u8]) -> bool {
-    path.split(|byte| *byte == b'/').any(|segment| segment == b"." || segment == b"..")
+    memchr::memchr(b'.', path).is_some()
+        && path.split(|byte| *byte == b'/').any(|segment| segment == b"." || segment == b"..")
 }
 
 /// RFC 3986 section 5.2.4. An empty segment is a segment: `/a//../b` is `/a/b`.

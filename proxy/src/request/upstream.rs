@@ -13,7 +13,7 @@ use super::{
     address,
     changes::HeaderChange,
     connection::{Admitted, Mode},
-    facts::{Chance, ClientCertificate, Direction, HttpVersion, Request},
+    facts::{Chance, Direction, HttpVersion, Request},
 };
 use crate::index::{IndexedCluster, IndexedEndpoint, RuntimeIndex};
 
@@ -144,7 +144,7 @@ pub fn hop_changes(
         changes.push(HeaderChange::Set(FORWARDED_PROTO, HeaderValue::from_static(scheme)));
     }
     if is_gateway || !request.headers.contains_key(&REQUEST_ID) {
-        push_set(&mut changes, REQUEST_ID, &chance.request_id());
+        changes.push(HeaderChange::Set(REQUEST_ID, chance.request_id()));
     }
     client_certificate(index, admitted, request, &mut changes);
     changes.push(HeaderChange::Set(ATTEMPT_COUNT, HeaderValue::from_static("1")));
@@ -160,18 +160,24 @@ fn edge_changes(
 ) {
     let stripped = request.headers.keys().filter(|name| name.as_str().starts_with("x-envoy-"));
     changes.extend(stripped.map(|name| HeaderChange::Remove(name.clone())));
-    let peer = admitted.facts.source.ip().to_canonical().to_string();
-    let lines = request.headers.get_all(&FORWARDED_FOR);
+    let Some(peer) = admitted.shown.peer() else { return };
     let mut chain: Vec<u8> = Vec::new();
-    for line in lines {
+    for line in request.headers.get_all(&FORWARDED_FOR) {
         chain.extend_from_slice(line.as_bytes());
         chain.push(b',');
     }
-    chain.extend_from_slice(peer.as_bytes());
-    if let Ok(value) = HeaderValue::from_bytes(&chain) {
-        changes.push(HeaderChange::Set(FORWARDED_FOR, value));
+    let chain = if chain.is_empty() {
+        Ok(peer.clone())
+    } else {
+        chain.extend_from_slice(peer.as_bytes());
+        HeaderValue::try_from(chain)
+    };
+    changes.extend(chain.map(|chain| HeaderChange::Set(FORWARDED_FOR, chain)));
+    if remote_ip == admitted.facts.source.ip().to_canonical() {
+        changes.push(HeaderChange::Set(EXTERNAL_ADDRESS, peer.clone()));
+    } else {
+        push_set(changes, EXTERNAL_ADDRESS, &remote_ip.to_string());
     }
-    push_set(changes, EXTERNAL_ADDRESS, &remote_ip.to_string());
 }
 
 fn client_certificate(
@@ -197,37 +203,25 @@ fn client_certificate(
         (ForwardClientCert::AlwaysForwardOnly, _) | (ForwardClientCert::ForwardOnly, Some(_)) => {}
         (ForwardClientCert::Sanitize, _) | (_, None) => remove(changes),
         (ForwardClientCert::SanitizeSet, Some(certificate)) => {
-            push_set(changes, FORWARDED_CLIENT_CERT, &element(&settings.identity.to_string(), certificate));
+            // A name in a certificate may hold what no header may: then nothing is asserted, and nothing of the client's stays.
+            changes.push(match admitted.shown.certificate(|| settings.identity.to_string(), certificate) {
+                Some(value) => HeaderChange::Set(FORWARDED_CLIENT_CERT, value.clone()),
+                None => HeaderChange::Remove(FORWARDED_CLIENT_CERT),
+            });
         }
         (ForwardClientCert::AppendForward, Some(certificate)) => {
+            let Some(own) = admitted.shown.certificate(|| settings.identity.to_string(), certificate) else { return };
             let mut value: Vec<u8> = Vec::new();
             for line in request.headers.get_all(&FORWARDED_CLIENT_CERT) {
                 value.extend_from_slice(line.as_bytes());
                 value.push(b',');
             }
-            value.extend_from_slice(element(&settings.identity.to_string(), certificate).as_bytes());
+            value.extend_from_slice(own.as_bytes());
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 changes.push(HeaderChange::Set(FORWARDED_CLIENT_CERT, value));
             }
         }
     }
-}
-
-/// One element of `x-forwarded-client-cert`, in Envoy's form and order.
-fn element(own: &str, certificate: &ClientCertificate) -> String {
-    let ClientCertificate { names, trust: _, fingerprint } = certificate;
-    let mut element = format!("By={own}");
-    if let Some(fingerprint) = fingerprint {
-        element.push_str(&format!(";Hash={fingerprint}"));
-    }
-    element.push_str(&format!(";Subject=\"{}\"", names.subject.replace('\\', "\\\\").replace('"', "\\\"")));
-    for uri in &names.uris {
-        element.push_str(&format!(";URI={uri}"));
-    }
-    for name in &names.dns {
-        element.push_str(&format!(";DNS={name}"));
-    }
-    element
 }
 
 fn push_set(changes: &mut Vec<HeaderChange>, name: HeaderName, value: &str) {

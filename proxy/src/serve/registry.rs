@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     sync::{
@@ -12,6 +12,7 @@ use std::{
     time::Instant,
 };
 
+use ahash::AHashMap;
 use palisade_model::reason::Reason;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -81,7 +82,7 @@ pub struct Registration {
 }
 
 struct Inner {
-    shards: [Mutex<HashMap<u64, Arc<Entry>>>; SHARDS],
+    shards: [Mutex<AHashMap<u64, Arc<Entry>>>; SHARDS],
     next: AtomicU64,
     connections: AtomicUsize,
     streams: AtomicUsize,
@@ -93,9 +94,11 @@ struct Entry {
     id: u64,
     since: Instant,
     facts: LiveFacts,
-    close: CancellationToken,
+    /// Why it was closed, itself and not with its parent.
     reason: OnceLock<Reason>,
-    /// The entry under which a stream runs, for its reason when that is closed.
+    /// Wakes who waits for its end. Most requests have nobody who does.
+    close: Mutex<Option<CancellationToken>>,
+    /// The entry under which a stream runs, and with which it is closed.
     parent: Option<Arc<Entry>>,
 }
 
@@ -113,7 +116,7 @@ impl LiveRegistry {
 
     /// Registers a connection or a stream of its own.
     pub fn register(&self, facts: LiveFacts) -> Registration {
-        register(&self.0, facts, CancellationToken::new(), None)
+        register(&self.0, facts, None)
     }
 
     /// How many live now.
@@ -144,7 +147,7 @@ impl LiveRegistry {
     pub fn reevaluate(&self, mut judge: impl FnMut(&LiveFacts) -> Verdict) -> BTreeMap<Reason, usize> {
         let mut closed = BTreeMap::new();
         for entry in self.entries() {
-            if entry.close.is_cancelled() {
+            if entry.is_closed() {
                 continue;
             }
             if let Verdict::Close(reason) = judge(&entry.facts)
@@ -211,19 +214,19 @@ impl Registration {
     /// Registers a stream of this connection: closing the connection closes it too.
     pub fn stream(&self, subject: Option<Arc<dyn Any + Send + Sync>>) -> Registration {
         let facts = LiveFacts { kind: LiveKind::Stream, subject, ..self.entry.facts.clone() };
-        register(&self.registry, facts, self.entry.close.child_token(), Some(Arc::clone(&self.entry)))
+        register(&self.registry, facts, Some(Arc::clone(&self.entry)))
     }
 
     /// Registers a stream of this connection whose client proved another identity than the connection's (a token).
     pub fn stream_as(&self, principal: Arc<str>, subject: Option<Arc<dyn Any + Send + Sync>>) -> Registration {
         let facts =
             LiveFacts { kind: LiveKind::Stream, subject, principal: Some(principal), ..self.entry.facts.clone() };
-        register(&self.registry, facts, self.entry.close.child_token(), Some(Arc::clone(&self.entry)))
+        register(&self.registry, facts, Some(Arc::clone(&self.entry)))
     }
 
     /// Completes when the entry must close. Cancel safe; owns what it needs, so it may be moved to another task.
     pub fn closed(&self) -> WaitForCancellationFutureOwned {
-        self.entry.close.clone().cancelled_owned()
+        self.entry.token().cancelled_owned()
     }
 
     /// Why it must close, `None` while it need not.
@@ -269,7 +272,7 @@ impl fmt::Debug for LiveFacts {
 }
 
 impl Inner {
-    fn shard(&self, id: u64) -> Option<&Mutex<HashMap<u64, Arc<Entry>>>> {
+    fn shard(&self, id: u64) -> Option<&Mutex<AHashMap<u64, Arc<Entry>>>> {
         let index = usize::try_from(id % SHARDS as u64).unwrap_or_default();
         self.shards.get(index)
     }
@@ -284,29 +287,45 @@ impl Inner {
 
 impl Entry {
     fn close(&self, reason: Reason) -> bool {
-        let is_first = self.reason.set(reason).is_ok() && !self.close.is_cancelled();
-        self.close.cancel();
+        let is_first = !self.is_closed() && self.reason.set(reason).is_ok();
+        if let Some(token) = &*self.close.lock() {
+            token.cancel();
+        }
         is_first
     }
 
+    fn is_closed(&self) -> bool {
+        self.close_reason().is_some()
+    }
+
     fn close_reason(&self) -> Option<Reason> {
-        if !self.close.is_cancelled() {
-            return None;
-        }
         let inherited = || self.parent.as_ref().and_then(|parent| parent.close_reason());
         self.reason.get().copied().or_else(inherited)
     }
+
+    /// Is cancelled when this entry or its parent is closed.
+    fn token(&self) -> CancellationToken {
+        let token = self
+            .close
+            .lock()
+            .get_or_insert_with(|| match &self.parent {
+                Some(parent) => parent.token().child_token(),
+                None => CancellationToken::new(),
+            })
+            .clone();
+        // Closed before there was a token: whoever closes it now finds one.
+        if self.reason.get().is_some() {
+            token.cancel();
+        }
+        token
+    }
 }
 
-fn register(
-    registry: &Arc<Inner>,
-    facts: LiveFacts,
-    close: CancellationToken,
-    parent: Option<Arc<Entry>>,
-) -> Registration {
+fn register(registry: &Arc<Inner>, facts: LiveFacts, parent: Option<Arc<Entry>>) -> Registration {
     let id = registry.next.fetch_add(1, Ordering::Relaxed);
     registry.counter(facts.kind).fetch_add(1, Ordering::AcqRel);
-    let entry = Arc::new(Entry { id, since: Instant::now(), facts, close, reason: OnceLock::new(), parent });
+    let entry =
+        Arc::new(Entry { id, since: Instant::now(), facts, reason: OnceLock::new(), close: Mutex::default(), parent });
     if let Some(shard) = registry.shard(id) {
         shard.lock().insert(id, Arc::clone(&entry));
     }

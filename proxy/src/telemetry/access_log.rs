@@ -11,7 +11,7 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use prometheus_client::metrics::counter::Counter;
 
-use super::record::Record;
+use super::{line, record::Record};
 
 /// Bytes that may wait for the writer; at about 600 bytes a line, 8,000 lines. Bounds the memory of a stalled reader.
 const QUEUE: usize = 5 * 1024 * 1024;
@@ -71,19 +71,23 @@ impl AccessLog {
 
     /// Queues one record. Never waits for the output.
     pub fn write(&self, record: &Record) {
-        self.write_line(record);
+        self.write_with(|text| line::write(record, text));
     }
 
     /// Queues anything as one line of JSON. Never waits for the output.
     pub fn write_line(&self, record: &impl serde::Serialize) {
+        // INVARIANT: a record holds no map with non-text keys, so it always serialises.
+        self.write_with(|text| {
+            let is_written = serde_json::to_writer(&mut *text, record).is_ok();
+            text.push(b'\n');
+            is_written
+        });
+    }
+
+    fn write_with(&self, write: impl FnOnce(&mut Vec<u8>) -> bool) {
         let is_queued = LINE.with_borrow_mut(|line| {
             line.clear();
-            // INVARIANT: a record holds no map with non-text keys, so it always serialises.
-            if serde_json::to_writer(&mut *line, record).is_err() {
-                return false;
-            }
-            line.push(b'\n');
-            self.queue.push(line)
+            write(line) && self.queue.push(line)
         });
         if !is_queued {
             self.dropped.inc();

@@ -28,11 +28,11 @@ pub struct Record {
     /// Direction.
     pub direction: Direction,
     /// Who called: the SPIFFE id that mutual TLS proved, else the peer's address.
-    pub source: Option<Box<str>>,
+    pub source: Option<Arc<str>>,
     /// Address of the peer.
     pub source_address: Option<SocketAddr>,
     /// Whom it was for: the service host where one is known, else the address that was dialled.
-    pub destination: Option<Box<str>>,
+    pub destination: Option<Arc<str>>,
     /// Address that was dialled.
     pub destination_address: Option<SocketAddr>,
     /// `http/1.0`, `http/1.1`, `http/2` or `tcp`; with `tls+` in front for TLS relayed unread.
@@ -40,7 +40,8 @@ pub struct Record {
     /// `plaintext`, `mtls`, `tls-terminated`, `tls-passthrough`, `refused`.
     pub connection: &'static str,
     /// HTTP method.
-    pub method: Option<Box<str>>,
+    #[serde(serialize_with = "as_method")]
+    pub method: Option<http::Method>,
     /// HTTP authority as received; for TLS relayed unread the SNI.
     pub authority: Option<Box<str>>,
     /// Normalised path, without query: queries carry secrets.
@@ -61,7 +62,7 @@ pub struct Record {
     /// What audited and dry-run policies said; `null` where they had nothing to say.
     pub shadow: Option<Box<ShadowRecord>>,
     /// `KIND NS/NAME[RULE]` of the route.
-    pub route: Option<Box<str>>,
+    pub route: Option<Arc<str>>,
     /// Cluster that was chosen.
     pub cluster: Option<Arc<str>>,
     /// Endpoint that was used last.
@@ -133,6 +134,10 @@ impl Direction {
             Self::Outbound => "outbound",
         }
     }
+}
+
+fn as_method<S: Serializer>(method: &Option<http::Method>, serializer: S) -> Result<S::Ok, S::Error> {
+    method.as_ref().map(http::Method::as_str).serialize(serializer)
 }
 
 fn as_text<S: Serializer>(reason: &Reason, serializer: S) -> Result<S::Ok, S::Error> {

@@ -42,12 +42,18 @@ fn from_b3(value: &str) -> Option<TraceContext> {
 }
 
 fn from_ids(trace: &str, span: &str) -> Option<TraceContext> {
-    let is_id = |text: &str| text.bytes().all(|b| b.is_ascii_hexdigit()) && text.bytes().any(|b| b != b'0');
+    // Without a way out of the loop, so that many bytes are looked at in one step.
+    let is_hex =
+        |text: &str| text.bytes().fold(true, |all, b| all & (b.is_ascii_digit() | (b'a'..=b'f').contains(&(b | 0x20))));
+    let is_id = |text: &str| is_hex(text) && text.bytes().fold(false, |any, b| any | (b != b'0'));
     if !matches!(trace.len(), 16 | 32) || span.len() != 16 || !is_id(trace) || !is_id(span) {
         return None;
     }
     Some(TraceContext {
-        trace_id: Some(format!("{:0>32}", trace.to_ascii_lowercase()).into()),
+        trace_id: Some(match trace.len() {
+            32 => trace.to_ascii_lowercase().into(),
+            _ => format!("{:0>32}", trace.to_ascii_lowercase()).into(),
+        }),
         span_id: Some(span.to_ascii_lowercase().into()),
     })
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::Stream;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
+use http::request::Parts as RequestParts;
 use http::{HeaderMap, Request, StatusCode};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::custom::client::Session;
@@ -161,7 +162,7 @@ impl Session for H2Upstream {
             .lease
             .0
             .sender()
-            .send_request(Request::from_parts(header.as_owned_parts(), ()), end && trailers.is_none())
+            .send_request(Request::from_parts(RequestParts::from(*header), ()), end && trailers.is_none())
             .map_err(|e| {
                 self.lease.0.leave();
                 let is_connection = e.is_go_away() || e.is_io();

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures::Stream;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName};
+use http::response::Parts as ResponseParts;
 use http::{Request, Response, StatusCode};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::HttpTask;
@@ -28,6 +29,15 @@ use crate::transport::link::Link;
 
 /// What Pingora keeps of a request's body for a retry, as in its own sessions.
 const RETRY_BUFFER: usize = 64 * 1024;
+
+/// RFC 9113 section 8.2.2.
+const OF_ONE_CONNECTION: [HeaderName; 5] = [
+    header::TRANSFER_ENCODING,
+    header::CONNECTION,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
 
 /// In every error answer that Pingora makes.
 const PLACEHOLDER_DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -47,7 +57,8 @@ pub(super) struct H2Session {
     respond: SendResponse<Bytes>,
     link: Arc<Link>,
     digest: Arc<Digest>,
-    written: Option<Box<ResponseHeader>>,
+    /// The final response's status; its fields have gone out.
+    written: Option<ResponseHeader>,
     ended: bool,
     bytes_read: usize,
     bytes_sent: usize,
@@ -260,7 +271,7 @@ impl Session for H2Session {
             return Ok(());
         }
         // RFC 9113 section 8.2.2: connection-specific fields make a response malformed.
-        for name in ["transfer-encoding", "connection", "upgrade", "keep-alive", "proxy-connection"] {
+        for name in &OF_ONE_CONNECTION {
             header.remove_header(name);
         }
         self.link.touch();
@@ -270,19 +281,21 @@ impl Session for H2Session {
             }
             return self
                 .respond
-                .send_informational(Response::from_parts(header.as_owned_parts(), ()))
+                .send_informational(Response::from_parts(ResponseParts::from(*header), ()))
                 .or_err(ErrorType::WriteError, "1xx response");
         }
         // The upstream's date stays; Pingora's own answers carry a fixed one, to be replaced.
         if header.headers.get(header::DATE).is_none_or(|date| date == PLACEHOLDER_DATE) {
             header.insert_header(header::DATE, get_cached_date())?;
         }
+        // Whoever asks later what was answered asks for the status.
+        let written = ResponseHeader::build_no_case(header.status, Some(0))?;
         let stream = self
             .respond
-            .send_response(Response::from_parts(header.as_owned_parts(), ()), end)
+            .send_response(Response::from_parts(ResponseParts::from(*header), ()), end)
             .or_err(ErrorType::WriteError, "response header")?;
         self.link.down.open_h2(stream);
-        self.written = Some(header);
+        self.written = Some(written);
         self.ended = end;
         Ok(())
     }
@@ -335,7 +348,7 @@ impl Session for H2Session {
     }
 
     fn response_written(&self) -> Option<&ResponseHeader> {
-        self.written.as_deref()
+        self.written.as_ref()
     }
 
     fn request_summary(&self) -> String {

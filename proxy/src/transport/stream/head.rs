@@ -34,17 +34,25 @@ impl Head {
     /// Looks at the next bytes. Returns how many of them belong to the header: fewer than given only at its end.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> usize {
         let Self::Receiving { bytes: seen, at } = self else { return bytes.len() };
-        for (i, byte) in bytes.iter().enumerate() {
+        let mut next = 0;
+        while let Some(byte) = bytes.get(next) {
             *at = match (*at, *byte) {
                 (Position::Before, b'\r' | b'\n') => Position::Before,
                 (Position::LineFeed | Position::LineFeedReturn, b'\n') => {
                     *self = Self::Complete;
-                    return i + 1;
+                    return next + 1;
                 }
                 (Position::LineFeed, b'\r') => Position::LineFeedReturn,
                 (_, b'\n') => Position::LineFeed,
-                _ => Position::Line,
+                _ => {
+                    // Inside a line nothing but its end matters.
+                    next += memchr::memchr(b'\n', bytes.get(next..).unwrap_or_default())
+                        .unwrap_or(bytes.len())
+                        .saturating_sub(1);
+                    Position::Line
+                }
             };
+            next += 1;
         }
         *seen = seen.saturating_add(bytes.len());
         bytes.len()
