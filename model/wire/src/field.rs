@@ -68,6 +68,7 @@ pub(crate) mod mapping {
     };
 
     use super::{InvalidField, Problem, Wire, items};
+    use crate::shared;
 
     /// A scalar that is the same on both sides.
     pub(crate) fn same<T: Clone>() -> (impl Fn(&T) -> T, impl Fn(T) -> Result<T, InvalidField>) {
@@ -100,7 +101,11 @@ pub(crate) mod mapping {
     /// A list in order.
     pub(crate) fn list<T: Wire>()
     -> (impl Fn(&Arc<[T]>) -> Vec<T::Message>, impl Fn(Vec<T::Message>) -> Result<Arc<[T]>, InvalidField>) {
-        (|items: &Arc<[T]>| items.iter().map(T::encode).collect(), |messages: Vec<T::Message>| items(messages))
+        (
+            |items: &Arc<[T]>| items.iter().map(T::encode).collect(),
+            // All empty lists are one.
+            |messages: Vec<T::Message>| if messages.is_empty() { Ok(Arc::default()) } else { items(messages) },
+        )
     }
 
     /// A set; a repeated member is an error.
@@ -131,7 +136,7 @@ pub(crate) mod mapping {
                 labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
             },
             |labels: BTreeMap<String, String>| {
-                Ok(labels.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+                Ok(labels.iter().map(|(name, value)| (shared::text(name), shared::text(value))).collect())
             },
         )
     }

@@ -21,6 +21,7 @@ mod scalar;
 mod secret;
 mod service;
 mod settings;
+mod shared;
 mod transaction;
 
 #[cfg(any(test, feature = "arbitrary"))]

@@ -19,6 +19,7 @@ use palisade_model::{
 use crate::{
     field::{InvalidField, Problem, Wire},
     proto::v1,
+    shared,
 };
 
 impl Wire for Arc<str> {
@@ -29,7 +30,7 @@ impl Wire for Arc<str> {
     }
 
     fn decode(text: String) -> Result<Self, InvalidField> {
-        Ok(text.into())
+        Ok(shared::text(&text))
     }
 }
 
@@ -185,7 +186,7 @@ impl Wire for PolicyId {
     }
 
     fn decode(text: String) -> Result<Self, InvalidField> {
-        Ok(Self(text.into()))
+        Ok(Self(shared::text(&text)))
     }
 }
 
@@ -197,6 +198,6 @@ impl Wire for Feature {
     }
 
     fn decode(text: String) -> Result<Self, InvalidField> {
-        Ok(Self(text.into()))
+        Ok(Self(shared::text(&text)))
     }
 }

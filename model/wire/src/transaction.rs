@@ -16,6 +16,7 @@ use crate::{
     entry::{InvalidEntry, decode_entry, encode_entry},
     field::{InvalidField, Problem, Wire, items, mapping, wire_struct},
     proto::v1,
+    shared::sharing,
 };
 
 wire_struct!(Withheld => v1::WithheldResource { key: required, origins: list, missing: set, table: optional });
@@ -78,6 +79,10 @@ pub fn decode_transaction(
     message: v1::Transaction,
     features: &BTreeSet<Feature>,
 ) -> Result<Update, InvalidTransaction> {
+    sharing(|| decode(message, features))
+}
+
+fn decode(message: v1::Transaction, features: &BTreeSet<Feature>) -> Result<Update, InvalidTransaction> {
     let v1::Transaction { from_offer, to_offer, to_version, upserts, removals, withheld } = message;
     let inside = |field: &'static str| move |error: InvalidField| error.inside(field);
     let mut entries: BTreeMap<ResourceKey, Arc<Entry>> = BTreeMap::new();
