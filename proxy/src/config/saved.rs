@@ -160,12 +160,19 @@ impl StateFolder {
     /// Writes what is offered, the newest first, until `stop`; then once more, if something is left.
     pub async fn keep(self, mut newest: watch::Receiver<Option<Arc<Saved>>>, stop: CancellationToken) {
         loop {
-            let is_last = tokio::select! {
+            let is_changed = tokio::select! {
                 biased;
-                () = stop.cancelled() => true,
-                changed = newest.changed() => changed.is_err(),
+                () = stop.cancelled() => false,
+                changed = newest.changed() => changed.is_ok(),
             };
-            if is_last && !newest.has_changed().unwrap_or(false) {
+            // Nobody waits for the disk: what changes meanwhile is written once, and not while it is being put in force.
+            let is_last = !is_changed
+                || tokio::select! {
+                    biased;
+                    () = stop.cancelled() => true,
+                    () = tokio::time::sleep(INTERVAL) => false,
+                };
+            if !is_changed && !newest.has_changed().unwrap_or(false) {
                 return;
             }
             let saved = newest.borrow_and_update().clone();
@@ -178,11 +185,6 @@ impl StateFolder {
             }
             if is_last {
                 return;
-            }
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(INTERVAL) => {}
             }
         }
     }

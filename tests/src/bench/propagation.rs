@@ -14,6 +14,10 @@ use crate::{
 /// Edits that are measured.
 const EDITS: u32 = 200;
 
+/// Routes of the edge that nobody asks for, as many to a document as Gateway API allows but few.
+const ROUTES: usize = 3000;
+const ROUTES_PER_DOCUMENT: usize = 10;
+
 /// An edit that is not live by then is a failure.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -45,7 +49,7 @@ spec:
 }
 
 /// Routes that lead each judge's paths to it.
-fn routes() -> String {
+fn judges() -> String {
     let rule = |name: &&str| {
         format!(
             "  - matches:
@@ -71,17 +75,57 @@ spec:
     )
 }
 
-/// Runs the benchmark and gives the table.
+/// Documents with `count` routes that nobody asks for.
+fn crowd(count: usize) -> String {
+    let route = |document: usize| {
+        let rules: String = (0..ROUTES_PER_DOCUMENT)
+            .map(|rule| {
+                format!(
+                    "  - matches:
+    - path: {{type: PathPrefix, value: /unused/{document}/{rule}}}
+    backendRefs:
+    - name: reviews
+      port: 9080
+"
+                )
+            })
+            .collect();
+        format!(
+            "---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: unused-{document}
+  namespace: bookinfo
+spec:
+  parentRefs:
+  - name: edge
+  rules:
+{rules}"
+        )
+    };
+    (0..count / ROUTES_PER_DOCUMENT).map(route).collect()
+}
+
+/// Runs the benchmark and gives the tables: the demo's mesh as it is, and with many routes.
 ///
 /// # Errors
-/// When the mesh does not start, or an edit is not live within ten seconds.
+/// When a mesh does not start, or an edit is not live within ten seconds.
 pub async fn run() -> anyhow::Result<String> {
+    Ok(format!("{}\n{}", measure(0).await?, measure(ROUTES).await?))
+}
+
+async fn measure(routes: usize) -> anyhow::Result<String> {
     let demo = checkout::root().join("deploy/demo");
     let documents =
         ["bookinfo.yaml", "clients.yaml", "gateway.yaml"].map(|file| demo.join("documents").join(file)).to_vec();
     let mesh = Mesh::start(Options { documents, images: demo.join("images.yaml"), ..Options::default() }).await?;
     let edge = mesh.gateway("bookinfo/edge", 80)?.to_owned();
-    mesh.write("judges.yaml", &routes())?;
+    mesh.write("judges.yaml", &judges())?;
+    if routes > 0 {
+        mesh.write("crowd.yaml", &crowd(routes))?;
+    }
+    let (pods, gateways) = (mesh.ready().pods.len(), mesh.ready().gateways.len());
     let mut taken = Vec::new();
     // The first edit warms connections and is not counted.
     for edit in 0..=EDITS {
@@ -104,7 +148,8 @@ pub async fn run() -> anyhow::Result<String> {
     let quantile =
         |share: usize| taken.get((taken.len() * share / 100).min(taken.len() - 1)).copied().unwrap_or_default();
     Ok(format!(
-        "edit to every proxy, {EDITS} edits, {} proxies, from the write's return to the first request judged by the new version\n\
+        "edit to every proxy, {EDITS} edits, {pods} pods and {gateways} gateway, {routes} routes beside those asked for, \
+         from the write's return to the first request that each of {} judges by the new version\n\
          | median | p90 | p99 | slowest |\n|---|---|---|---|\n| {:.1?} | {:.1?} | {:.1?} | {:.1?} |\n",
         JUDGES.len(),
         quantile(50),

@@ -1,7 +1,7 @@
 //! Istio Gateways as listeners, chains and route tables of a gateway proxy.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -296,8 +296,9 @@ fn add_table(assembly: &mut Assembly<'_>, table: &Arc<str>, servers: &[&Bound<'_
                 host.redirects |= redirects;
                 host.origins.extend([bound.head.origin(), server.head.origin()]);
                 for (entry, is_catch_all) in &entries {
-                    let list = if *is_catch_all { &mut host.last } else { &mut host.first };
-                    if !list.contains(entry) {
+                    let RouteEntry { rule, alternative } = entry;
+                    if host.seen.insert((Arc::clone(rule), *alternative, *is_catch_all)) {
+                        let list = if *is_catch_all { &mut host.last } else { &mut host.first };
                         list.push(entry.clone());
                     }
                 }
@@ -312,7 +313,7 @@ fn add_table(assembly: &mut Assembly<'_>, table: &Arc<str>, servers: &[&Bound<'_
         }
     }
     for (pattern, host) in hosts {
-        let TableHost { redirects, mut first, last, origins } = host;
+        let TableHost { redirects, mut first, last, seen: _, origins } = host;
         first.extend(last);
         let virtual_host = VirtualHost {
             table: Arc::clone(table),
@@ -331,6 +332,8 @@ struct TableHost {
     redirects: bool,
     first: Vec<RouteEntry>,
     last: Vec<RouteEntry>,
+    /// What is in the two lists, each by rule, alternative and whether it takes everything.
+    seen: HashSet<(Arc<str>, u32, bool)>,
     origins: Vec<Origin>,
 }
 

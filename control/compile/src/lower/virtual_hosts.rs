@@ -1,6 +1,9 @@
 //! Virtual hosts of sidecars: which VirtualService rules a service's requests meet, and hosts that only a VirtualService knows.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use palisade_model::{
     hash::HashError,
@@ -77,15 +80,19 @@ pub(crate) fn add_rules(
     bound: &Bound,
 ) -> Result<Vec<RouteEntry>, HashError> {
     let mut entries = Vec::new();
+    let mut delegates: BTreeMap<u32, Vec<Origin>> = BTreeMap::new();
+    for rule in &bound.http {
+        if let Some(delegate) = &rule.delegate {
+            delegates.entry(http::number(rule.index)).or_default().push(delegate.clone());
+        }
+    }
     for Lowered { mut rule, destinations, mirrors, alternatives, is_catch_all: _ } in lowered {
         entries.extend((0..alternatives).map(|alternative| RouteEntry { rule: Arc::clone(&rule.key), alternative }));
         if assembly.has(ResourceKind::Route, &rule.key) {
             continue;
         }
         let mut origins = vec![bound.head.origin()];
-        for delegate in bound.http.iter().filter(|http| http::number(http.index) == rule.rule) {
-            origins.extend(delegate.delegate.clone());
-        }
+        origins.extend(delegates.get(&rule.rule).into_iter().flatten().cloned());
         if let RouteAction::Forward(forward) = &mut rule.action {
             let mut backends = forward.backends.to_vec();
             for (backend, destination) in backends.iter_mut().zip(&destinations) {
