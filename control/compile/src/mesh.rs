@@ -22,6 +22,7 @@ use crate::{
     object::ObjectKey,
     reports::Reports,
     resolve::{Resolved, locality::Locality},
+    settings::Topology,
 };
 
 /// What documents mean: resolved, ready to be cut into slices. Cheap to clone and share.
@@ -221,6 +222,19 @@ impl Mesh {
             (None, None) => Locality::default(),
         };
         let network = network.clone().unwrap_or_default();
-        Ok(Proxy { kind: *kind, namespace, name, labels, identity, addresses, gateway, locality, node, network })
+        let topology = pod.and_then(|pod| Topology::of_pod(&pod.head.annotations));
+        Ok(Proxy {
+            kind: *kind,
+            namespace,
+            name,
+            labels,
+            identity,
+            addresses,
+            gateway,
+            topology,
+            locality,
+            node,
+            network,
+        })
     }
 }

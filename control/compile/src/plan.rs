@@ -120,6 +120,7 @@ fn gateway_ports(
         identity,
         addresses: pod.spec.ips.clone(),
         gateway: (kind == GatewayKind::GatewayApi).then(|| gateway.clone()),
+        topology: None,
         locality: Default::default(),
         node: String::new(),
         network: String::new(),

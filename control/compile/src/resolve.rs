@@ -151,10 +151,14 @@ impl Resolved {
         let services = Stage::of(held.map(|h| &h.services), &inputs, &[SERVICES], reports, |inputs, _| {
             Services::new(inputs, &settings)
         });
-        let workloads = Stage::of(held.map(|h| &h.workloads), &inputs, &[SERVICES, WORKLOADS], reports, |inputs, _| {
-            Workloads::new(inputs, &services.value(), &settings)
+        let peers = Stage::of(held.map(|h| &h.peers), &inputs, &[PEERS], reports, |inputs, _| {
+            Peers::new(Arc::clone(root), conversions::peer_policies(inputs))
         });
-        let membership = Stage::of(held.map(|h| &h.membership), &inputs, &[SERVICES, WORKLOADS], reports, |_, _| {
+        let endpoints: &[&[Input]] = &[SERVICES, WORKLOADS, PEERS];
+        let workloads = Stage::of(held.map(|h| &h.workloads), &inputs, endpoints, reports, |inputs, _| {
+            Workloads::new(inputs, &services.value(), &peers.value(), &settings)
+        });
+        let membership = Stage::of(held.map(|h| &h.membership), &inputs, endpoints, reports, |_, _| {
             membership::entry(&services.value(), &workloads.value())
         });
         let sidecars = Stage::of(held.map(|h| &h.sidecars), &inputs, &[SIDECARS], reports, |inputs, _| {
@@ -167,9 +171,6 @@ impl Resolved {
             Stage::of(held.map(|h| &h.virtual_services), &inputs, &[VIRTUAL_SERVICES], reports, |inputs, _| {
                 VirtualServices::new(inputs.virtual_services.values(), &settings)
             });
-        let peers = Stage::of(held.map(|h| &h.peers), &inputs, &[PEERS], reports, |inputs, _| {
-            Peers::new(Arc::clone(root), conversions::peer_policies(inputs))
-        });
         let admissions = Stage::of(held.map(|h| &h.admissions), &inputs, &[CEDAR], reports, |inputs, reports| {
             cedar::admissions(inputs, reports)
         });
@@ -186,7 +187,7 @@ impl Resolved {
                 let mut memo = PolicyMemo::after(remembered.as_deref().map(Authorization::memo), inputs);
                 let mut restrictions = conversions::restrictions(inputs, &settings, reports, &mut memo);
                 restrictions.extend(of_cedar);
-                Authorization::new(Arc::clone(root), restrictions, egress, memo.finish())
+                Authorization::new(&settings, restrictions, egress, memo.finish())
             },
         );
         let custom = Stage::of(held.map(|h| &h.custom), &inputs, &[CUSTOM], reports, |inputs, reports| {

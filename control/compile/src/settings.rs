@@ -1,10 +1,13 @@
 //! Mesh-wide settings: what the mesh configuration says, and what the control plane was started with.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use palisade_crds::istio::{
-    ExtensionProvider, ForwardClientCertDetails, HttpRetry, MeshConfig, MeshH2UpgradePolicy, MeshOutboundMode,
-    NormalizationType,
+    ExtensionProvider, ForwardClientCertDetails, GatewayTopology, HttpRetry, MeshConfig, MeshH2UpgradePolicy,
+    MeshOutboundMode, NormalizationType,
 };
 use palisade_model::{
     cluster::{OutlierDetection, TcpKeepalive},
@@ -48,18 +51,27 @@ pub struct MeshSettings {
     pub connect_timeout: Option<std::time::Duration>,
     /// Client-side defaults of all destinations.
     pub(crate) destinations: DestinationDefaults,
-    /// Trusted proxies in front of gateways.
-    pub gateway_trusted_hops: u32,
-    /// Gateways expect the PROXY protocol.
-    pub gateway_proxy_protocol: bool,
-    /// What gateways do with forwarded client certificates.
-    pub gateway_forward_client_cert: ForwardClientCert,
+    /// What stands in front of gateways.
+    pub gateway_topology: Topology,
     /// Named services that decide about requests, and others.
     pub extension_providers: Vec<ExtensionProvider>,
     /// One workload may have several external authorizers.
     pub multiple_custom_providers: bool,
+    /// Istio's policies with a selector, or for a whole namespace, apply to gateways of the Gateway API too.
+    pub selects_gateways: bool,
     /// Gateways of class `istio` are served.
     pub istio_classes: bool,
+}
+
+/// What stands in front of a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topology {
+    /// Trusted proxies.
+    pub trusted_hops: u32,
+    /// The PROXY protocol is expected.
+    pub proxy_protocol: bool,
+    /// What becomes of forwarded client certificates.
+    pub forward_client_cert: ForwardClientCert,
 }
 
 /// Client-side defaults of all destinations.
@@ -90,6 +102,8 @@ pub struct ControlSettings {
     pub reject_path_parameters: bool,
     /// `multipleCustomProviders` (`PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS`).
     pub multiple_custom_providers: bool,
+    /// `ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY`: Istio's policies without `targetRefs` apply to gateways of the Gateway API too.
+    pub selects_gateways: bool,
     /// `istioClasses`: Gateways of class `istio` are served.
     pub istio_classes: bool,
     /// Names that were given and have no effect here, whatever their value: whoever gave them is told.
@@ -118,10 +132,9 @@ pub enum InvalidSetting {
 }
 
 /// Istio's environment names that are accepted without effect on what is compiled: their default is what is served.
-const ACCEPTED: [&str; 12] = [
+const ACCEPTED: [&str; 11] = [
     "ENABLE_TLS_ON_SIDECAR_INGRESS",
     "ENABLE_ENHANCED_DESTINATIONRULE_MERGE",
-    "ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY",
     "PILOT_ENABLE_IP_AUTOALLOCATE",
     "PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS",
     "PILOT_SCOPE_GATEWAY_TO_NAMESPACE",
@@ -141,6 +154,7 @@ impl Default for ControlSettings {
             cluster_domain: "cluster.local".into(),
             reject_path_parameters: false,
             multiple_custom_providers: false,
+            selects_gateways: true,
             istio_classes: true,
             ineffective: BTreeSet::new(),
         }
@@ -170,6 +184,7 @@ impl ControlSettings {
             "multipleCustomProviders" | "PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS" => {
                 self.multiple_custom_providers = flag()?;
             }
+            "ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY" => self.selects_gateways = flag()?,
             "istioClasses" => self.istio_classes = flag()?,
             known if ACCEPTED.contains(&known) => drop(self.ineffective.insert(known.to_owned())),
             other => return Err(InvalidSetting::UnknownKey(other.to_owned())),
@@ -193,7 +208,6 @@ impl MeshSettings {
         };
         let trust_domain = domain(&mesh.trust_domain, &mut malformed);
         let aliases = mesh.trust_domain_aliases.iter().filter_map(|alias| domain(alias, &mut malformed)).collect();
-        let topology = mesh.default_config.gateway_topology.as_ref();
         let settings = Self {
             trust_domain: trust_domain.unwrap_or_else(default_trust_domain),
             trust_domain_aliases: aliases,
@@ -211,6 +225,7 @@ impl MeshSettings {
                 Some(NormalizationType::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
             },
             reject_path_parameters: control.reject_path_parameters,
+            selects_gateways: control.selects_gateways,
             istio_classes: control.istio_classes,
             outbound: match mesh.outbound_traffic_policy.as_ref().map(|policy| policy.mode) {
                 None | Some(MeshOutboundMode::AllowAny | MeshOutboundMode::AllowAnyDynamicDns) => {
@@ -224,9 +239,20 @@ impl MeshSettings {
             default_retries: mesh.default_http_retry_policy.clone(),
             connect_timeout: mesh.connect_timeout.and_then(crate::time::positive),
             destinations: DestinationDefaults::of(mesh),
-            gateway_trusted_hops: topology.map_or(0, |topology| topology.num_trusted_proxies),
-            gateway_proxy_protocol: topology.is_some_and(|topology| topology.proxy_protocol.is_some()),
-            gateway_forward_client_cert: match topology.and_then(|topology| topology.forward_client_cert_details) {
+            gateway_topology: Topology::of(mesh.default_config.gateway_topology.as_ref()),
+            extension_providers: mesh.extension_providers.clone(),
+            multiple_custom_providers: control.multiple_custom_providers,
+        };
+        (settings, malformed)
+    }
+}
+
+impl Topology {
+    fn of(written: Option<&GatewayTopology>) -> Self {
+        Self {
+            trusted_hops: written.map_or(0, |topology| topology.num_trusted_proxies),
+            proxy_protocol: written.is_some_and(|topology| topology.proxy_protocol.is_some()),
+            forward_client_cert: match written.and_then(|topology| topology.forward_client_cert_details) {
                 None | Some(ForwardClientCertDetails::Undefined | ForwardClientCertDetails::SanitizeSet) => {
                     ForwardClientCert::SanitizeSet
                 }
@@ -235,10 +261,16 @@ impl MeshSettings {
                 Some(ForwardClientCertDetails::AppendForward) => ForwardClientCert::AppendForward,
                 Some(ForwardClientCertDetails::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
             },
-            extension_providers: mesh.extension_providers.clone(),
-            multiple_custom_providers: control.multiple_custom_providers,
-        };
-        (settings, malformed)
+        }
+    }
+
+    /// That of one gateway: its pod's annotation `proxy.istio.io/config`, where that says something readable about it.
+    pub(crate) fn of_pod(annotations: &BTreeMap<String, String>) -> Option<Self> {
+        let written = annotations.get("proxy.istio.io/config")?;
+        // It is what the mesh configuration calls `defaultConfig`.
+        let text: String = written.lines().fold("defaultConfig:\n".to_owned(), |text, line| text + "  " + line + "\n");
+        let (config, _) = MeshConfig::parse(&text);
+        config?.default_config.gateway_topology.as_ref().map(|topology| Self::of(Some(topology)))
     }
 }
 
@@ -304,5 +336,19 @@ mod tests {
         assert_eq!(control.ineffective.iter().map(String::as_str).collect::<Vec<_>>(), ["PILOT_ENABLE_QUIC_LISTENERS"]);
         assert!(control.set("nothing=1").is_err());
         assert!(control.set("rejectPathParameters=maybe").is_err());
+    }
+
+    #[test]
+    fn a_gateways_annotation_says_what_stands_in_front_of_it() {
+        let of =
+            |text: &str| Topology::of_pod(&BTreeMap::from([("proxy.istio.io/config".to_owned(), text.to_owned())]));
+        for text in ["gatewayTopology:\n  numTrustedProxies: 2", r#"{"gatewayTopology": {"numTrustedProxies": 2}}"#] {
+            assert_eq!(of(text).map(|topology| topology.trusted_hops), Some(2), "{text}");
+        }
+        assert!(of("gatewayTopology: {proxyProtocol: {}}").is_some_and(|topology| topology.proxy_protocol));
+        for text in ["concurrency: 2", "{", "", "gatewayTopology: many"] {
+            assert_eq!(of(text), None, "{text}");
+        }
+        assert_eq!(Topology::of_pod(&BTreeMap::new()), None);
     }
 }

@@ -251,8 +251,15 @@ fn names(plain: &Plain) -> Vec<&String> {
 fn principal(plain: &Plain, value: &str, domains: &[String]) -> bool {
     let parts: Vec<&str> = value.split('/').collect();
     let mut values = vec![value.to_owned()];
-    if parts.len() == 5 && (parts[0] == "cluster.local" || domains.iter().any(|d| d == parts[0])) {
-        values = domains.iter().map(|d| format!("{d}/{}", parts[1..].join("/"))).collect();
+    // A star in front is a suffix, one behind is a prefix; `*` alone means every domain as it is.
+    let ends = |d: &String| parts[0].starts_with('*') && d.ends_with(&parts[0][1..]);
+    let starts = |d: &String| parts[0].ends_with('*') && d.starts_with(&parts[0][..parts[0].len() - 1]);
+    let is_meant = |d: &String| d == parts[0] || ends(d) || starts(d);
+    if parts.len() == 5 && parts[0] != "*" && (parts[0] == "cluster.local" || domains.iter().any(is_meant)) {
+        values = domains.iter().filter(|d| !ends(d)).map(|d| format!("{d}/{}", parts[1..].join("/"))).collect();
+        if domains.iter().any(ends) {
+            values.push(value.to_owned());
+        }
     }
     values.iter().any(|value| {
         names(plain).into_iter().any(|name| match value.as_str() {

@@ -64,6 +64,8 @@ const PRINCIPALS: &[&str] = &[
     "cluster.local/ns/foo/sa/*",
     "clu*ter",
     "*.example/ns/foo/sa/x",
+    "*d.local/ns/foo/sa/sleep",
+    "ol*/ns/foo/sa/sleep",
 ];
 const NAMESPACES: &[&str] = &["foo", "bar", "prod-a", "prod-*", "*o", "f*o", "*", "foo/sa", "nowhere"];
 const ACCOUNTS: &[&str] = &["foo/sleep", "bar/sleep", "sleep", "x", "prod-a/x", "foo/app"];

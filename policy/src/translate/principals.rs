@@ -10,7 +10,8 @@ pub(super) fn is_account(value: &str) -> bool {
 }
 
 /// Values of `principals`: those of the form `DOMAIN/ns/NAMESPACE/sa/ACCOUNT` with an own domain, an alias or `cluster.local` are
-/// repeated for every own domain. Others, and domains with a star, stay.
+/// repeated for every own domain. A domain with a star stands for the own ones that it matches, and so for all; those that end as it
+/// does it covers itself. Others stay.
 pub(super) fn expand_principals(values: &[String], domains: &TrustDomains) -> Vec<String> {
     let mut out: Vec<String> = Vec::with_capacity(values.len());
     let mut add = |value: String| {
@@ -20,9 +21,10 @@ pub(super) fn expand_principals(values: &[String], domains: &TrustDomains) -> Ve
     };
     for value in values {
         match value.split_once('/') {
-            Some((domain, rest)) if rest.split('/').count() == 4 && is_own(domain, domains) => {
+            Some((domain, rest)) if rest.split('/').count() == 4 && means_own(domain, domains) => {
                 for own in domains.all() {
-                    add(format!("{own}/{rest}"));
+                    let is_covered = domain.strip_prefix('*').is_some_and(|suffix| own.ends_with(suffix));
+                    add(if is_covered { value.clone() } else { format!("{own}/{rest}") });
                 }
             }
             _ => add(value.clone()),
@@ -46,8 +48,13 @@ pub(super) fn expand_trust_domains(values: &[String], domains: &TrustDomains) ->
     out
 }
 
-fn is_own(domain: &str, domains: &TrustDomains) -> bool {
-    domain == "cluster.local" || domains.all().contains(&domain)
+fn means_own(domain: &str, domains: &TrustDomains) -> bool {
+    let matches = |own: &&str| {
+        *own == domain
+            || domain.strip_prefix('*').is_some_and(|suffix| own.ends_with(suffix))
+            || domain.strip_suffix('*').is_some_and(|prefix| own.starts_with(prefix))
+    };
+    domain == "cluster.local" || domain != "*" && domains.all().iter().any(matches)
 }
 
 #[cfg(test)]
@@ -64,6 +71,10 @@ mod tests {
         assert_eq!(expand("other.example/ns/a/sa/b"), ["other.example/ns/a/sa/b"]);
         assert_eq!(expand("*/ns/a/sa/b"), ["*/ns/a/sa/b"]);
         assert_eq!(expand("*.example/ns/a/sa/b"), ["*.example/ns/a/sa/b"]);
+        assert_eq!(expand("*ew.example/ns/a/sa/b"), ["*ew.example/ns/a/sa/b", "old.example/ns/a/sa/b"]);
+        assert_eq!(expand("*.other/ns/a/sa/b"), ["*.other/ns/a/sa/b"]);
+        assert_eq!(expand("ne*/ns/a/sa/b"), both);
+        assert_eq!(expand("x*/ns/a/sa/b"), ["x*/ns/a/sa/b"]);
         assert_eq!(expand("new.example/ns/a/sa/*"), ["new.example/ns/a/sa/*", "old.example/ns/a/sa/*"]);
         assert_eq!(expand("new.example/ns/a/*"), ["new.example/ns/a/*"]);
         assert_eq!(expand_trust_domains(&["cluster.local".to_owned()], &domains), ["cluster.local"]);

@@ -42,6 +42,7 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
             identity,
             addresses: pod.spec.ips.clone(),
             gateway: None,
+            topology: None,
             locality: Default::default(),
             node: String::new(),
             network: String::new(),

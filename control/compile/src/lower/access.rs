@@ -76,8 +76,14 @@ fn provider_for(assembly: &mut Assembly<'_>, name: &str) -> Result<ExternalProvi
     let missing = |message: String| ExternalProvider::Missing { message: message.into() };
     Ok(match providers::find(name, &assembly.client.resolved.settings) {
         Provider::Unusable(message) => missing(message),
-        Provider::Usable(destination, asks) => match assembly.add_destination(&destination)? {
-            true => asks,
+        Provider::Usable { destination, namespace: Some(namespace), asks: _ }
+            if assembly.client.destination_service(&destination.host).is_none_or(|s| s.key.namespace != namespace) =>
+        {
+            let host = &destination.host;
+            missing(format!("extension provider `{name}`: there is no service `{host}` in namespace `{namespace}`"))
+        }
+        Provider::Usable { destination, namespace: _, asks } => match assembly.add_destination(&destination)? {
+            true => *asks,
             false => {
                 let (host, port) = (&destination.host, destination.port);
                 missing(format!("extension provider `{name}`: there is no service `{host}` with port {port}"))

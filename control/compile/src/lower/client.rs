@@ -7,6 +7,7 @@ use palisade_model::{identity::SpiffeId, settings::ProxyKind};
 use crate::{
     object::ObjectKey,
     resolve::{Resolved, locality::Locality, services::Registered, sidecars::Scope, virtual_services::Bound},
+    settings::Topology,
 };
 
 /// A proxy with all that lowering reads of it.
@@ -26,6 +27,8 @@ pub(crate) struct Proxy {
     pub(crate) addresses: Vec<IpAddr>,
     /// The Gateway API Gateway that it serves.
     pub(crate) gateway: Option<ObjectKey>,
+    /// What stands in front of it, where its pod says so.
+    pub(crate) topology: Option<Topology>,
     /// Where it is.
     pub(crate) locality: Locality,
     /// Its node; empty = unknown.

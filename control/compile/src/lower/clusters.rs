@@ -176,8 +176,8 @@ fn cluster(
     }
 }
 
-/// Auto-mTLS: mesh TLS to endpoints with a sidecar unless the service's namespace or the mesh disables it (workload and port
-/// level are not consulted, istio-semantics 2). Of a headless service all endpoints must have one.
+/// Auto-mTLS: mesh TLS to endpoints with a sidecar unless the service's namespace or the mesh disables it; what a workload's own
+/// policy disables its endpoints say. Of a headless service all endpoints must take it.
 fn auto_tls(client: Client<'_>, service: &Registered, port: &RegisteredPort, destination: &Destination) -> UpstreamTls {
     let resolved = client.resolved;
     let is_off = !resolved.settings.enable_auto_mtls || service.is_external;

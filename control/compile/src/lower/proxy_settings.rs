@@ -15,16 +15,14 @@ pub(crate) fn of(
 ) -> ProxySettings {
     let settings = &client.resolved.settings;
     let proxy = client.proxy;
+    let topology = proxy.topology.unwrap_or(settings.gateway_topology);
     let (client_address, forward_client_cert) = match proxy.kind {
         ProxyKind::Sidecar => {
             (ClientAddress { trusted_hops: 0, proxy_protocol: false }, ForwardClientCert::AppendForward)
         }
         ProxyKind::Gateway => (
-            ClientAddress {
-                trusted_hops: settings.gateway_trusted_hops,
-                proxy_protocol: settings.gateway_proxy_protocol,
-            },
-            settings.gateway_forward_client_cert,
+            ClientAddress { trusted_hops: topology.trusted_hops, proxy_protocol: topology.proxy_protocol },
+            topology.forward_client_cert,
         ),
     };
     ProxySettings {

@@ -13,6 +13,7 @@ use crate::{
     lower::client::Proxy,
     object::{self, Head, Object},
     reports::{Code, Report, Reports},
+    settings::MeshSettings,
 };
 
 mod memo;
@@ -52,6 +53,8 @@ pub(crate) enum Target {
 #[derive(Debug, Default)]
 pub(crate) struct Authorization {
     root: Arc<str>,
+    /// Gateways of the Gateway API are selected as other workloads are.
+    selects_gateways: bool,
     restrictions: Vec<Restriction>,
     /// What workloads may reach outside the mesh.
     egress: Vec<Restriction>,
@@ -61,14 +64,15 @@ pub(crate) struct Authorization {
 impl Authorization {
     /// Sorts restrictions.
     pub(crate) fn new(
-        root: Arc<str>,
+        settings: &MeshSettings,
         mut restrictions: Vec<Restriction>,
         mut egress: Vec<Restriction>,
         memo: RememberedPolicies,
     ) -> Self {
         restrictions.sort_by(|a, b| a.origin.cmp(&b.origin));
         egress.sort_by(|a, b| a.origin.cmp(&b.origin));
-        Self { root, restrictions, egress, memo }
+        let (root, selects_gateways) = (Arc::clone(&settings.root_namespace), settings.selects_gateways);
+        Self { root, selects_gateways, restrictions, egress, memo }
     }
 
     /// Every policy of every document.
@@ -93,11 +97,25 @@ impl Authorization {
 
     /// Whether a document applies to a proxy.
     pub(crate) fn applies(&self, restriction: &Restriction, proxy: &Proxy) -> bool {
-        self.takes(&restriction.namespace, &restriction.target, proxy)
+        // The setting is about Istio's own kinds.
+        match &*restriction.origin.kind {
+            "CedarPolicy" => self.reaches(&restriction.namespace, &restriction.target, proxy),
+            _ => self.takes(&restriction.namespace, &restriction.target, proxy),
+        }
     }
 
-    /// Whether a document of `namespace` with this target applies to a proxy.
+    /// Whether a document of Istio's in `namespace` with this target applies to a proxy.
     pub(crate) fn takes(&self, namespace: &Arc<str>, target: &Target, proxy: &Proxy) -> bool {
+        let is_unaddressed = matches!(target, Target::Workloads(_)) && proxy.gateway.is_some();
+        (self.selects_gateways || !is_unaddressed) && self.reaches(namespace, target, proxy)
+    }
+
+    /// Whether a namespace is the mesh's root.
+    pub(crate) fn is_root(&self, namespace: &str) -> bool {
+        *namespace == *self.root
+    }
+
+    fn reaches(&self, namespace: &Arc<str>, target: &Target, proxy: &Proxy) -> bool {
         let is_own = *namespace == proxy.namespace;
         match target {
             Target::Workloads(labels) => (is_own || *namespace == self.root) && object::selects(labels, &proxy.labels),

@@ -89,6 +89,16 @@ impl Peers {
         peers
     }
 
+    /// What one port of a workload takes.
+    pub(crate) fn mode_at<'a>(&self, namespace: &str, label: impl Fn(&str) -> Option<&'a str>, port: u16) -> MtlsMode {
+        let is_selected = |policy: &&PeerPolicy| policy.selector.iter().all(|(name, value)| label(name) == Some(value));
+        let own = self.workloads.get(namespace).into_iter().flatten().find(is_selected);
+        let written = own.and_then(|policy| policy.ports.get(&port).copied().flatten());
+        let levels = [self.mesh.as_ref(), self.namespaces.get(namespace), own];
+        let inherited = || levels.into_iter().flatten().filter_map(|policy| policy.mode).next_back();
+        written.or_else(inherited).unwrap_or(MtlsMode::Permissive)
+    }
+
     /// What a workload takes.
     pub(crate) fn of_workload(&self, namespace: &str, labels: &BTreeMap<String, String>) -> WorkloadPeers {
         let in_namespace = self.namespaces.get(namespace);
@@ -185,8 +195,14 @@ mod tests {
     }
 
     #[test]
-    fn workload_policies_do_not_turn_clients() {
-        let peers = Peers::new("root".into(), [policy("foo", "w", &[("app", "a")], Some(MtlsMode::Disable))]);
+    fn workload_policies_turn_the_clients_of_that_workload_alone() {
+        let mut own = policy("foo", "w", &[("app", "a")], Some(MtlsMode::Disable));
+        own.ports = BTreeMap::from([(81, Some(MtlsMode::Strict)), (82, None)]);
+        let peers = Peers::new("root".into(), [own, policy("root", "mesh", &[], Some(MtlsMode::Strict))]);
         assert!(!peers.is_disabled_for_clients("foo"));
+        let of = |app: &'static str, port| peers.mode_at("foo", move |name| (name == "app").then_some(app), port);
+        assert_eq!([of("a", 80), of("a", 81), of("a", 82)], [MtlsMode::Disable, MtlsMode::Strict, MtlsMode::Disable]);
+        assert_eq!(of("b", 80), MtlsMode::Strict);
+        assert_eq!(peers.mode_at("bar", |_| None, 80), MtlsMode::Strict);
     }
 }

@@ -44,9 +44,12 @@ pub(crate) struct CustomPolicy {
 pub(crate) enum Provider {
     /// It cannot be asked.
     Unusable(String),
-    /// It can, if this destination is there.
-    Usable(Destination, ExternalProvider),
+    /// It can, if this destination is there, in this namespace where one is written.
+    Usable { destination: Destination, namespace: Option<Arc<str>>, asks: Box<ExternalProvider> },
 }
+
+/// Where a provider is, in which namespace if that is written, and how it is asked.
+type Asked = (Destination, Option<Arc<str>>, ExternalProvider);
 
 /// All CUSTOM policies, oldest first.
 pub(crate) fn custom_policies(inputs: &Inputs, settings: &MeshSettings, reports: &mut Reports) -> Vec<CustomPolicy> {
@@ -75,7 +78,9 @@ fn custom_policy(
             let message = format!("{message}: what the policy matches is denied");
             reports.add(Report::warning(&document.head, Code::UnknownProvider, "spec.provider.name", &message));
         }
-        Provider::Usable(_, asks) => shows_body = asks.service().is_some_and(|service| service.body.is_some()),
+        Provider::Usable { destination: _, namespace: _, asks } => {
+            shows_body = asks.service().is_some_and(|service| service.body.is_some())
+        }
     }
     let is_dry_run = super::authorization::is_dry_run(&document.head);
     let cache = check_cache::of(&document.head, is_dry_run, shows_body, reports);
@@ -84,22 +89,45 @@ fn custom_policy(
 
 /// A provider by name.
 pub(crate) fn find(name: &str, settings: &MeshSettings) -> Provider {
-    let Some(provider) = settings.extension_providers.iter().find(|provider| provider.name == name) else {
-        return Provider::Unusable(format!("there is no extension provider `{name}` in the mesh configuration"));
+    let is_authorizer = |provider: &&ExtensionProvider| {
+        provider.envoy_ext_authz_http.is_some() || provider.envoy_ext_authz_grpc.is_some()
     };
-    let ExtensionProvider { name: _, envoy_ext_authz_http, envoy_ext_authz_grpc, .. } = provider;
-    let usable = match (envoy_ext_authz_http, envoy_ext_authz_grpc) {
-        (Some(http), _) => of_http(http, settings),
-        (None, Some(grpc)) => of_grpc(grpc, settings),
-        (None, None) => Err("is no external authorizer".to_owned()),
+    let mut named = settings.extension_providers.iter().filter(|provider| provider.name == name);
+    let mut authorizers = named.clone().filter(is_authorizer);
+    let usable = match (authorizers.next(), authorizers.next()) {
+        (None, _) if named.next().is_some() => Err("is no external authorizer".to_owned()),
+        (None, _) => {
+            return Provider::Unusable(format!("there is no extension provider `{name}` in the mesh configuration"));
+        }
+        // Which of them is meant cannot be known.
+        (Some(_), Some(_)) => Err("is there more than once".to_owned()),
+        (Some(provider), None) => of_authorizer(provider, settings),
     };
     match usable {
-        Ok((destination, asks)) => Provider::Usable(destination, asks),
+        Ok((destination, namespace, asks)) => Provider::Usable { destination, namespace, asks: Box::new(asks) },
         Err(message) => Provider::Unusable(format!("extension provider `{name}` {message}")),
     }
 }
 
-fn of_grpc(written: &ExtAuthzGrpc, settings: &MeshSettings) -> Result<(Destination, ExternalProvider), String> {
+fn of_authorizer(provider: &ExtensionProvider, settings: &MeshSettings) -> Result<Asked, String> {
+    let ExtensionProvider { name, envoy_ext_authz_http, envoy_ext_authz_grpc, .. } = provider;
+    if !is_label(name) {
+        return Err("has a name that is no DNS label".to_owned());
+    }
+    match (envoy_ext_authz_http, envoy_ext_authz_grpc) {
+        (Some(http), _) => of_http(http, settings),
+        (None, Some(grpc)) => of_grpc(grpc, settings),
+        (None, None) => Err("is no external authorizer".to_owned()),
+    }
+}
+
+/// RFC 1123: Istio takes no other name of an authorizer.
+fn is_label(name: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len()) && name.bytes().all(is_inner) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+fn of_grpc(written: &ExtAuthzGrpc, settings: &MeshSettings) -> Result<Asked, String> {
     let ExtAuthzGrpc {
         service,
         port,
@@ -109,7 +137,7 @@ fn of_grpc(written: &ExtAuthzGrpc, settings: &MeshSettings) -> Result<(Destinati
         status_on_error,
         include_request_body_in_check,
     } = written;
-    let destination = destination(service, *port, settings)?;
+    let (destination, namespace) = destination(service, *port, settings)?;
     let service = CheckService {
         cluster: destination.cluster_name(),
         host: Arc::clone(&destination.host),
@@ -119,10 +147,10 @@ fn of_grpc(written: &ExtAuthzGrpc, settings: &MeshSettings) -> Result<(Destinati
         body: body(include_request_body_in_check.as_ref()),
         clears_route: *clear_route_cache,
     };
-    Ok((destination, ExternalProvider::Grpc(service)))
+    Ok((destination, namespace, ExternalProvider::Grpc(service)))
 }
 
-fn of_http(written: &ExtAuthzHttp, settings: &MeshSettings) -> Result<(Destination, ExternalProvider), String> {
+fn of_http(written: &ExtAuthzHttp, settings: &MeshSettings) -> Result<Asked, String> {
     let ExtAuthzHttp {
         service,
         port,
@@ -139,9 +167,20 @@ fn of_http(written: &ExtAuthzHttp, settings: &MeshSettings) -> Result<(Destinati
         headers_to_downstream_on_deny,
         headers_to_downstream_on_allow,
     } = written;
-    let destination = destination(service, *port, settings)?;
+    let (destination, namespace) = destination(service, *port, settings)?;
     if !path_prefix.is_empty() && !path_prefix.starts_with('/') {
         return Err("has a `pathPrefix` that does not begin with `/`".to_owned());
+    }
+    for (field, names) in [
+        ("includeHeadersInCheck", include_headers_in_check),
+        ("includeRequestHeadersInCheck", include_request_headers_in_check),
+        ("headersToUpstreamOnAllow", headers_to_upstream_on_allow),
+        ("headersToDownstreamOnDeny", headers_to_downstream_on_deny),
+        ("headersToDownstreamOnAllow", headers_to_downstream_on_allow),
+    ] {
+        if names.iter().any(|name| name == "*") {
+            return Err(format!("has `*` alone in `{field}`, which Istio refuses: name a prefix or a suffix"));
+        }
     }
     let service = CheckService {
         cluster: destination.cluster_name(),
@@ -167,21 +206,22 @@ fn of_http(written: &ExtAuthzHttp, settings: &MeshSettings) -> Result<(Destinati
         denied_headers: patterns(headers_to_downstream_on_deny),
         allowed_headers: patterns(headers_to_downstream_on_allow),
     };
-    Ok((destination, ExternalProvider::Http(check)))
+    Ok((destination, namespace, ExternalProvider::Http(check)))
 }
 
 /// `HOST` or `NAMESPACE/HOST`.
-fn destination(service: &str, port: u32, settings: &MeshSettings) -> Result<Destination, String> {
-    let (namespace, host) = match service.split_once('/') {
-        Some((namespace, host)) => (namespace, host),
-        None => (&*settings.root_namespace, service),
+fn destination(service: &str, port: u32, settings: &MeshSettings) -> Result<(Destination, Option<Arc<str>>), String> {
+    let (written, host) = match service.split_once('/') {
+        Some((namespace, host)) => (Some(namespace), host),
+        None => (None, service),
     };
+    let namespace = written.unwrap_or(&settings.root_namespace);
     let port = u16::try_from(port).ok().filter(|port| *port > 0).ok_or_else(|| format!("has no port: {port}"))?;
     if host.is_empty() {
         return Err("names no service".to_owned());
     }
     let host = hosts::full_name(&host.to_ascii_lowercase(), namespace, &settings.cluster_domain);
-    Ok(Destination { host: host.as_str().into(), port, subset: "".into() })
+    Ok((Destination { host: host.as_str().into(), port, subset: "".into() }, written.map(Arc::from)))
 }
 
 fn status(text: &str) -> Result<u16, String> {
@@ -190,9 +230,17 @@ fn status(text: &str) -> Result<u16, String> {
         text => text
             .parse()
             .ok()
-            .filter(|status| (200..600).contains(status))
+            .filter(|status| is_envoy_status(*status))
             .ok_or_else(|| format!("has a `statusOnError` that is no status: `{text}`")),
     }
+}
+
+/// The statuses that Envoy has a name for; Istio takes no other.
+const fn is_envoy_status(status: u16) -> bool {
+    matches!(
+        status,
+        200..=208 | 226 | 300..=305 | 307 | 308 | 400..=417 | 421..=424 | 426 | 428 | 429 | 431 | 500..=508 | 510 | 511
+    )
 }
 
 fn body(written: Option<&ExtAuthzRequestBody>) -> Option<CheckBody> {
@@ -205,9 +253,10 @@ fn patterns(written: &[String]) -> Arc<[NamePattern]> {
         .iter()
         .map(|text| {
             let text = text.to_ascii_lowercase();
-            match (text.strip_suffix('*'), text.strip_prefix('*')) {
-                (Some(prefix), _) => NamePattern::Prefix(prefix.into()),
-                (None, Some(suffix)) => NamePattern::Suffix(suffix.into()),
+            // As Istio: a star in front counts first, and one behind it is then a letter like others.
+            match (text.strip_prefix('*'), text.strip_suffix('*')) {
+                (Some(suffix), _) => NamePattern::Suffix(suffix.into()),
+                (None, Some(prefix)) => NamePattern::Prefix(prefix.into()),
                 (None, None) => NamePattern::Exact(text.as_str().into()),
             }
         })

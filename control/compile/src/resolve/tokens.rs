@@ -66,7 +66,7 @@ impl TokenPolicies {
 
     /// What applies to a proxy; `None` = nothing does.
     pub(crate) fn of_proxy(&self, authorization: &Authorization, proxy: &Proxy) -> Option<TokenRules> {
-        let applying: Vec<&TokenPolicy> = self
+        let mut applying: Vec<&TokenPolicy> = self
             .policies
             .iter()
             .filter(|policy| authorization.takes(&policy.namespace, &policy.target, proxy))
@@ -74,6 +74,8 @@ impl TokenPolicies {
         if applying.is_empty() {
             return None;
         }
+        // As Istio: the mesh's rules for an issuer come before those of a namespace.
+        applying.sort_by_key(|policy| !authorization.is_root(&policy.namespace));
         let mut rules: Vec<TokenRule> = applying.iter().flat_map(|policy| policy.rules.iter().cloned()).collect();
         rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
         Some(TokenRules {

@@ -9,6 +9,7 @@ use std::{
 use palisade_model::{
     endpoint::{Address, Endpoint, EndpointHealth, Endpoints, PeerProxy},
     identity::SpiffeId,
+    listener::MtlsMode,
     settings::WorkloadRef,
 };
 
@@ -20,6 +21,7 @@ use crate::{
     object::{self, Object, ObjectKey},
     resolve::{
         locality::{self, Locality},
+        peers::Peers,
         services::{Registered, RegisteredPort, Registry, Services},
     },
     settings::MeshSettings,
@@ -65,7 +67,7 @@ struct Candidate<'a> {
 
 impl Workloads {
     /// Indexes all pods and the endpoints of all services.
-    pub(crate) fn new(inputs: &Inputs, services: &Services, settings: &MeshSettings) -> Self {
+    pub(crate) fn new(inputs: &Inputs, services: &Services, peers: &Peers, settings: &MeshSettings) -> Self {
         let mut workloads = Self::default();
         for (key, pod) in &inputs.pods {
             // Pods on the node's network share its address: it names none of them.
@@ -89,7 +91,7 @@ impl Workloads {
             if service.registry == Registry::Entries {
                 for port in &service.ports {
                     let found = entries.of(service, port, &labelled, settings);
-                    workloads.add_entries(service, port, found);
+                    workloads.add_entries(service, port, found, peers);
                 }
                 continue;
             }
@@ -100,7 +102,7 @@ impl Workloads {
                 } else {
                     workloads.candidates_of(inputs, service, port, slices)
                 };
-                workloads.add(service, port, &candidates, settings);
+                workloads.add(service, port, &candidates, peers, settings);
             }
             if service.is_headless {
                 let names = pod_names(inputs, service, slices, settings);
@@ -115,6 +117,7 @@ impl Workloads {
         service: &Registered,
         port: &RegisteredPort,
         candidates: &[Candidate<'_>],
+        peers: &Peers,
         settings: &MeshSettings,
     ) {
         let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
@@ -127,10 +130,10 @@ impl Workloads {
             }
             endpoints.entry(candidate.address).or_insert_with(|| endpoint(candidate, health));
         }
-        self.set(service, port, endpoints.into_values().collect(), identities);
+        self.set(service, port, endpoints.into_values().collect(), identities, peers);
     }
 
-    fn add_entries(&mut self, service: &Registered, port: &RegisteredPort, found: Vec<EntryEndpoint>) {
+    fn add_entries(&mut self, service: &Registered, port: &RegisteredPort, found: Vec<EntryEndpoint>, peers: &Peers) {
         let mut endpoints: BTreeMap<Address, Endpoint> = BTreeMap::new();
         let mut identities = BTreeSet::new();
         for EntryEndpoint { endpoint, identity } in found {
@@ -140,7 +143,7 @@ impl Workloads {
             identities.extend(identity);
             endpoints.entry(endpoint.address.clone()).or_insert(endpoint);
         }
-        self.set(service, port, endpoints.into_values().collect(), identities);
+        self.set(service, port, endpoints.into_values().collect(), identities, peers);
     }
 
     fn add_target(&mut self, service: &Registered, port: &RegisteredPort, address: SocketAddr) {
@@ -160,9 +163,20 @@ impl Workloads {
         &mut self,
         service: &Registered,
         port: &RegisteredPort,
-        endpoints: Arc<[Endpoint]>,
+        mut endpoints: Vec<Endpoint>,
         identities: BTreeSet<SpiffeId>,
+        peers: &Peers,
     ) {
+        for endpoint in &mut endpoints {
+            let Address::Socket(address) = &endpoint.address else { continue };
+            let namespace = endpoint.workload.as_ref().map_or(&service.key.namespace, |workload| &workload.namespace);
+            let label = |name: &str| endpoint.labels.get(name).map(|value| &**value);
+            // As Istio: clients of a port that takes no mesh TLS offer none.
+            if peers.mode_at(namespace, label, address.port()) == MtlsMode::Disable {
+                endpoint.peer = PeerProxy::None;
+            }
+        }
+        let endpoints = endpoints.into();
         let resource = Endpoints { key: endpoints_key(&service.host, port.number), endpoints, identities };
         let key = (Arc::clone(&service.key.namespace), Arc::clone(&service.host));
         self.endpoints.entry(key).or_default().insert(port.number, Arc::new(resource));
