@@ -134,6 +134,59 @@ fn real_tokens_are_verified_with_inline_keys() {
 }
 
 #[test]
+fn every_place_that_a_rule_names_counts() {
+    let issuer = Issuer::new();
+    let places = json!({"jwtRules": [{"issuer": "i", "jwks": issuer.keys(), "fromParams": ["a", "b"], "fromHeaders": [{"name": "x-t"}]}]});
+    let documents = WORKLOADS.to_owned() + &policy("RequestAuthentication", "r", &places);
+    let good = issuer.token(&json!({"iss": "i", "sub": "me"}));
+    let old = issuer.token(&json!({"iss": "i", "sub": "me", "exp": 1}));
+    let refused = (Some(401), "jwt-invalid");
+    let header = |token: &str| json!([["x-t", token]]);
+    let rows = [
+        (format!("/?a={good}&b={good}"), json!([]), (None, "ok"), "/"),
+        (format!("/?q=1&a={good}&r"), json!([]), (None, "ok"), "/?q=1&r"),
+        (format!("/?a={good}&b={old}"), json!([]), refused, ""),
+        (format!("/?b={good}&a={old}"), json!([]), refused, ""),
+        (format!("/?a={old}"), header(&good), refused, ""),
+        (format!("/?a={good}"), header(&old), refused, ""),
+        (format!("/?a={good}"), header(&good), (None, "ok"), "/"),
+    ];
+    let cases: Vec<Value> = rows.iter().map(|(path, headers, ..)| call("places", path, headers)).collect();
+    for ((path, headers, expected, sent), answer) in rows.iter().zip(eval(&documents, &cases, &[])) {
+        assert_eq!(verdict(&answer), *expected, "{path} {headers}");
+        assert_eq!(answer["request"]["path"].as_str().unwrap_or_default(), *sent, "{path} {headers}");
+    }
+}
+
+#[test]
+fn gateways_of_the_gateway_api_are_selected_unless_the_mesh_says_no() {
+    let issuer = Issuer::new();
+    let keys = issuer.keys();
+    let target = json!([{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "edge"}]);
+    let selector = json!({"matchLabels": {"gateway.networking.k8s.io/gateway-name": "edge"}});
+    let documents = [
+        WORKLOADS.to_owned(),
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {name: edge, namespace: foo}, spec: {gatewayClassName: istio, listeners: [{name: http, port: 80, protocol: HTTP}]}}\n---\n".to_owned(),
+        "{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: r, namespace: foo}, spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: app, port: 80}]}]}}\n---\n".to_owned(),
+        policy("RequestAuthentication", "aimed", &json!({"targetRefs": target, "jwtRules": [{"issuer": "a", "jwks": keys}]})),
+        policy("RequestAuthentication", "selecting", &json!({"selector": selector, "jwtRules": [{"issuer": "b", "jwks": keys}]})),
+        policy("AuthorizationPolicy", "everyone", &json!({"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/no"]}}]}]})),
+    ]
+    .concat();
+    let case = |issuer_name: &str, path: &str| {
+        let token = issuer.token(&json!({"iss": issuer_name, "sub": "s"}));
+        json!({"id": path, "proxy": {"gateway": "foo/edge"}, "destination": {"port": 80},
+               "http": {"path": path, "authority": "app", "headers": [["authorization", format!("Bearer {token}")]]}})
+    };
+    let cases = [case("a", "/"), case("b", "/"), case("a", "/no")];
+    let verdicts = |settings: &[&str]| -> Vec<String> {
+        eval(&documents, &cases, settings).iter().map(|answer| answer["reason"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(verdicts(&[]), ["ok", "ok", "authz-denied"]);
+    assert_eq!(verdicts(&["ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY=false"]), ["ok", "jwt-invalid", "ok"]);
+}
+
+#[test]
 fn given_claims_count_as_verified() {
     let claims = json!({"rules": [{"when": [{"key": "request.auth.claims[a][b]", "values": ["c"]}]}]});
     let documents = WORKLOADS.to_owned() + &policy("AuthorizationPolicy", "p", &claims);
@@ -193,6 +246,39 @@ fn custom_policies_ask_their_provider() {
     assert_eq!(verdict(&forbidden), (Some(403), "ext-authz-unavailable"));
     let denial = asked("grpc", "/ask", json!({"grpc": {"status": 403}}));
     assert_eq!(denial["authz"]["policies"][0]["name"], "c", "{denial}");
+}
+
+#[test]
+fn providers_that_istio_refuses_deny_what_matches() {
+    let judge = "service: judge.foo.svc.cluster.local, port: 8000";
+    let long = "p".repeat(64);
+    for (name, entries, is_usable) in [
+        ("p", format!("{{name: p, envoyExtAuthzHttp: {{{judge}}}}}"), true),
+        ("p", "{name: p, envoyExtAuthzHttp: {service: foo/judge.foo.svc.cluster.local, port: 8000}}".to_owned(), true),
+        ("p", "{name: p, envoyExtAuthzHttp: {service: bar/judge.foo.svc.cluster.local, port: 8000}}".to_owned(), false),
+        ("p", format!("{{name: p, envoyExtAuthzHttp: {{{judge}, headersToUpstreamOnAllow: ['*']}}}}"), false),
+        ("p", format!("{{name: p, envoyExtAuthzHttp: {{{judge}, includeRequestHeadersInCheck: [a, '*']}}}}"), false),
+        ("p", format!("{{name: p, envoyExtAuthzHttp: {{{judge}, statusOnError: '299'}}}}"), false),
+        (
+            "p",
+            format!("{{name: p, envoyExtAuthzHttp: {{{judge}}}}}, {{name: p, envoyExtAuthzGrpc: {{{judge}}}}}"),
+            false,
+        ),
+        ("p", format!("{{name: p, envoyExtAuthzHttp: {{{judge}}}}}, {{name: p, zipkin: {{{judge}}}}}"), true),
+        ("P", format!("{{name: P, envoyExtAuthzHttp: {{{judge}}}}}"), false),
+        ("p.q", format!("{{name: p.q, envoyExtAuthzHttp: {{{judge}}}}}"), false),
+        ("p-", format!("{{name: p-, envoyExtAuthzHttp: {{{judge}}}}}"), false),
+        (long.as_str(), format!("{{name: {long}, envoyExtAuthzHttp: {{{judge}}}}}"), false),
+    ] {
+        let mesh = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    extensionProviders: [{entries}]\n---\n"
+        );
+        let mut case = call(name, "/ask", &json!([]));
+        case["providers"] = json!({name: {"status": 200}});
+        let answer = eval(&(mesh + WORKLOADS + &custom("c", name, "/ask")), &[case], &[]).remove(0);
+        let expected = if is_usable { (None, "ok") } else { (Some(403), "ext-authz-unavailable") };
+        assert_eq!(verdict(&answer), expected, "{entries}");
+    }
 }
 
 #[test]

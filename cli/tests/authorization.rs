@@ -344,3 +344,82 @@ fn policies_see_the_query() {
     let path = written(json!({"to": [{"operation": {"paths": ["*debug=1"]}}]}));
     assert_eq!(decisions(&eval(&path, &cases)), ["allow", "allow", "allow", "deny"]);
 }
+
+/// A request to an edge gateway of Istio's; `mesh`: the mesh configuration.
+fn at_the_edge(mesh: &str, spec: &Value, headers: &Value) -> Value {
+    let documents = [
+        "{apiVersion: v1, kind: Pod, metadata: {name: edge-0, namespace: istio-system, labels: {app: edge}}, spec: {containers: [{name: c, image: x}]}}\n".to_owned(),
+        "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: g, namespace: foo}, spec: {selector: {app: edge}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}}\n".to_owned(),
+        "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: v, namespace: foo}, spec: {hosts: [a.test], gateways: [g], http: [
+          {name: secure, match: [{headers: {x-forwarded-proto: {exact: https}}}], route: [{destination: {host: web, port: {number: 80}}}]},
+          {name: plain, route: [{destination: {host: web, port: {number: 80}}}]}]}}\n".to_owned(),
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: \"{mesh}\"}}\n"),
+        json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "p", "namespace": "istio-system"}, "spec": spec}).to_string() + "\n",
+    ]
+    .join("---\n");
+    let case = json!({"proxy": {"kind": "gateway", "namespace": "istio-system", "name": "edge-0"}, "source": {"ip": "10.9.9.9"},
+                      "destination": {"port": 80}, "http": {"authority": "a.test", "headers": headers}});
+    eval(&documents, &[case]).remove(0)
+}
+
+#[test]
+fn policies_and_routes_see_what_the_edge_asserts_not_what_callers_claim() {
+    let has = |header: &str, value: &str| json!({"selector": {"matchLabels": {"app": "edge"}}, "rules": [{"when": [{"key": format!("request.headers[{header}]"), "values": [value]}]}]});
+    let trusting = "defaultConfig: {gatewayTopology: {numTrustedProxies: 1}}";
+    for (mesh, header, value, sent, expected) in [
+        ("", "x-forwarded-proto", "https", json!([["x-forwarded-proto", "https"]]), "deny"),
+        ("", "x-forwarded-proto", "http", json!([["x-forwarded-proto", "https"]]), "allow"),
+        ("", "x-forwarded-proto", "http", json!([]), "allow"),
+        (trusting, "x-forwarded-proto", "https", json!([["x-forwarded-proto", "https"]]), "allow"),
+        ("", "x-forwarded-client-cert", "*", json!([["x-forwarded-client-cert", "By=me"]]), "deny"),
+        ("", "x-envoy-internal", "*", json!([["x-envoy-internal", "true"]]), "deny"),
+        ("", "x-forwarded-for", "*10.9.9.9", json!([["x-forwarded-for", "1.1.1.1"]]), "allow"),
+        ("", "x-forwarded-for", "1.1.1.1", json!([["x-forwarded-for", "1.1.1.1"]]), "deny"),
+        ("", "x-other", "a", json!([["x-other", "a"]]), "allow"),
+    ] {
+        let answer = at_the_edge(mesh, &has(header, value), &sent);
+        assert_eq!(decisions(&[answer]), [expected], "{mesh} {header}={value} {sent}");
+    }
+    let open = json!({"rules": [{}]});
+    let forged = json!([["x-forwarded-proto", "https"]]);
+    assert_eq!(at_the_edge("", &open, &forged)["route"]["name"], "plain");
+    assert_eq!(at_the_edge(trusting, &open, &forged)["route"]["name"], "secure");
+}
+
+#[test]
+fn http_inside_tls_that_nobody_terminates_is_no_http() {
+    let disable = "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: p, namespace: foo}, spec: {mtls: {mode: DISABLE}}}\n";
+    let mut detected = http("bar/a", json!({}));
+    detected["destination"]["port"] = json!(9100);
+    let answers = eval(disable, &[http("bar/a", json!({})), detected]);
+    assert_eq!((&answers[0]["status"], &answers[0]["reason"]), (&json!(400), &json!("bad-request")));
+    assert_eq!(
+        (&answers[1]["outcome"], &answers[1]["connection"]["mode"]),
+        (&json!("forward"), &json!("tls-passthrough"))
+    );
+}
+
+#[test]
+fn clients_offer_no_mesh_tls_to_ports_that_take_none() {
+    let strict = |ports: Value| {
+        let spec =
+            json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": {"mode": "STRICT"}, "portLevelMtls": ports});
+        json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": {"name": "p", "namespace": "foo"}, "spec": spec}).to_string() + "\n"
+    };
+    let call = |port: u16| {
+        json!({"proxy": {"namespace": "bar", "name": "client", "ip": "10.3.3.3"}, "direction": "outbound",
+               "destination": {"port": port}, "http": {"authority": format!("web.foo:{port}")}})
+    };
+    let tls = |documents: &str| -> Vec<String> {
+        let answers = eval(documents, &[call(80), call(9100)]);
+        answers.iter().map(|answer| answer["route"]["backends"][0]["tls"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(tls(&strict(json!({"8080": {"mode": "DISABLE"}}))), ["none", "mesh"]);
+    assert_eq!(tls(&strict(json!({"8080": {"mode": "PERMISSIVE"}}))), ["mesh", "mesh"]);
+    let rule = "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: d, namespace: foo}, spec: {host: web.foo.svc.cluster.local, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}}\n";
+    assert_eq!(
+        tls(&(strict(json!({"8080": {"mode": "DISABLE"}})) + "---\n" + rule)),
+        ["mesh", "mesh"],
+        "what a rule says counts"
+    );
+}

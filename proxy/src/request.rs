@@ -33,6 +33,7 @@ pub(crate) mod testing;
 pub mod tokens;
 pub mod upstream;
 pub mod verdict;
+pub mod view;
 
 use std::sync::Arc;
 
@@ -49,6 +50,7 @@ use self::{
     route::FoundL4,
     upstream::is_grpc,
     verdict::{Action, Answer, ForwardPlan, Route, UpstreamHead, Verdict},
+    view::HeaderView,
 };
 use crate::index::{MatchFacts, RuntimeIndex};
 
@@ -89,15 +91,21 @@ pub fn decide_http_with(
     }
     let request = &Request { scheme: address::scheme(settings, admitted, request), ..*request };
     let remote_ip = address::remote_ip(settings, admitted.facts.source.ip().to_canonical(), request.headers);
-    let passed = gate::pass(admitted, request, &authority, &target, remote_ip, is_grpc, testimony, chance.now);
+    let hop = upstream::hop_changes(index, admitted, request, remote_ip, chance);
+    let passed = gate::pass(admitted, request, &hop, &authority, &target, remote_ip, is_grpc, testimony, chance.now);
     let gate::Passed { passing, jwt } = match passed {
         Ok(passed) => passed,
         Err(verdict) => return *verdict,
     };
-    let target = Target { path: target.path, query: passing.query.as_deref().or(target.query) };
+    let query = passing.query.as_deref().or(target.query);
+    // A query of which a token was all goes whole.
+    let query = query.filter(|query| passing.query.is_none() || !query.is_empty());
+    let target = Target { path: target.path, query };
     let seen = Request { headers: &passing.headers, jwt: jwt.as_deref(), ..*request };
-    let routed = if passing.reroutes { &*passing.headers } else { request.headers };
-    let (request, changes) = (&seen, passing.changes.as_slice());
+    let shown = passing.view();
+    let routed = if passing.reroutes { shown } else { HeaderView::new(request.headers, &hop) };
+    let (request, changes) = (&seen, [hop.as_slice(), &passing.changes]);
+    let facts = authorize::facts(request, &authority, &target, &shown, remote_ip, chance.now);
     let (decision, authorization) = if egress::is_restricted(settings, admitted) {
         let wanted = MatchFacts {
             path: target.path.as_bytes(),
@@ -113,11 +121,9 @@ pub fn decide_http_with(
             Ok(hosts) => hosts,
             Err(query) => return Verdict::early(Reason::ConfigUnavailable, Action::Ask(query)),
         };
-        let lines = authorize::Lines(request.headers);
-        let facts = authorize::facts(request, &authority, &target, &lines, remote_ip, chance.now);
         authorize::egress_request(index, admitted, &facts, &hosts, chance.depth)
     } else {
-        authorize::request(admitted, request, &authority, &target, remote_ip, chance.now, chance.depth)
+        authorize::request(admitted, &facts, chance.depth)
     };
     match decision {
         Decision::Deny(_) => {

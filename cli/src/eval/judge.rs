@@ -9,7 +9,7 @@ use palisade_proxy::{
     request::{
         authorize::Depth,
         changes,
-        connection::{Admitted, Carries, Seen, admit},
+        connection::{Admitted, Carries, Mode, Seen, admit},
         decide_http_with, decide_tcp_with,
         external::{External, Testimony},
         facts::{Chance, Connection, Request},
@@ -96,6 +96,7 @@ fn decide(
     testimony: &Testimony,
     chance: &mut Chance,
 ) -> Outcome {
+    let has_tls = connection.tls.is_some();
     let seen = if request.is_some() { Seen::Http } else { Seen::Other };
     let admitted = match admit(index, connection, seen) {
         Ok(admitted) => admitted,
@@ -104,7 +105,9 @@ fn decide(
     let verdict = match admitted.carries {
         Carries::Bytes => decide_tcp_with(index, &admitted, testimony, chance),
         Carries::Http => {
-            let request = request.and_then(Option::as_ref).map(borrow);
+            // Inside TLS that nobody terminates here the bytes are no HTTP.
+            let is_readable = !has_tls || matches!(admitted.mode, Mode::Mtls | Mode::TlsTerminated);
+            let request = request.filter(|_| is_readable).and_then(Option::as_ref).map(borrow);
             decide_http_with(index, &admitted, request.as_ref(), testimony, chance)
         }
     };

@@ -2,10 +2,12 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderMap, HeaderName};
+use http::HeaderName;
 use palisade_model::route::{ClaimMatch, Cors, HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
 use palisade_policy::{JwtFacts, claim_key};
 use regex::bytes::{Regex, RegexBuilder};
+
+use crate::request::view::HeaderView;
 
 /// Upper bound of one compiled expression. RE2's default budget in Envoy is of this order; larger ones are refused.
 const REGEX_SIZE_LIMIT: usize = 1 << 20;
@@ -24,7 +26,7 @@ pub struct MatchFacts<'a> {
     /// Authority as sent, port included.
     pub authority: &'a str,
     /// Header lines.
-    pub headers: &'a HeaderMap,
+    pub headers: HeaderView<'a>,
     /// Claims of a verified token; `None` = no token.
     pub jwt: Option<&'a JwtFacts>,
 }
@@ -237,8 +239,8 @@ impl CompiledHeader {
 }
 
 /// A header's lines as one value: joined by `,`, cookies by `; ` (RFC 9113 section 8.2.3). `None`: the header is absent.
-fn joined_lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
-    let mut lines = headers.get_all(name).iter();
+fn joined_lines<'a>(headers: HeaderView<'a>, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let mut lines = headers.lines(name);
     let first = lines.next()?.as_bytes();
     let mut joined = Cow::Borrowed(first);
     let separator: &[u8] = if *name == http::header::COOKIE { b"; " } else { b"," };
@@ -320,6 +322,8 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     fn facts<'a>(path: &'a str, query: Option<&'a str>, headers: &'a HeaderMap) -> MatchFacts<'a> {
@@ -329,7 +333,7 @@ mod tests {
             scheme: "http",
             method: "GET",
             authority: "a.com:80",
-            headers,
+            headers: headers.into(),
             jwt: None,
         }
     }

@@ -1,9 +1,8 @@
 //! Authorization: from a normalised request to the engine's decision.
 
-use std::{net::IpAddr, ops::ControlFlow, time::SystemTime};
+use std::{net::IpAddr, time::SystemTime};
 
-use http::HeaderMap;
-use palisade_policy::{Decision, HeaderLines, Recorded, RequestFacts};
+use palisade_policy::{Decision, Recorded, RequestFacts};
 
 use super::{
     authority::Authority,
@@ -11,21 +10,9 @@ use super::{
     facts::Request,
     normalize::Target,
     verdict::{Authorization, would_change},
+    view::HeaderView,
 };
 use crate::index::RuntimeIndex;
-
-/// Header lines as the engine reads them: each on its own (CVE-2026-31838).
-pub(super) struct Lines<'a>(pub(super) &'a HeaderMap);
-
-impl HeaderLines for Lines<'_> {
-    fn visit_lines(&self, name: &str, visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>) {
-        for line in self.0.get_all(name) {
-            if visit(line.as_bytes()).is_break() {
-                return;
-            }
-        }
-    }
-}
 
 /// How much of a decision is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,24 +29,13 @@ pub enum Depth {
 }
 
 /// Decides one request. A denial keeps what it was decided from, for its explanation.
-pub fn request(
-    admitted: &Admitted,
-    request: &Request<'_>,
-    authority: &Authority<'_>,
-    target: &Target<'_>,
-    remote_ip: IpAddr,
-    now: SystemTime,
-    depth: Depth,
-) -> (Decision, Authorization) {
-    let lines = Lines(request.headers);
-    let facts = facts(request, authority, target, &lines, remote_ip, now);
+pub fn request(admitted: &Admitted, facts: &RequestFacts<'_>, depth: Depth) -> (Decision, Authorization) {
     let engine = &admitted.engine;
     let (decision, recorded) = match depth {
-        Depth::Recheck => (engine.decide_http(&admitted.standing, &facts), None),
-        Depth::Usual | Depth::Changes | Depth::Sampled => engine.judge_http(&admitted.standing, &facts),
+        Depth::Recheck => (engine.decide_http(&admitted.standing, facts), None),
+        Depth::Usual | Depth::Changes | Depth::Sampled => engine.judge_http(&admitted.standing, facts),
     };
-    let captured =
-        depth.captures(&decision, recorded.as_ref()).then(|| engine.capture_http(&admitted.standing, &facts));
+    let captured = depth.captures(&decision, recorded.as_ref()).then(|| engine.capture_http(&admitted.standing, facts));
     let said = Authorization::of(engine, &decision, captured, recorded);
     (decision, said)
 }
@@ -143,7 +119,7 @@ pub(super) fn facts<'a>(
     request: &Request<'a>,
     authority: &Authority<'a>,
     target: &'a Target<'_>,
-    lines: &'a Lines<'_>,
+    headers: &'a HeaderView<'_>,
     remote_ip: IpAddr,
     now: SystemTime,
 ) -> RequestFacts<'a> {
@@ -153,7 +129,7 @@ pub(super) fn facts<'a>(
         authority: authority.text.as_bytes(),
         path: target.path.as_bytes(),
         query: target.query,
-        headers: lines,
+        headers,
         remote_ip,
         jwt: request.jwt,
         now,

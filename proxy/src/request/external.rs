@@ -16,13 +16,13 @@ use serde_json::{Map, Value};
 
 use super::{
     authority::Authority,
-    authorize::Lines,
     changes::{HeaderChange, apply},
     connection::Admitted,
     facts::{HttpVersion, Request},
     normalize::Target,
     status,
     verdict::{Action, Answer, Authorization, Verdict},
+    view::HeaderView,
 };
 use crate::index::IndexedCheck;
 
@@ -147,6 +147,9 @@ impl External {
 #[derive(Debug)]
 pub(super) struct Passing<'a> {
     pub(super) headers: Cow<'a, HeaderMap>,
+    /// What this hop strips and asserts; part of `headers` once they are owned.
+    hop: &'a [HeaderChange],
+    /// Beside what this hop changes.
     pub(super) changes: Vec<HeaderChange>,
     pub(super) query: Option<Vec<u8>>,
     /// Routes see the changes as well.
@@ -155,9 +158,10 @@ pub(super) struct Passing<'a> {
 }
 
 impl<'a> Passing<'a> {
-    pub(super) fn new(headers: &'a HeaderMap) -> Self {
+    pub(super) fn new(headers: &'a HeaderMap, hop: &'a [HeaderChange]) -> Self {
         Self {
             headers: Cow::Borrowed(headers),
+            hop,
             changes: Vec::new(),
             query: None,
             reroutes: false,
@@ -168,9 +172,27 @@ impl<'a> Passing<'a> {
     /// Changes the request's headers.
     pub(super) fn change(&mut self, changes: Vec<HeaderChange>) {
         if !changes.is_empty() {
-            apply(self.headers.to_mut(), &changes);
+            let mut headers = self.materialized();
+            apply(&mut headers, &changes);
+            self.headers = Cow::Owned(headers);
             self.changes.extend(changes);
         }
+    }
+
+    /// The lines as they are by now.
+    pub(super) fn view(&self) -> HeaderView<'_> {
+        match &self.headers {
+            Cow::Borrowed(received) => HeaderView::new(received, self.hop),
+            Cow::Owned(headers) => HeaderView::from(headers),
+        }
+    }
+
+    fn materialized(&self) -> HeaderMap {
+        let mut headers = self.headers.clone().into_owned();
+        if matches!(self.headers, Cow::Borrowed(_)) {
+            apply(&mut headers, self.hop);
+        }
+        headers
     }
 }
 
@@ -274,7 +296,7 @@ impl HttpCheck<'_> {
 
     /// Whether a check is about this request; `None` = it is not.
     fn decide(&self, admitted: &AdmittedCheck, passing: &Passing<'_>) -> Option<(Asked, Authorization)> {
-        let lines = Lines(&passing.headers);
+        let lines = passing.view();
         let facts = RequestFacts {
             method: self.request.method,
             scheme: self.request.scheme,
@@ -301,7 +323,7 @@ impl HttpCheck<'_> {
             authority: self.authority.text.to_owned(),
             target: super::outgoing::with_query(self.target.path.as_bytes(), query),
             version: self.request.version,
-            headers: passing.headers.clone().into_owned(),
+            headers: passing.materialized(),
         };
         Question { check: Arc::clone(&admitted.check), head: Some(head), body: None }
     }

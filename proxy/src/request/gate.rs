@@ -9,7 +9,7 @@ use palisade_policy::{JwtFacts, PolicyEngine, RequestFacts};
 
 use super::{
     authority::Authority,
-    authorize::Lines,
+    changes::HeaderChange,
     connection::Admitted,
     external::{HttpCheck, Passing, Testimony},
     facts::Request,
@@ -33,6 +33,7 @@ pub(super) struct Passed<'a> {
 pub(super) fn pass<'a>(
     admitted: &Admitted,
     request: &Request<'a>,
+    hop: &'a [HeaderChange],
     authority: &Authority<'_>,
     target: &Target<'_>,
     remote_ip: IpAddr,
@@ -40,7 +41,7 @@ pub(super) fn pass<'a>(
     testimony: &Testimony,
     now: SystemTime,
 ) -> Result<Passed<'a>, Box<Verdict>> {
-    let mut passing = Passing::new(request.headers);
+    let mut passing = Passing::new(request.headers, hop);
     if !admitted.checks.is_empty() {
         let check = HttpCheck { admitted, request, authority, target, remote_ip, is_grpc, now };
         check.run(testimony, &mut passing)?;
@@ -67,7 +68,7 @@ pub(super) fn pass<'a>(
                     authority: authority.text.as_bytes(),
                     path: target.path.as_bytes(),
                     query: target.query,
-                    headers: &Lines(&passing.headers),
+                    headers: &passing.view(),
                     remote_ip,
                     jwt: None,
                     now,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 use palisade_model::{
     cluster::{Discovery, LoadBalancer, UpstreamTls},
     reason::Reason,
@@ -24,8 +24,9 @@ use super::{
     outgoing::with_query,
     redirect::{self, Redirected},
     route::{self, Found, INBOUND_PASSTHROUGH, PASSTHROUGH},
-    upstream::hop_changes,
+    upstream::ATTEMPT_COUNT,
     verdict::{Action, Answer, Authorization, ForwardPlan, Injected, Route, UpstreamHead, Verdict},
+    view::HeaderView,
 };
 use crate::{
     index::{IndexedCluster, IndexedEntry, MatchFacts, RuntimeIndex},
@@ -43,10 +44,10 @@ pub(super) struct Permitted<'a> {
     pub(super) is_grpc: bool,
     pub(super) authorization: Authorization,
     pub(super) permit: Permit,
-    /// What providers and tokens changed, before any other change.
-    pub(super) changes: &'a [HeaderChange],
+    /// What this hop changes, then what providers and tokens did, before any other change.
+    pub(super) changes: [&'a [HeaderChange]; 2],
     /// The headers that routes see.
-    pub(super) routed: &'a HeaderMap,
+    pub(super) routed: HeaderView<'a>,
 }
 
 impl Permitted<'_> {
@@ -67,7 +68,7 @@ impl Permitted<'_> {
             }
             Found::Rule(entry) => self.rule(entry, chance),
             Found::Cluster(name) => {
-                let head = self.head(None, None, None, chance);
+                let head = self.head(None, None, None);
                 self.forward(&name, head, Route::None, None, Injected::default(), chance)
             }
             Found::Nothing(reason) => {
@@ -143,7 +144,7 @@ impl Permitted<'_> {
             let verdict = self.respond(Reason::NoCluster, Route::Rule(entry), Some(status));
             return Verdict { fault, cluster: Some(Arc::clone(&backend.cluster)), ..verdict };
         }
-        let head = self.head(Some(&entry), Some(forward), Some(at), chance);
+        let head = self.head(Some(&entry), Some(forward), Some(at));
         let name = Arc::clone(&backend.cluster);
         self.forward(&name, head, Route::Rule(entry), Some((forward, at)), fault, chance)
     }
@@ -209,15 +210,9 @@ impl Permitted<'_> {
     }
 
     /// The request as it goes upstream: what every hop does, then the backend's changes, then the rule's, which win.
-    fn head(
-        &self,
-        entry: Option<&IndexedEntry>,
-        forward: Option<&Forward>,
-        backend: Option<usize>,
-        chance: &mut Chance,
-    ) -> UpstreamHead {
-        let mut changes = self.changes.to_vec();
-        changes.extend(hop_changes(self.index, self.admitted, self.request, self.remote_ip, chance));
+    fn head(&self, entry: Option<&IndexedEntry>, forward: Option<&Forward>, backend: Option<usize>) -> UpstreamHead {
+        let mut changes = self.changes.concat();
+        changes.push(HeaderChange::Set(ATTEMPT_COUNT, HeaderValue::from_static("1")));
         let mut authority = self.authority.text;
         let mut path = std::borrow::Cow::Borrowed(self.target.path.as_bytes());
         if let (Some(entry), Some(forward)) = (entry, forward) {

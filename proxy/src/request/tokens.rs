@@ -26,7 +26,7 @@ pub use status::TokenStatus;
 use self::{
     jws::{Jws, MAX_TOKEN_BYTES},
     keys::KeySet,
-    locate::{Located, Removal},
+    locate::Located,
 };
 use super::{
     changes::HeaderChange,
@@ -87,7 +87,7 @@ pub struct Authenticated {
     pub facts: Option<JwtFacts>,
     /// Changes to the request's headers, before any other.
     pub changes: Vec<HeaderChange>,
-    /// The query without the token; `None` = it stays as it is.
+    /// The query without the token, empty where nothing else is in it; `None` = it stays as it is.
     pub query: Option<Vec<u8>>,
 }
 
@@ -103,7 +103,13 @@ impl TokenVerifier {
         }
         reserved.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         reserved.dedup();
-        let rules = rules.iter().map(|rule| CompiledRule { rule: rule.clone(), keys: KeySet::parse(&rule.keys) });
+        let rules = rules.iter().map(|rule| {
+            let mut locations = rule.locations.to_vec();
+            locations.sort_by(locate::order);
+            let rule = TokenRule { locations: locations.into(), ..rule.clone() };
+            let keys = KeySet::parse(&rule.keys);
+            CompiledRule { rule, keys }
+        });
         Self {
             rules: rules.collect(),
             refuse_tokens: refuse_tokens.clone(),
@@ -128,9 +134,9 @@ impl TokenVerifier {
         let mut worst = TokenStatus::Missing;
         for (index, compiled) in self.rules.iter().enumerate() {
             match self.judge_rule(index, compiled, request, now) {
-                Ok((token, removal)) => {
+                Ok((token, places)) => {
                     if !compiled.rule.forwards_token {
-                        removal.apply(request, &mut authenticated);
+                        locate::remove(&places, request, &mut authenticated);
                     }
                     outputs::write(&compiled.rule, &token.claims, Some(&token.payload), &mut authenticated.changes);
                     authenticated.facts = Some(token.facts.clone());
@@ -172,29 +178,27 @@ impl TokenVerifier {
         named.chain(&defaults).any(|location| locate::find(location, request) != Located::Nothing)
     }
 
-    fn judge_rule(
+    /// Judges every token that stands where a rule looks. One that is not good spoils the others: which of them an application would
+    /// read cannot be known. The first speaks for the request.
+    fn judge_rule<'a>(
         &self,
         index: usize,
-        compiled: &CompiledRule,
+        compiled: &'a CompiledRule,
         request: &TokenRequest<'_>,
         now: u64,
-    ) -> Result<(Arc<VerifiedToken>, Removal), TokenStatus> {
-        let mut last = TokenStatus::Missing;
+    ) -> Result<(Arc<VerifiedToken>, Vec<&'a TokenLocation>), TokenStatus> {
+        let (mut first, mut places) = (None, Vec::new());
         for location in compiled.rule.locations.iter() {
             let token: Cow<'_, str> = match locate::find(location, request) {
                 Located::Nothing => continue,
-                Located::Several => {
-                    last = TokenStatus::Several;
-                    continue;
-                }
+                Located::Several => return Err(TokenStatus::Several),
                 Located::Token(token) => token,
             };
-            match self.verify(index, compiled, &token, now) {
-                Ok(verified) => return Ok((verified, Removal::of(location))),
-                Err(status) => last = status,
-            }
+            let verified = self.verify(index, compiled, &token, now)?;
+            first.get_or_insert(verified);
+            places.push(location);
         }
-        Err(last)
+        first.map(|token| (token, places)).ok_or(TokenStatus::Missing)
     }
 
     fn verify(

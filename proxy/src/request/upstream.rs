@@ -56,7 +56,8 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+/// How often a request was tried.
+pub(super) const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
 /// TLS towards one endpoint of a cluster; `None` = no endpoint is listed, so nothing is known about it.
 pub fn tls_towards(cluster: &IndexedCluster, endpoint: Option<&IndexedEndpoint>) -> PlannedTls {
@@ -120,7 +121,8 @@ pub fn protocol_towards(
     }
 }
 
-/// Changes that every forwarded request gets, before those of its route.
+/// What this hop strips and asserts, before anything else looks at the request: providers, tokens, policies and routes see nothing that
+/// a caller only claims.
 pub fn hop_changes(
     index: &RuntimeIndex,
     admitted: &Admitted,
@@ -147,7 +149,6 @@ pub fn hop_changes(
         changes.push(HeaderChange::Set(REQUEST_ID, chance.request_id()));
     }
     client_certificate(index, admitted, request, &mut changes);
-    changes.push(HeaderChange::Set(ATTEMPT_COUNT, HeaderValue::from_static("1")));
     changes
 }
 

@@ -40,7 +40,15 @@ fn index(rules: Vec<Vec<RouteMatch>>) -> RouteIndex {
 }
 
 fn facts<'a>(path: &'a str, method: &'a str, headers: &'a HeaderMap) -> MatchFacts<'a> {
-    MatchFacts { path: path.as_bytes(), query: None, scheme: "http", method, authority: "a", headers, jwt: None }
+    MatchFacts {
+        path: path.as_bytes(),
+        query: None,
+        scheme: "http",
+        method,
+        authority: "a",
+        headers: headers.into(),
+        jwt: None,
+    }
 }
 
 /// Few letters and short paths, so that prefixes nest and collide.

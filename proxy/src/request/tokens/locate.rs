@@ -1,6 +1,6 @@
 //! Where tokens stand in a request, and how they are taken out of it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, cmp::Ordering};
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use palisade_model::authentication::TokenLocation;
@@ -49,14 +49,12 @@ fn in_header<'a>(headers: &'a HeaderMap, name: &str, prefix: &str) -> Located<'a
         if prefix.is_empty() {
             return Some(text);
         }
-        // As Envoy: the prefix may stand anywhere, and what follows is the first run of a token's characters.
+        // As Envoy: the prefix may stand anywhere, and all that follows is the token, from its first possible character on.
         let after = text.find(prefix)? + prefix.len();
         let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let rest = text.get(after..).unwrap_or_default();
         let Some(start) = rest.find(is_token) else { return Some(text) };
-        let rest = rest.get(start..).unwrap_or_default();
-        let end = rest.find(|c| !is_token(c)).unwrap_or(rest.len());
-        Some(Cow::Owned(rest.get(..end).unwrap_or_default().to_owned()))
+        Some(Cow::Owned(rest.get(start..).unwrap_or_default().to_owned()))
     });
     let first = found.next();
     match (first, found.next()) {
@@ -89,42 +87,47 @@ fn unquoted(value: &[u8]) -> &[u8] {
     value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value)
 }
 
-/// How a verified token is taken out.
-#[derive(Debug)]
-pub(super) struct Removal(TokenLocation);
-
-impl Removal {
-    pub(super) fn of(location: &TokenLocation) -> Self {
-        Self(location.clone())
-    }
-
-    /// Takes the token out of what goes on.
-    pub(super) fn apply(&self, request: &TokenRequest<'_>, authenticated: &mut Authenticated) {
-        match &self.0 {
+/// Takes the tokens at these places out of what goes on.
+pub(super) fn remove(places: &[&TokenLocation], request: &TokenRequest<'_>, authenticated: &mut Authenticated) {
+    let (mut parameters, mut named_cookies) = (Vec::new(), Vec::new());
+    for place in places {
+        match place {
             TokenLocation::Header { name, prefix: _ } => {
                 if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
                     authenticated.changes.push(HeaderChange::Remove(name));
                 }
             }
-            TokenLocation::Query(name) => {
-                let query = request.query.unwrap_or_default();
-                let kept = query.split(|byte| *byte == b'&').filter(|pair| {
-                    let key = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
-                    decoded(key) != name.as_bytes()
-                });
-                authenticated.query = Some(kept.collect::<Vec<_>>().join(&b'&'));
-            }
-            TokenLocation::Cookie(name) => {
-                let kept: Vec<Vec<u8>> = cookies(request.headers)
-                    .filter(|(key, value)| *key != name.as_bytes() && !(key.is_empty() && value.is_empty()))
-                    .map(|(key, value)| [key, value].join(&b'='))
-                    .collect();
-                let line = (!kept.is_empty()).then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])));
-                authenticated.changes.push(match line {
-                    Some(Ok(line)) => HeaderChange::Set(header::COOKIE, line),
-                    Some(Err(_)) | None => HeaderChange::Remove(header::COOKIE),
-                });
-            }
+            TokenLocation::Query(name) => parameters.push(name.as_bytes()),
+            TokenLocation::Cookie(name) => named_cookies.push(name.as_bytes()),
         }
     }
+    if !parameters.is_empty() {
+        let query = request.query.unwrap_or_default();
+        let kept = query.split(|byte| *byte == b'&').filter(|pair| {
+            let key = pair.split(|byte| *byte == b'=').next().unwrap_or_default();
+            !parameters.contains(&&*decoded(key))
+        });
+        authenticated.query = Some(kept.collect::<Vec<_>>().join(&b'&'));
+    }
+    if !named_cookies.is_empty() {
+        let kept: Vec<Vec<u8>> = cookies(request.headers)
+            .filter(|(key, value)| !named_cookies.contains(key) && !(key.is_empty() && value.is_empty()))
+            .map(|(key, value)| [key, value].join(&b'='))
+            .collect();
+        let line = (!kept.is_empty()).then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])));
+        authenticated.changes.push(match line {
+            Some(Ok(line)) => HeaderChange::Set(header::COOKIE, line),
+            Some(Err(_)) | None => HeaderChange::Remove(header::COOKIE),
+        });
+    }
+}
+
+/// The order in which places are read, as Envoy: headers, then parameters, then cookies, each by name.
+pub(super) fn order(a: &TokenLocation, b: &TokenLocation) -> Ordering {
+    let key = |location: &TokenLocation| match location {
+        TokenLocation::Header { name, prefix } => (0, format!("{name}{prefix}")),
+        TokenLocation::Query(name) => (1, name.to_string()),
+        TokenLocation::Cookie(name) => (2, name.to_string()),
+    };
+    key(a).cmp(&key(b))
 }

@@ -152,8 +152,73 @@ fn places_that_are_named_replace_the_usual_ones() {
     assert_eq!(found(HeaderMap::new(), &format!("a=1&tok={token}")), Ok(true));
     assert_eq!(found(lines(&[("cookie", format!("a=1; session={token}; b=2"))]), ""), Ok(true));
     assert_eq!(found(lines(&[("cookie", "session=bad".to_owned())]), ""), Err(TokenStatus::BadFormat));
-    let both = lines(&[("x-jwt", "Token bad".to_owned()), ("x-plain", token)]);
-    assert_eq!(found(both, ""), Ok(true), "one good token is enough for a rule");
+}
+
+#[test]
+fn every_token_that_a_rule_looks_at_must_be_good() {
+    let signer = Signer::es256();
+    let locations = [
+        TokenLocation::Cookie("c".into()),
+        TokenLocation::Query("b".into()),
+        TokenLocation::Query("a".into()),
+        TokenLocation::Header { name: "x-b".into(), prefix: "".into() },
+        TokenLocation::Header { name: "x-a".into(), prefix: "".into() },
+    ];
+    let of = |issuer: &str| TokenRule { locations: locations.clone().into(), ..rule(issuer, &signer) };
+    let (one, two) = (verifier(vec![of("")]), verifier(vec![of("first"), rule("a", &signer)]));
+    let good = |issuer: &str| signer.token(&claims(issuer));
+    let old = signer.token(&json!({"iss": "a", "exp": NOW - 100}));
+    for (name, verifier, headers, query, expected) in [
+        ("both good", &one, lines(&[("x-b", good("2")), ("x-a", good("1"))]), String::new(), Ok("1")),
+        ("headers before parameters", &one, lines(&[("x-b", good("2"))]), format!("a={}", good("1")), Ok("2")),
+        ("parameters by name", &one, HeaderMap::new(), format!("b={}&a={}", good("2"), good("1")), Ok("1")),
+        ("the second is old", &one, HeaderMap::new(), format!("a={}&b={old}", good("1")), Err(TokenStatus::Expired)),
+        ("the first is old", &one, HeaderMap::new(), format!("b={}&a={old}", good("1")), Err(TokenStatus::Expired)),
+        (
+            "the cookie is old",
+            &one,
+            lines(&[("cookie", format!("c={old}"))]),
+            format!("a={}", good("1")),
+            Err(TokenStatus::Expired),
+        ),
+        (
+            "bad beside good",
+            &one,
+            lines(&[("x-a", good("1")), ("x-b", "bad".to_owned())]),
+            String::new(),
+            Err(TokenStatus::BadFormat),
+        ),
+        (
+            "of another rule's place",
+            &two,
+            lines(&[("x-a", "bad".to_owned()), ("authorization", format!("Bearer {}", good("a")))]),
+            String::new(),
+            Ok("a"),
+        ),
+    ] {
+        let judged = issuer_of(judge_at(verifier, &headers, &query, NOW));
+        assert_eq!(judged, expected.map(|issuer| Some(issuer.to_owned())), "{name}");
+    }
+    let headers = lines(&[("x-a", good("1")), ("cookie", format!("k=v; c={}", good("1")))]);
+    let judged = judge_at(&one, &headers, &format!("a={0}&q&b={0}", good("1")), NOW).unwrap();
+    assert_eq!(judged.query.as_deref(), Some(&b"q"[..]));
+    let cookie = HeaderChange::Set(header::COOKIE, HeaderValue::from_static("k=v"));
+    assert_eq!(judged.changes, [HeaderChange::Remove(HeaderName::from_static("x-a")), cookie]);
+}
+
+#[test]
+fn what_follows_a_token_spoils_it() {
+    let signer = Signer::es256();
+    let (one, token) = (verifier(vec![rule("a", &signer)]), signer.token(&claims("a")));
+    for (text, is_good) in [
+        (format!("Bearer   {token}"), true),
+        (format!("Basic x, Bearer {token}"), true),
+        (format!("Bearer {token}, Bearer {token}"), false),
+        (format!("Bearer {token} x"), false),
+        (format!("Bearer {token},"), false),
+    ] {
+        assert_eq!(judge(&one, &lines(&[("authorization", text.clone())])).is_ok(), is_good, "{text}");
+    }
 }
 
 #[test]
