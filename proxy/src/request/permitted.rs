@@ -211,7 +211,10 @@ impl Permitted<'_> {
 
     /// The request as it goes upstream: what every hop does, then the backend's changes, then the rule's, which win.
     fn head(&self, entry: Option<&IndexedEntry>, forward: Option<&Forward>, backend: Option<usize>) -> UpstreamHead {
-        let mut changes = self.changes.concat();
+        let [hop, others] = self.changes;
+        let mut changes = Vec::with_capacity(hop.len() + others.len() + 4);
+        changes.extend_from_slice(hop);
+        changes.extend_from_slice(others);
         changes.push(HeaderChange::Set(ATTEMPT_COUNT, HeaderValue::from_static("1")));
         let mut authority = self.authority.text;
         let mut path = std::borrow::Cow::Borrowed(self.target.path.as_bytes());
