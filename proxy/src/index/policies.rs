@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use palisade_model::{
     hash::ContentHash,
-    policy::{DenyAll, PolicyId},
+    origin::Origin,
+    policy::{DenyAll, PolicyId, PolicyMode},
     resource::{Resource, ResourceKind},
     snapshot::Snapshot,
 };
@@ -32,12 +33,16 @@ struct IndexedSet {
 impl PolicyTable {
     pub(super) fn build(snapshot: &Snapshot, previous: Option<&Self>) -> Self {
         let totals = previous.map(|p| Arc::clone(&p.totals)).unwrap_or_default();
-        let mut changed = ahash::AHashSet::new();
+        let edited = previous.map(|previous| previous.edited_documents(snapshot)).unwrap_or_default();
+        let mut changed = AHashSet::new();
         let mut policies = AHashMap::new();
         for entry in snapshot.of_kind(ResourceKind::Policy) {
             let Resource::Policy(policy) = entry.resource() else { continue };
             let name = &entry.key().name;
-            let held = previous.and_then(|p| p.policies.get(name)).filter(|(hash, _)| *hash == entry.hash());
+            let is_counted_anew =
+                is_recorded(policy.mode) && policy.source.as_ref().is_some_and(|s| edited.contains(s));
+            let held = previous.and_then(|p| p.policies.get(name));
+            let held = held.filter(|(hash, _)| *hash == entry.hash() && !is_counted_anew);
             let compiled = held.map(|(_, compiled)| Arc::clone(compiled)).unwrap_or_else(|| {
                 changed.insert(Arc::clone(name));
                 Arc::new(CompiledPolicy::load_counted(policy, &totals))
@@ -71,6 +76,26 @@ impl PolicyTable {
         Self { policies, sets, unknown, egress, passthrough, totals }
     }
 
+    /// Audited and dry-run documents that are not in a snapshot as they are here: one of their policies counts for all of them, and what it
+    /// has counted is about other rules.
+    fn edited_documents(&self, snapshot: &Snapshot) -> AHashSet<Origin> {
+        let is_held = |name: &str, hash: ContentHash| self.policies.get(name).is_some_and(|(held, _)| *held == hash);
+        let mut edited = AHashSet::new();
+        for entry in snapshot.of_kind(ResourceKind::Policy) {
+            let Resource::Policy(policy) = entry.resource() else { continue };
+            if is_recorded(policy.mode) && !is_held(&entry.key().name, entry.hash()) {
+                edited.extend(policy.source.clone());
+            }
+        }
+        for (name, (_, compiled)) in &self.policies {
+            let policy = compiled.policy();
+            if is_recorded(policy.mode) && snapshot.get(ResourceKind::Policy, name).is_none() {
+                edited.extend(policy.source.clone());
+            }
+        }
+        edited
+    }
+
     /// The engine of a set; one that denies everything when the set is not known.
     pub fn engine(&self, set: &str) -> &Arc<PolicyEngine> {
         self.sets.get(set).map_or(&self.unknown, |indexed| &indexed.engine)
@@ -94,5 +119,13 @@ impl PolicyTable {
     /// The engine of AUTO_PASSTHROUGH servers, which Istio does not authorize.
     pub fn auto_passthrough(&self) -> &Arc<PolicyEngine> {
         &self.passthrough
+    }
+}
+
+/// Whether policies of this mode count what they match.
+fn is_recorded(mode: PolicyMode) -> bool {
+    match mode {
+        PolicyMode::Audit | PolicyMode::Shadow => true,
+        PolicyMode::Enforce => false,
     }
 }

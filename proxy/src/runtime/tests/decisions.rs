@@ -67,19 +67,18 @@ async fn no_decision_is_made_again_where_the_setting_says_none() {
 
 /// A dry run of what `deny_admin` forbids.
 fn candidate() -> Vec<Policy> {
-    let shadowed = |policy: Policy| Policy {
-        mode: PolicyMode::Shadow,
-        source: Some(palisade_model::origin::Origin {
-            group: "security.istio.io".into(),
-            kind: "AuthorizationPolicy".into(),
-            namespace: "foo".into(),
-            name: "no-admin".into(),
-            uid: "".into(),
-            generation: 0,
-        }),
-        ..policy
+    let source = palisade_model::origin::Origin {
+        group: "security.istio.io".into(),
+        kind: "AuthorizationPolicy".into(),
+        namespace: "foo".into(),
+        name: "no-admin".into(),
+        uid: "".into(),
+        generation: 0,
     };
-    deny_admin().into_iter().map(shadowed).chain([default_permit()]).collect()
+    // Counts for the document, and is the same whatever its rules are.
+    let marker = palisade_policy::document_marker("foo/no-admin", source.clone(), PolicyMode::Shadow, false, false);
+    let shadowed = |policy: Policy| Policy { mode: PolicyMode::Shadow, source: Some(source.clone()), ..policy };
+    deny_admin().into_iter().map(shadowed).chain([marker, default_permit()]).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,10 +111,17 @@ async fn a_dry_run_that_would_change_an_answer_is_counted_and_explained() {
     counted(&b.runtime, &format!("palisade_policy_recorded_matches_total{{{labels}}} 0")).await;
 }
 
+fn enforced(policy: Policy) -> Policy {
+    Policy { mode: PolicyMode::Enforce, ..policy }
+}
+
 /// The inbound side with a policy of namespace `foo` in it, which is named to callers or not.
 fn telling(port: u16, is_telling: bool) -> Arc<Snapshot> {
-    let policies: Vec<Policy> =
-        candidate().into_iter().map(|policy| Policy { mode: PolicyMode::Enforce, ..policy }).collect();
+    let policies: Vec<Policy> = candidate()
+        .into_iter()
+        .filter(|policy| policy.rule.is_some() || policy.source.is_none())
+        .map(enforced)
+        .collect();
     let plain = inbound_snapshot(port, MtlsMode::Permissive, policies);
     let told = plain.entries().values().map(|entry| match entry.resource() {
         Resource::Settings(held) => {
