@@ -2,7 +2,6 @@
 //!
 //! Each source is fetched by itself: one that hangs or fails delays no other. Without keys a rule refuses every token.
 
-mod address;
 mod fetch;
 mod store;
 
@@ -20,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use self::store::Stored;
 use crate::metrics::Metrics;
 
-pub use address::is_refused;
 pub use fetch::{FetchError, Fetcher};
 
 /// Good keys are fetched again after this long (Istio).

@@ -34,7 +34,7 @@ pub enum Handling {
     Unsupported(&'static str),
     /// Ignoring it could weaken security: the traffic concerned is refused, as the text says. A warning names it.
     Refused(&'static str),
-    /// As [`Handling::Refused`] where it has this value, served otherwise.
+    /// As [`Handling::Refused`] where it has this value (with `*` at its end: begins with it), served otherwise.
     RefusedValue(&'static str, &'static str),
     /// As [`Handling::Unsupported`] where it has this value, served otherwise.
     UnsupportedValue(&'static str, &'static str),
@@ -225,7 +225,7 @@ pub(crate) fn warn(kind: &KnownKind, spec: &Value, issues: &mut Vec<Issue>) {
             let (code, text) = match field.handling {
                 Handling::Unsupported(text) => (Code::FieldNotServed, text),
                 Handling::Refused(text) => (Code::FieldRefused, text),
-                Handling::RefusedValue(refused, text) if value.as_str() == Some(refused) => (Code::FieldRefused, text),
+                Handling::RefusedValue(refused, text) if has_value(value, refused) => (Code::FieldRefused, text),
                 Handling::UnsupportedValue(value_of, text) if value.as_str() == Some(value_of) => {
                     (Code::FieldNotServed, text)
                 }
@@ -234,6 +234,14 @@ pub(crate) fn warn(kind: &KnownKind, spec: &Value, issues: &mut Vec<Issue>) {
             issues.push(Issue::new(code, path.clone(), format!("`{name}` is not served: {text}")));
         });
     }
+}
+
+/// Whether a text is `wanted`, or begins with it where it ends with `*`.
+fn has_value(value: &Value, wanted: &str) -> bool {
+    value.as_str().is_some_and(|text| match wanted.strip_suffix('*') {
+        Some(beginning) => text.starts_with(beginning),
+        None => text == wanted,
+    })
 }
 
 /// Calls `found` for every place of a document that the steps lead to and that says something.

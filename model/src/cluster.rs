@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::listener::TlsVersion;
+use crate::listener::{TlsAlgorithms, TlsVersion};
 
 mod traffic;
 
@@ -129,6 +129,9 @@ pub struct Originate {
     pub skip_verify: bool,
     /// Lowest protocol version.
     pub min_version: TlsVersion,
+    /// What handshakes may use.
+    #[serde(default, skip_serializing_if = "TlsAlgorithms::is_default")]
+    pub algorithms: TlsAlgorithms,
 }
 
 /// How an endpoint is chosen.

@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    cluster::{Cluster, LoadBalancer, TrafficPolicy},
+    cluster::{Cluster, LoadBalancer, TrafficPolicy, UpstreamTls},
+    listener::{Chain, TlsVersion},
     resource::{Feature, Resource},
     route::{RouteAction, RouteRule},
 };
@@ -38,6 +39,9 @@ pub const NAMED_POLICIES: &str = "policy.names";
 /// Policies about what leaves the mesh.
 pub const EGRESS_POLICIES: &str = "policy.egress";
 
+/// Bounds of TLS: what the mesh's own may speak, and what handshakes may use.
+pub const TLS_LIMITS: &str = "tls.limits";
+
 /// Every feature that this version knows: what its proxies say in their hello.
 pub const ALL: &[&str] = &[
     MIRRORS,
@@ -52,6 +56,7 @@ pub const ALL: &[&str] = &[
     MEMBERSHIP,
     EGRESS_POLICIES,
     NAMED_POLICIES,
+    TLS_LIMITS,
 ];
 
 /// [`ALL`] as a set.
@@ -74,10 +79,14 @@ impl Resource {
             Self::Membership(_) => vec![MEMBERSHIP],
             Self::Settings(settings) => {
                 let named = (!settings.telling_namespaces.is_empty()).then_some(NAMED_POLICIES);
-                settings.egress_policies.iter().map(|_| EGRESS_POLICIES).chain(named).collect()
+                let limited = (!settings.mesh_tls.is_default()).then_some(TLS_LIMITS);
+                settings.egress_policies.iter().map(|_| EGRESS_POLICIES).chain(named).chain(limited).collect()
             }
-            Self::Listener(_)
-            | Self::Inbound(_)
+            Self::Listener(listener) => {
+                let limited = |chain: &Chain| chain.tls.as_ref().is_some_and(|tls| !tls.algorithms.is_default());
+                listener.chains.iter().any(limited).then_some(TLS_LIMITS).into_iter().collect()
+            }
+            Self::Inbound(_)
             | Self::Service(_)
             | Self::Lookup(_)
             | Self::VirtualHost(_)
@@ -94,7 +103,11 @@ impl Resource {
 fn of_cluster(cluster: &Cluster) -> Vec<&'static str> {
     let has_policy = cluster.traffic != TrafficPolicy::default();
     let is_hashed = matches!(&cluster.load_balancer, LoadBalancer::ConsistentHash { key: _, table: _ });
-    [(has_policy, CLUSTER_TRAFFIC), (is_hashed, CONSISTENT_HASH)]
+    let is_limited = match &cluster.tls {
+        UpstreamTls::Originate(tls) => tls.min_version != TlsVersion::V1_2 || !tls.algorithms.is_default(),
+        UpstreamTls::Off | UpstreamTls::Auto(_) | UpstreamTls::Mesh(_) | UpstreamTls::Refuse { message: _ } => false,
+    };
+    [(has_policy, CLUSTER_TRAFFIC), (is_hashed, CONSISTENT_HASH), (is_limited, TLS_LIMITS)]
         .into_iter()
         .filter_map(|(is_needed, name)| is_needed.then_some(name))
         .collect()

@@ -16,6 +16,7 @@ pub mod membership;
 pub mod origin;
 pub mod policy;
 pub mod reason;
+pub mod reserved;
 pub mod resource;
 pub mod route;
 pub mod secret;

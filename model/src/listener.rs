@@ -70,6 +70,9 @@ pub struct ServerTls {
     pub max_version: TlsVersion,
     /// ALPN protocols in order of preference.
     pub alpn: Arc<[Arc<str>]>,
+    /// What the handshake may use.
+    #[serde(default, skip_serializing_if = "TlsAlgorithms::is_default")]
+    pub algorithms: TlsAlgorithms,
 }
 
 /// Certificates of a terminating chain.
@@ -107,6 +110,60 @@ pub enum TlsVersion {
     /// TLS 1.3.
     #[serde(rename = "1.3")]
     V1_3,
+}
+
+/// What TLS handshakes may use, of all that is spoken. By default everything: all of it is safe.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct TlsAlgorithms {
+    /// Cipher suites of TLS 1.2 by OpenSSL's names; those that are not spoken count as well. Empty = all. Suites of TLS 1.3 are no
+    /// matter of this.
+    pub cipher_suites: Arc<[Arc<str>]>,
+    /// Curves of the key exchange: `X25519`, `P-256`, `P-384`; those that are not spoken count as well. Empty = all.
+    pub curves: Arc<[Arc<str>]>,
+}
+
+/// The cipher suites of TLS 1.2 that are spoken, by OpenSSL's names.
+pub const SPOKEN_CIPHER_SUITES: [&str; 6] = [
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-CHACHA20-POLY1305",
+];
+
+/// The curves that are spoken.
+pub const SPOKEN_CURVES: [&str; 3] = ["X25519", "P-256", "P-384"];
+
+/// Bounds of TLS.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TlsLimits {
+    /// Lowest protocol version.
+    pub min_version: TlsVersion,
+    /// What handshakes may use.
+    pub algorithms: TlsAlgorithms,
+}
+
+impl TlsAlgorithms {
+    /// Whether nothing is left out.
+    pub fn is_default(&self) -> bool {
+        let Self { cipher_suites, curves } = self;
+        cipher_suites.is_empty() && curves.is_empty()
+    }
+}
+
+impl Default for TlsLimits {
+    /// TLS 1.2 and everything.
+    fn default() -> Self {
+        Self { min_version: TlsVersion::V1_2, algorithms: TlsAlgorithms::default() }
+    }
+}
+
+impl TlsLimits {
+    /// Whether these are the bounds of those who set none.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a port carries (Kubernetes port name or `appProtocol`; istio-semantics 13).

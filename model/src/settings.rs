@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::{
+    identity::{SpiffeId, TrustDomain},
+    listener::TlsLimits,
+};
 
 /// Which of the two proxies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -64,6 +67,9 @@ pub struct ProxySettings {
     /// Namespaces whose policies are named to callers inside the mesh that they deny. Only those are here whose policies can apply.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub telling_namespaces: BTreeSet<Arc<str>>,
+    /// Bounds of TLS between the mesh's proxies (`meshMTLS`).
+    #[serde(default, skip_serializing_if = "TlsLimits::is_default")]
+    pub mesh_tls: TlsLimits,
 }
 
 /// Path normalisation modes (MeshConfig `pathNormalization`; istio-semantics 1.9).

@@ -15,9 +15,11 @@ use std::{
 };
 
 use ahash::AHashMap;
-use palisade_model::endpoint::Address;
+use palisade_model::{endpoint::Address, settings::ProxySettings};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use crate::request::{balance::Picked, dynamic};
 
 mod query;
 
@@ -90,6 +92,17 @@ pub(crate) struct Found {
     lifetime: Duration,
 }
 
+/// Why nothing can be dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoDestination {
+    /// The name has no address.
+    #[error("the endpoint's name does not resolve")]
+    Unresolved,
+    /// A name that the client chose leads to this machine, or to a metadata service.
+    #[error("the host's name leads to this machine or its neighbours")]
+    Inside,
+}
+
 impl Default for NamesSettings {
     fn default() -> Self {
         Self { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into(), socket_mark: None }
@@ -100,6 +113,19 @@ impl Names {
     /// No names yet.
     pub fn new(settings: NamesSettings) -> Self {
         Self { inner: Arc::new(Inner { settings, known: Mutex::default() }) }
+    }
+
+    /// Where what was picked is now.
+    ///
+    /// # Errors
+    /// It has no address, or one where its name must not lead.
+    pub async fn destination(&self, picked: &Picked, settings: &ProxySettings) -> Result<SocketAddr, NoDestination> {
+        let has_v6 = settings.addresses.iter().any(IpAddr::is_ipv6);
+        let address = self.locate(&picked.address, has_v6).await.ok_or(NoDestination::Unresolved)?;
+        if !dynamic::may_lead_to(settings, picked, address.ip()) {
+            return Err(NoDestination::Inside);
+        }
+        Ok(address)
     }
 
     /// Where an endpoint is now; `None` when its name has no address, or the endpoint is no IP address at all. Of several

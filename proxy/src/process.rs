@@ -417,7 +417,7 @@ impl Applier for RuntimeApplier {
     async fn apply(&self, snapshot: Arc<Snapshot>, _changed: Vec<ResourceKey>) -> Result<(), ApplyRejection> {
         let reject = |message: String| ApplyRejection { key: None, message };
         let settings = snapshot.settings().map_err(|error| reject(error.to_string()))?;
-        self.keeper.set_domains(settings).map_err(reject)?;
+        self.keeper.set_terms(settings).map_err(reject)?;
         let runtime = Arc::clone(&self.runtime);
         let applied = tokio::task::spawn_blocking(move || runtime.apply(snapshot)).await;
         applied

@@ -13,7 +13,7 @@ pub mod connection;
 pub mod cors;
 mod deadline;
 pub mod dynamic;
-mod egress;
+pub mod egress;
 pub mod external;
 pub mod facts;
 mod gate;
@@ -42,7 +42,9 @@ use palisade_policy::Decision;
 
 use self::{
     authority::Authority,
+    authorize::Depth,
     connection::{Admitted, Entry},
+    egress::Underway,
     external::Testimony,
     facts::{Chance, HttpVersion, Request},
     normalize::Target,
@@ -117,10 +119,13 @@ pub fn decide_http_with(
             jwt: request.jwt,
         };
         let found = route::find(index, admitted, &authority, &wanted);
-        let hosts = match egress::hosts_of(index, admitted, &authority.host, &found) {
+        let mut hosts = match egress::hosts_of(index, admitted, &authority.host, &found) {
             Ok(hosts) => hosts,
             Err(query) => return Verdict::early(Reason::ConfigUnavailable, Action::Ask(query)),
         };
+        if let Some(underway) = &testimony.underway {
+            egress::add_underway(index, admitted, underway, &mut hosts);
+        }
         authorize::egress_request(index, admitted, &facts, &hosts, chance.depth)
     } else {
         authorize::request(admitted, &facts, chance.depth)
@@ -210,6 +215,19 @@ pub fn decide_tcp_with(
     verdict.cluster = Some(Arc::clone(&name));
     match usable_cluster(index, &name) {
         Ok(cluster) => {
+            match egress::is_registered(index, admitted, &cluster) {
+                Ok(true) => {}
+                Ok(false) => {
+                    verdict.reason = Reason::EgressUnknownHost;
+                    verdict.cluster = Some(route::BLACK_HOLE.into());
+                    return verdict;
+                }
+                Err(query) => {
+                    verdict.reason = Reason::ConfigUnavailable;
+                    verdict.action = Action::Ask(query);
+                    return verdict;
+                }
+            }
             verdict.action = Action::Forward(Box::new(ForwardPlan {
                 permit,
                 is_passthrough: is_passthrough(&name),
@@ -225,6 +243,21 @@ pub fn decide_tcp_with(
         Err(reason) => verdict.reason = reason,
     }
     verdict
+}
+
+/// Whether a configuration lets an opaque connection in progress go on where it goes: authorization, not routing.
+///
+/// # Errors
+/// The reason for which it ends.
+pub fn recheck_tcp(index: &RuntimeIndex, admitted: &Admitted, underway: &Underway) -> Result<(), Reason> {
+    let (_, said) = if egress::is_restricted(index.settings(), admitted) {
+        let mut hosts = Vec::new();
+        egress::add_underway(index, admitted, underway, &mut hosts);
+        authorize::egress_connection(index, admitted, &hosts, Depth::Recheck)
+    } else {
+        authorize::connection(admitted, Depth::Recheck)
+    };
+    if said.is_allowed { Ok(()) } else { Err(denial_reason(&admitted.entry)) }
 }
 
 const fn denial_reason(entry: &Entry) -> Reason {

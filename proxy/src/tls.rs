@@ -11,6 +11,7 @@
 //!
 //! One TLS stack: rustls with ring. Keys never appear in `Debug` output. TLS 1.2 is the least version everywhere.
 
+mod algorithms;
 mod alpn;
 mod client;
 mod identity;
@@ -35,7 +36,7 @@ pub use client::{
 pub use identity::{IdentityError, IdentityStore, MeshIdentity, MeshProtocol};
 pub use material::{IdentityMaterial, InvalidMaterial};
 pub use peer::{InvalidPeer, PeerCertificate};
-pub use server_cert::{ClientAuth, ClientTrust, ServerCertificate, Termination, TerminationSettings, TlsVersion};
+pub use server_cert::{ClientAuth, ClientTrust, ServerCertificate, Termination, TerminationSettings};
 pub use sni::{ClientHello, HelloParse, InvalidHello, MAX_HELLO_BYTES, parse_client_hello};
 pub use sni_table::SniTable;
 pub use verifier::{AllowedPeers, CallerAuth, MeshClientVerifier, MeshServerVerifier};

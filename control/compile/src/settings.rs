@@ -7,11 +7,12 @@ use std::{
 
 use palisade_crds::istio::{
     ExtensionProvider, ForwardClientCertDetails, GatewayTopology, HttpRetry, MeshConfig, MeshH2UpgradePolicy,
-    MeshOutboundMode, NormalizationType,
+    MeshOutboundMode, MinTlsVersion, NormalizationType, TlsDefaults,
 };
 use palisade_model::{
     cluster::{OutlierDetection, TcpKeepalive},
     identity::TrustDomain,
+    listener::{SPOKEN_CIPHER_SUITES, SPOKEN_CURVES, TlsAlgorithms, TlsLimits, TlsVersion},
     settings::{ForwardClientCert, OutboundPolicy, PathNormalization},
 };
 
@@ -53,6 +54,10 @@ pub struct MeshSettings {
     pub(crate) destinations: DestinationDefaults,
     /// What stands in front of gateways.
     pub gateway_topology: Topology,
+    /// Bounds of TLS between the mesh's proxies (`meshMTLS`).
+    pub mesh_tls: TlsLimits,
+    /// Bounds of all other TLS (`tlsDefaults`), where a document says nothing of its own.
+    pub tls_defaults: TlsLimits,
     /// Named services that decide about requests, and others.
     pub extension_providers: Vec<ExtensionProvider>,
     /// One workload may have several external authorizers.
@@ -240,6 +245,8 @@ impl MeshSettings {
             connect_timeout: mesh.connect_timeout.and_then(crate::time::positive),
             destinations: DestinationDefaults::of(mesh),
             gateway_topology: Topology::of(mesh.default_config.gateway_topology.as_ref()),
+            mesh_tls: tls_limits(mesh.mesh_mtls.as_ref()),
+            tls_defaults: tls_limits(mesh.tls_defaults.as_ref()),
             extension_providers: mesh.extension_providers.clone(),
             multiple_custom_providers: control.multiple_custom_providers,
         };
@@ -293,12 +300,42 @@ pub(crate) fn not_served(mesh: &MeshConfig) -> Vec<&'static str> {
         (mesh.inbound_traffic_policy.is_some(), "inboundTrafficPolicy"),
         (mesh.extension_providers.iter().any(|provider| !is_authorizer(provider)), "extensionProviders"),
         (!mesh.discovery_selectors.is_empty(), "discoverySelectors"),
-        (mesh.mesh_mtls.is_some(), "meshMTLS"),
-        (mesh.tls_defaults.is_some(), "tlsDefaults"),
         (!mesh.ca_certificates.is_empty(), "caCertificates"),
         (mesh.protocol_detection_timeout.is_some(), "protocolDetectionTimeout"),
     ];
     written.into_iter().filter(|(is_written, _)| *is_written).map(|(_, name)| name).collect()
+}
+
+/// What is named and not spoken, by setting: handshakes do without it.
+pub(crate) fn not_spoken(mesh: &MeshConfig) -> Vec<(String, &str)> {
+    let mut found = Vec::new();
+    for (setting, limits) in [("meshMTLS", &mesh.mesh_mtls), ("tlsDefaults", &mesh.tls_defaults)] {
+        let Some(TlsDefaults { min_protocol_version: _, ecdh_curves, cipher_suites }) = limits else { continue };
+        let suites = cipher_suites.iter().filter(|name| !SPOKEN_CIPHER_SUITES.contains(&name.as_str()));
+        found.extend(suites.map(|name| (format!("{setting}.cipherSuites"), name.as_str())));
+        let curves = ecdh_curves.iter().filter(|name| !SPOKEN_CURVES.contains(&name.as_str()));
+        found.extend(curves.map(|name| (format!("{setting}.ecdhCurves"), name.as_str())));
+    }
+    found
+}
+
+fn tls_limits(written: Option<&TlsDefaults>) -> TlsLimits {
+    let Some(TlsDefaults { min_protocol_version, ecdh_curves, cipher_suites }) = written else {
+        return TlsLimits::default();
+    };
+    TlsLimits {
+        min_version: match min_protocol_version {
+            MinTlsVersion::Auto | MinTlsVersion::V1_2 => TlsVersion::V1_2,
+            MinTlsVersion::V1_3 => TlsVersion::V1_3,
+        },
+        algorithms: tls_algorithms(cipher_suites, ecdh_curves),
+    }
+}
+
+/// Names as written.
+pub(crate) fn tls_algorithms(cipher_suites: &[String], curves: &[String]) -> TlsAlgorithms {
+    let list = |names: &[String]| names.iter().map(|name| Arc::from(name.as_str())).collect();
+    TlsAlgorithms { cipher_suites: list(cipher_suites), curves: list(curves) }
 }
 
 /// External authorizers are served; where spans, logs and metrics go is not.

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use palisade_compile::{KeySource, public_keys};
+use palisade_model::reserved::is_reserved;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::{
@@ -21,8 +22,6 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::TlsConnector;
-
-use super::is_refused;
 
 /// A whole fetch, discovery and redirects included (Istio).
 const LIMIT: Duration = Duration::from_secs(5);
@@ -118,7 +117,7 @@ impl Fetcher {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Self { tls: Arc::new(tls), limit: LIMIT, refuses: is_refused }
+        Self { tls: Arc::new(tls), limit: LIMIT, refuses: is_reserved }
     }
 
     #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Rows of Istio's kinds.
 
-use super::Handling::{Ignored, Partly, Refused, Unsupported, UnsupportedValue};
+use super::Handling::{Ignored, Partly, Refused, RefusedValue, Unsupported, UnsupportedValue};
 use super::{Exception, Record, all, some};
 
 /// Records, each with all of its fields.
@@ -64,8 +64,11 @@ pub(super) const RECORDS: &[Record] = &[
             ("caCrl", Refused("the server refuses every connection")),
             ("verifyCertificateSpki", Refused("the server refuses every connection")),
             ("verifyCertificateHash", Refused("the server refuses every connection")),
-            ("cipherSuites", Ignored("TLS 1.2 and 1.3 are spoken with suites that are all safe")),
-            ("ecdhCurves", Ignored("TLS 1.2 and 1.3 are spoken with curves that are all safe")),
+            ("cipherSuites", Partly("of TLS 1.2; those that are not spoken are left out")),
+            (
+                "ecdhCurves",
+                Partly("those that are not spoken are left out; without any the server refuses every connection"),
+            ),
             ("insecureSkipVerify", Refused("the server refuses every connection")),
         ],
     ),
@@ -127,11 +130,12 @@ pub(super) const RECORDS: &[Record] = &[
     ),
     some(
         "IstioIngressListener",
-        &["port", "defaultEndpoint"],
+        &["port"],
         &[
+            ("defaultEndpoint", RefusedValue("unix://*", "connections to it are refused")),
             ("bind", Unsupported("the sidecar takes the port at every address")),
             ("captureMode", UnsupportedValue("NONE", "connections are captured")),
-            ("tls", Unsupported("PeerAuthentication decides")),
+            ("tls", Refused("only callers with a certificate of the mesh are taken there")),
             ("connectionPool", Unsupported("connections to the pod have no limits of their own")),
         ],
     ),
@@ -337,8 +341,11 @@ pub(super) const RECORDS: &[Record] = &[
     all("HttpBody", &["string", "bytes"]),
     some(
         "WorkloadEntry",
-        &["address", "ports", "labels", "locality", "weight", "serviceAccount"],
-        &[("network", Unsupported("endpoints of other networks are dialled like those of this one"))],
+        &["ports", "labels", "locality", "weight", "serviceAccount"],
+        &[
+            ("address", RefusedValue("unix://*", "connections to it are refused")),
+            ("network", Unsupported("endpoints of other networks are dialled like those of this one")),
+        ],
     ),
 ];
 

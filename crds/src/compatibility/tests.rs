@@ -110,3 +110,23 @@ spec:
     assert_eq!(findings(text), []);
     assert!(KNOWN_KINDS.iter().any(|kind| kind.support == Support::Served));
 }
+
+#[test]
+fn a_value_that_is_refused_is_told_from_those_that_are_served() {
+    let entry = |address: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {{name: a}}\nspec: {{address: {address}}}\n"
+        )
+    };
+    assert_eq!(findings(&entry("192.0.2.1")), []);
+    assert_eq!(findings(&entry("unix:///run/app")), [("PLS0302", "spec.address".to_owned())]);
+    let sidecar = |endpoint: &str, tls: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: a}}\nspec:\n  ingress:\n  - {{port: {{number: 9443, protocol: HTTPS, name: p}}, defaultEndpoint: '{endpoint}'{tls}}}\n"
+        )
+    };
+    assert_eq!(findings(&sidecar("127.0.0.1:80", "")), []);
+    let tls = ", tls: {mode: SIMPLE, serverCertificate: /c, privateKey: /k}";
+    assert_eq!(findings(&sidecar("127.0.0.1:80", tls)), [("PLS0302", "spec.ingress[0].tls".to_owned())]);
+    assert_eq!(findings(&sidecar("unix:///run/app", "")), [("PLS0302", "spec.ingress[0].defaultEndpoint".to_owned())]);
+}

@@ -24,7 +24,7 @@ fn workload(entry: &WorkloadEntry, ports: Option<&BTreeSet<&str>>, may_be_name: 
         network,
         locality: _,
         weight: _,
-        service_account: _,
+        service_account,
     } = entry;
     let address = address.as_deref().unwrap_or_default();
     let socket = address.strip_prefix("unix://");
@@ -46,10 +46,19 @@ fn workload(entry: &WorkloadEntry, ports: Option<&BTreeSet<&str>>, may_be_name: 
         }
         _ => {}
     }
+    account(service_account, cursor);
     named_ports(own_ports.keys().map(String::as_str), ports, cursor);
     labels("labels", own_labels, CODE, cursor);
     if socket.is_some() && ports.is_some_and(|ports| ports.len() != 1) {
         cursor.report_at("address", CODE, "an address on a unix socket needs a service with exactly one port");
+    }
+}
+
+/// Istio takes any text.
+fn account(name: &str, cursor: &mut Cursor<'_>) {
+    if name.contains('/') || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let message = format!("no certificate can prove the service account `{name}`: mesh TLS to it is refused");
+        cursor.report_at("serviceAccount", WARNING, message);
     }
 }
 
@@ -151,6 +160,7 @@ fn check_dns(entry: &ServiceEntry, endpoints: &[WorkloadEntry], ports: &BTreeSet
                     cursor.report_at("address", CODE, format!("`{address}` is neither an IP address nor a host name"));
                 }
                 labels("labels", &endpoint.labels, CODE, cursor);
+                account(&endpoint.service_account, cursor);
                 named_ports(endpoint.ports.keys().map(String::as_str), Some(ports), cursor);
             });
         }

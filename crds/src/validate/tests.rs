@@ -467,6 +467,8 @@ fn entries_sidecars_and_telemetry() {
         Severity::Error,
         &[("{}", "spec"), ("{address: 'a b'}", "spec.address"), ("{address: 'unix://a'}", "spec.address")],
     );
+    let account = "{address: 192.0.2.1, serviceAccount: a/b}";
+    expect(NETWORKING, "WorkloadEntry", Severity::Warning, &[(account, "spec.serviceAccount")]);
     let sidecars = [
         ("{}", "spec"),
         ("{egress: [{hosts: []}]}", "spec.egress[0].hosts"),

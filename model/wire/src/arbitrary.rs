@@ -10,7 +10,7 @@ use palisade_model::{
     endpoint::{Address, Endpoint, EndpointHealth, Endpoints, PeerProxy},
     listener::{
         Chain, ChainHandler, ClientValidation, InboundPort, Listener, MtlsMode, Protocol, ServerTls, ServerTlsMode,
-        TlsVersion,
+        TlsAlgorithms, TlsLimits, TlsVersion,
     },
     membership::{Member, Membership},
     origin::Origin,
@@ -78,7 +78,9 @@ fn settings() -> impl Strategy<Value = ProxySettings> {
         // A set that is named must be there: tests of its own name one.
         Just(None),
     );
-    (who, mesh, edge).prop_map(|(who, mesh, edge)| {
+    let mesh_tls =
+        (tls_version(), tls_algorithms()).prop_map(|(min_version, algorithms)| TlsLimits { min_version, algorithms });
+    (who, mesh, edge, mesh_tls).prop_map(|(who, mesh, edge, mesh_tls)| {
         let (kind, workload, identity, addresses) = who;
         let (trust_domain, trust_domain_aliases, path_normalization, reject_path_parameters, client, telling) = mesh;
         let (forward_client_cert, outbound, outbound_http_ports, outbound_tls_ports, cluster_domain, egress_policies) =
@@ -100,12 +102,17 @@ fn settings() -> impl Strategy<Value = ProxySettings> {
             cluster_domain,
             egress_policies,
             telling_namespaces: telling,
+            mesh_tls,
         }
     })
 }
 
 fn tls_version() -> impl Strategy<Value = TlsVersion> {
     select(vec![TlsVersion::V1_2, TlsVersion::V1_3])
+}
+
+fn tls_algorithms() -> impl Strategy<Value = TlsAlgorithms> {
+    (list(text()), list(text())).prop_map(|(cipher_suites, curves)| TlsAlgorithms { cipher_suites, curves })
 }
 
 fn chain() -> impl Strategy<Value = Chain> {
@@ -116,8 +123,15 @@ fn chain() -> impl Strategy<Value = Chain> {
             .prop_map(|(certificates, client)| ServerTlsMode::Secrets { certificates, client }),
         Just(ServerTlsMode::Mesh)
     ];
-    let tls = (mode, tls_version(), tls_version(), list(text()))
-        .prop_map(|(mode, min_version, max_version, alpn)| ServerTls { mode, min_version, max_version, alpn });
+    let tls = (mode, tls_version(), tls_version(), list(text()), tls_algorithms()).prop_map(
+        |(mode, min_version, max_version, alpn, algorithms)| ServerTls {
+            mode,
+            min_version,
+            max_version,
+            alpn,
+            algorithms,
+        },
+    );
     let handler = prop_oneof![
         list((pattern(), name())).prop_map(|tables| ChainHandler::Http { tables }),
         list(name()).prop_map(|routes| ChainHandler::Tcp { routes }),

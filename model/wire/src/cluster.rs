@@ -34,6 +34,7 @@ wire_struct!(Originate => v1::Originate {
     client_certificate: optional,
     skip_verify: same,
     min_version: plain,
+    algorithms: or_default,
 });
 wire_struct!(TcpKeepalive => v1::TcpKeepalive { time: optional, interval: optional, probes: optional });
 

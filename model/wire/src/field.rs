@@ -98,6 +98,15 @@ pub(crate) mod mapping {
         )
     }
 
+    /// A message whose absence is the default.
+    pub(crate) fn or_default<T: Wire + Default + PartialEq>()
+    -> (impl Fn(&T) -> Option<T::Message>, impl Fn(Option<T::Message>) -> Result<T, InvalidField>) {
+        (
+            |value: &T| (*value != T::default()).then(|| value.encode()),
+            |message: Option<T::Message>| message.map_or_else(|| Ok(T::default()), T::decode),
+        )
+    }
+
     /// A list in order.
     pub(crate) fn list<T: Wire>()
     -> (impl Fn(&Arc<[T]>) -> Vec<T::Message>, impl Fn(Vec<T::Message>) -> Result<Arc<[T]>, InvalidField>) {

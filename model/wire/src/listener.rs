@@ -6,7 +6,7 @@ use palisade_model::{
     host::HostPattern,
     listener::{
         Chain, ChainHandler, ClientValidation, InboundPort, Listener, MtlsMode, Protocol, ServerTls, ServerTlsMode,
-        TlsVersion,
+        TlsAlgorithms, TlsLimits, TlsVersion,
     },
 };
 
@@ -24,7 +24,15 @@ wire_struct!(Listener => v1::Listener {
     policies: plain,
 });
 wire_struct!(Chain => v1::Chain { name: plain, sni: list, tls: optional, handler: required });
-wire_struct!(ServerTls => v1::ServerTls { mode: required, min_version: plain, max_version: plain, alpn: list });
+wire_struct!(ServerTls => v1::ServerTls {
+    mode: required,
+    min_version: plain,
+    max_version: plain,
+    alpn: list,
+    algorithms: or_default,
+});
+wire_struct!(TlsAlgorithms => v1::TlsAlgorithms { cipher_suites: list, curves: list });
+wire_struct!(TlsLimits => v1::TlsLimits { min_version: plain, algorithms: or_default });
 wire_struct!(ClientValidation => v1::ClientValidation { ca: plain, is_required: same, subject_alt_names: list });
 wire_enum!(Protocol => v1::Protocol { Http, Http2, Tcp, Tls, Auto });
 wire_struct!(InboundPort => v1::InboundPort {

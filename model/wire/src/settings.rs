@@ -28,6 +28,7 @@ wire_struct!(ProxySettings => v1::ProxySettings {
     cluster_domain: plain,
     egress_policies: optional,
     telling_namespaces: set,
+    mesh_tls: or_default,
 });
 wire_enum!(PathNormalization => v1::PathNormalization { None, Base, MergeSlashes, DecodeAndMergeSlashes });
 wire_struct!(ClientAddress => v1::ClientAddress { trusted_hops: same, proxy_protocol: same });

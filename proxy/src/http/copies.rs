@@ -1,7 +1,6 @@
 //! Copies of requests (mirrors): off the original's path, bounded in number and in bytes, counted.
 
 use std::{
-    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -10,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use palisade_model::endpoint::Address;
 use parking_lot::Mutex;
 use pingora_http::RequestHeader;
 use pingora_proxy::Session;
@@ -21,9 +19,10 @@ use tokio::{
 
 use super::{context::RequestCtx, head, limits};
 use crate::{
+    index::RuntimeIndex,
     names::Names,
     request::{
-        authority::Authority,
+        balance::Picked,
         dynamic::{self, Wanted},
         facts::Chance,
         upstream::{protocol_towards, tls_towards},
@@ -74,10 +73,8 @@ struct Copy {
 struct Order {
     connector: MeshConnector,
     names: Names,
-    has_v6: bool,
-    /// The host is the client's word: it must not lead to this machine.
-    is_named_by_client: bool,
-    address: Address,
+    index: Arc<RuntimeIndex>,
+    picked: Picked,
     transport: TransportRef,
     protocol: UpstreamProtocol,
     options: PeerOptions,
@@ -140,7 +137,7 @@ fn order(
     let cluster = standing.index.cluster(cluster)?;
     let dialled = standing.admitted.facts.destination;
     let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
-    let host = Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |a| a.host.into_owned());
+    let host = plan.head.host();
     let wanted = Wanted { dialled, host: &host, hash: plan.hash };
     let picked = dynamic::pick(&plan.permit, cluster, &wanted, &[], &mut chance).ok()?;
     let tls = tls_towards(cluster, picked.endpoint.as_ref());
@@ -152,9 +149,8 @@ fn order(
     Some(Order {
         connector: runtime.transports.connector().clone(),
         names: runtime.names.clone(),
-        has_v6: standing.index.settings().addresses.iter().any(IpAddr::is_ipv6),
-        is_named_by_client: picked.endpoint.is_none() && !matches!(picked.address, Address::Socket(_)),
-        address: picked.address,
+        index: Arc::clone(&standing.index),
+        picked,
         transport,
         protocol: if protocol.is_http2 { UpstreamProtocol::Http2 } else { UpstreamProtocol::Http1 },
         options: PeerOptions {
@@ -169,24 +165,9 @@ fn order(
 }
 
 async fn run(order: Order, body: Option<CopiedParts>) -> bool {
-    let Order {
-        connector,
-        names,
-        has_v6,
-        is_named_by_client,
-        address,
-        transport,
-        protocol,
-        options,
-        request,
-        limit,
-        place,
-    } = order;
+    let Order { connector, names, index, picked, transport, protocol, options, request, limit, place } = order;
     let sent = async {
-        let address = names.locate(&address, has_v6).await?;
-        if is_named_by_client && !dynamic::is_outside(address.ip()) {
-            return None;
-        }
+        let address = names.destination(&picked, index.settings()).await.ok()?;
         let peer = connector.peer(address, &transport, protocol, &options);
         send_copy(&connector, &peer, request, body).await.ok()
     };

@@ -19,6 +19,7 @@ use crate::{
         self,
         changes::HeaderChange,
         connection::Entry,
+        egress::Underway,
         external::{CheckAnswer, ShownBody, Testimony},
         facts::{Chance, HttpVersion},
         upstream::{is_grpc, is_upgrade},
@@ -105,6 +106,7 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
         for question in std::mem::take(&mut verdict.external.beside) {
             Providers::ask_beside(runtime, &standing, question);
         }
+        testimony.underway = Underway::of_request(&verdict, &standing.admitted);
         register(ctx, &connection, &head, testimony);
         ctx.standing = Some(standing);
         ctx.head = Some(head);

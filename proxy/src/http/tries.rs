@@ -1,7 +1,8 @@
 //! The tries of one request: picking endpoints, deadlines, retries with back-off.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    borrow::Cow,
+    net::SocketAddr,
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -22,7 +23,6 @@ use super::{
 use crate::{
     index::{IndexedCluster, Outcome},
     request::{
-        authority::Authority,
         balance::Picked,
         dynamic::{self, Wanted},
         facts::Chance,
@@ -106,7 +106,7 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
         return Error::e_explain(ErrorType::InternalError, "forwarding without a permit");
     };
     // Nobody else asks for the name.
-    let host = if matches!(tls, PlannedTls::Originate(_)) { host_of(plan) } else { String::new() };
+    let host = if matches!(tls, PlannedTls::Originate(_)) { plan.head.host() } else { Cow::Borrowed("") };
     let per_try = plan.retries.as_ref().and_then(|policy| policy.per_try);
     let connection = limits::options(&cluster, client);
     let found = runtime.transports.find(&standing.index, &tls, picked.source, &host, connection.as_ref());
@@ -117,14 +117,13 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
             return fail(ctx, Reason::UpstreamConnect, "transport");
         }
     };
-    let has_v6 = standing.index.settings().addresses.iter().any(IpAddr::is_ipv6);
-    let Some(address) = runtime.names.locate(&picked.address, has_v6).await else {
-        return fail(ctx, Reason::NoEndpoints, "the endpoint's name does not resolve");
+    let address = match runtime.names.destination(&picked, standing.index.settings()).await {
+        Ok(address) => address,
+        Err(error) => {
+            ctx.record.details = Some(error.to_string().into());
+            return fail(ctx, Reason::NoEndpoints, "no address");
+        }
     };
-    let is_named_by_client = picked.endpoint.is_none() && !matches!(picked.address, Address::Socket(_));
-    if is_named_by_client && !dynamic::is_outside(address.ip()) {
-        return fail(ctx, Reason::NoEndpoints, "the host's name leads to this machine");
-    }
     let connect_timeout = cluster.cluster().connect_timeout.min(left.unwrap_or(Duration::MAX));
     let options = PeerOptions {
         connect_timeout,
@@ -152,13 +151,8 @@ fn pick(ctx: &RequestCtx, cluster: &IndexedCluster, dialled: SocketAddr) -> std:
     let avoid = plan.retries.as_ref().is_none_or(|policy| policy.avoid_previous);
     let tried: &[Address] = if avoid { &ctx.tries.tried } else { &[] };
     let is_dynamic = matches!(cluster.cluster().discovery, Discovery::DynamicName { port: _ });
-    let host = if is_dynamic { host_of(plan) } else { String::new() };
+    let host = if is_dynamic { plan.head.host() } else { Cow::Borrowed("") };
     dynamic::pick(&plan.permit, cluster, &Wanted { dialled, host: &host, hash: plan.hash }, tried, &mut chance)
-}
-
-/// The host that the request goes out with; empty where it names none.
-fn host_of(plan: &ForwardPlan) -> String {
-    Authority::parse(&plan.head.authority).map_or_else(|_| String::new(), |authority| authority.host.into_owned())
 }
 
 /// Time left for the whole request.

@@ -5,8 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{AFTER_FAILURE, Found, GRACE, Held, Known, Names, NamesSettings, State, query};
-use palisade_model::endpoint::Address;
+use super::{AFTER_FAILURE, Found, GRACE, Held, Known, Names, NamesSettings, NoDestination, State, query};
+use crate::request::{balance::Picked, testing};
+use palisade_model::{endpoint::Address, settings::ProxyKind};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -74,5 +75,30 @@ async fn each_connection_to_a_name_takes_the_next_address_and_a_logical_one_stay
     let literal = Address::Name("192.0.2.7".into(), 80);
     assert_eq!(names.locate(&literal, false).await, Some("192.0.2.7:80".parse().unwrap()));
     assert_eq!(names.locate(&Address::Name("nowhere.example.com".into(), 80), false).await, None);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_name_of_the_clients_that_moves_to_this_machine_is_not_followed() {
+    let folder = std::env::temp_dir().join(format!("palisade-names-inside-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let hosts = folder.join("hosts");
+    // 10.0.0.9 is the proxy's own.
+    let lines = ["192.0.2.1 good", "127.0.0.1 home", "169.254.169.254 cloud", "10.0.0.9 self"];
+    let text: String = lines.iter().map(|line| format!("{line}.wild.example.com\n")).collect();
+    std::fs::write(&hosts, text).unwrap();
+    let names = Names::new(NamesSettings { hosts, resolv_conf: folder.join("none"), socket_mark: None });
+    let settings = testing::settings(ProxyKind::Sidecar);
+    for (name, expected) in [
+        ("good", Ok("192.0.2.1:80".parse().unwrap())),
+        ("home", Err(NoDestination::Inside)),
+        ("cloud", Err(NoDestination::Inside)),
+        ("self", Err(NoDestination::Inside)),
+        ("none", Err(NoDestination::Unresolved)),
+    ] {
+        let address = Address::Name(format!("{name}.wild.example.com").into(), 80);
+        let picked = Picked { address, endpoint: None, source: None };
+        assert_eq!(names.destination(&picked, &settings).await, expected, "{name}");
+    }
     std::fs::remove_dir_all(folder).unwrap();
 }

@@ -35,6 +35,11 @@ impl<'a> Authority<'a> {
     }
 }
 
+/// The host of an authority, as [`Authority::host`]; empty: it is none.
+pub fn host_of(text: &str) -> Cow<'_, str> {
+    Authority::parse(text).map_or(Cow::Borrowed(""), |authority| authority.host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use palisade_model::{cluster::Discovery, endpoint::Address, host::HostPattern, reason::Reason};
+use palisade_model::{
+    cluster::Discovery, endpoint::Address, host::HostPattern, reason::Reason, reserved, settings::ProxySettings,
+};
 use palisade_policy::Permit;
 
 use super::{
@@ -49,26 +51,40 @@ pub fn pick(
     Ok(Picked { address: Address::Name(Arc::from(host), port), endpoint: None, source: None })
 }
 
-/// Whether an address may be what a name that a client chose leads to: never this machine, nor its neighbours on the link, where
-/// metadata services live.
-pub fn is_outside(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(ip) => !(ip.is_loopback() || ip.is_unspecified() || ip.is_link_local() || ip.is_multicast()),
-        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local() || ip.is_multicast()),
-    }
+/// Whether a picked address may be dialled there. A name that a client chose leads neither to this machine nor to what answers
+/// only because of who asks: metadata services, and whatever else is near.
+pub fn may_lead_to(settings: &ProxySettings, picked: &Picked, address: IpAddr) -> bool {
+    let is_named_by_client = match &picked.address {
+        Address::Name(_, _) | Address::LogicalName(_, _) => picked.endpoint.is_none(),
+        Address::Socket(_) | Address::Unix(_) => false,
+    };
+    let is_here = || {
+        let own = settings.addresses.iter().any(|own| own.to_canonical() == address.to_canonical());
+        own || reserved::is_own_host(address)
+    };
+    !is_named_by_client || !(is_here() || reserved::is_reserved(address))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use palisade_model::settings::ProxyKind;
+
+    use super::{super::testing, *};
 
     #[test]
-    fn names_never_lead_to_this_machine_or_its_link() {
-        for inside in ["127.0.0.1", "0.0.0.0", "169.254.169.254", "::1", "::", "fe80::1", "::ffff:127.0.0.1"] {
-            assert!(!is_outside(inside.parse().unwrap()), "{inside}");
+    fn a_clients_name_never_leads_to_this_machine_or_its_neighbours() {
+        // 10.0.0.9 is the proxy's own.
+        let settings = testing::settings(ProxyKind::Sidecar);
+        let named = |address| Picked { address, endpoint: None, source: None };
+        let name = named(Address::Name("a.example.com".into(), 80));
+        for inside in ["127.0.0.1", "::1", "::", "::ffff:127.0.0.1", "10.0.0.9", "::ffff:10.0.0.9", "169.254.169.254"] {
+            assert!(!may_lead_to(&settings, &name, inside.parse().unwrap()), "{inside}");
         }
         for outside in ["192.0.2.1", "10.0.0.1", "2001:db8::1"] {
-            assert!(is_outside(outside.parse().unwrap()), "{outside}");
+            assert!(may_lead_to(&settings, &name, outside.parse().unwrap()), "{outside}");
         }
+        // What a document says, and what was dialled, is not the client's name.
+        let dialled = named(Address::Socket("10.0.0.9:80".parse().unwrap()));
+        assert!(may_lead_to(&settings, &dialled, "10.0.0.9".parse().unwrap()));
     }
 }

@@ -18,6 +18,7 @@ use super::{
     authority::Authority,
     changes::{HeaderChange, apply},
     connection::Admitted,
+    egress::Underway,
     facts::{HttpVersion, Request},
     normalize::Target,
     status,
@@ -35,6 +36,8 @@ pub struct Testimony {
     pub answers: Vec<(Arc<str>, CheckAnswer)>,
     /// The time at which tokens are judged; `None` = now.
     pub tokens_at: Option<SystemTime>,
+    /// Where the request goes already, when it is judged again.
+    pub underway: Option<Underway>,
 }
 
 /// A provider's word on a request.

@@ -7,6 +7,7 @@ use palisade_model::{
     cluster::{Discovery, LoadBalancer, UpstreamTls},
     reason::Reason,
     route::{Forward, RouteAction},
+    service::Query,
 };
 use palisade_policy::Permit;
 
@@ -15,7 +16,7 @@ use super::{
     changes::{CompiledChanges, HeaderChange},
     connection::{Admitted, Entry},
     cors::{self, CrossOrigin},
-    deadline,
+    deadline, egress,
     external::External,
     facts::{Chance, Request},
     hash,
@@ -76,10 +77,7 @@ impl Permitted<'_> {
                 verdict.cluster = (reason == Reason::EgressUnknownHost).then(|| route::BLACK_HOLE.into());
                 verdict
             }
-            Found::Ask(query) => {
-                let verdict = Verdict::early(Reason::ConfigUnavailable, Action::Ask(query));
-                Verdict { authorization: Some(self.authorization), ..verdict }
-            }
+            Found::Ask(query) => self.ask(query),
         }
     }
 
@@ -164,6 +162,14 @@ impl Permitted<'_> {
                 return Verdict { fault, cluster: Some(Arc::clone(name)), ..self.respond(reason, route, None) };
             }
         };
+        match egress::is_registered(self.index, self.admitted, &cluster) {
+            Ok(true) => {}
+            Ok(false) => {
+                let verdict = self.respond(Reason::EgressUnknownHost, route, None);
+                return Verdict { fault, cluster: Some(route::BLACK_HOLE.into()), ..verdict };
+            }
+            Err(query) => return self.ask(query),
+        }
         let mut response = Vec::new();
         if let (Route::Rule(entry), Some((_, at))) = (&route, chosen) {
             // Route level comes last, so that it wins.
@@ -227,11 +233,10 @@ impl Permitted<'_> {
                     changes.push(HeaderChange::Set(header::HeaderName::from_static("x-envoy-original-path"), value));
                 }
             }
-            authority = forward.rewrite.authority.as_deref().unwrap_or(authority);
+            authority = backend.and_then(|at| authority_of(entry, forward, at)).unwrap_or(authority);
             let backend = backend.and_then(|at| entry.rule.backend_changes(at)).map(|backend| &backend.request);
             for level in backend.into_iter().chain([entry.rule.request_changes()]) {
                 changes.extend_from_slice(&level.changes);
-                authority = level.authority.as_deref().unwrap_or(authority);
             }
             let target = with_query(&path, self.target.query);
             return UpstreamHead { authority: authority.to_owned(), target, changes };
@@ -258,6 +263,11 @@ impl Permitted<'_> {
         self.answered(Reason::Redirect, answer, route)
     }
 
+    fn ask(self, query: Query) -> Verdict {
+        let verdict = Verdict::early(Reason::ConfigUnavailable, Action::Ask(query));
+        Verdict { authorization: Some(self.authorization), ..verdict }
+    }
+
     fn respond(self, reason: Reason, route: Route, http: Option<u16>) -> Verdict {
         let answer = Answer::refusal(reason, self.is_grpc, http);
         self.answered(reason, answer, route)
@@ -274,6 +284,12 @@ impl Permitted<'_> {
             action: Action::Respond(answer),
         }
     }
+}
+
+/// The authority that a rule gives to requests for one of its backends: of all levels that name one the last, which is the rule's own.
+pub(super) fn authority_of<'a>(entry: &'a IndexedEntry, forward: &'a Forward, backend: usize) -> Option<&'a str> {
+    let own = entry.rule.backend_changes(backend).and_then(|backend| backend.request.authority.as_deref());
+    entry.rule.request_changes().authority.as_deref().or(own).or(forward.rewrite.authority.as_deref())
 }
 
 pub(super) fn is_passthrough(cluster: &str) -> bool {

@@ -35,6 +35,7 @@ pub(crate) fn settings(kind: ProxyKind) -> ProxySettings {
         cluster_domain: "cluster.local".into(),
         egress_policies: None,
         telling_namespaces: BTreeSet::new(),
+        mesh_tls: Default::default(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What becomes of a request or connection: one type for the live proxy, for `eval` and for explanations.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -12,6 +12,7 @@ use palisade_model::{
 use palisade_policy::{CapturedRequest, Decision, Permit, PolicyEngine, PolicyRef, Recorded};
 
 use super::{
+    authority,
     changes::HeaderChange,
     external::{External, Question},
     status,
@@ -135,6 +136,13 @@ pub struct Answer {
     pub content_type: Option<Arc<str>>,
     /// Body; for a gRPC refusal its message.
     pub body: Bytes,
+}
+
+impl UpstreamHead {
+    /// The host that it names, lower-case and without port; empty: none.
+    pub fn host(&self) -> Cow<'_, str> {
+        authority::host_of(&self.authority)
+    }
 }
 
 impl Verdict {

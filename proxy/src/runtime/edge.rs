@@ -8,7 +8,7 @@ use std::{
 use ahash::AHashMap;
 use palisade_model::{
     hash::ContentHash,
-    listener::{Chain, ChainHandler, ClientValidation, Listener, ServerTls, ServerTlsMode, TlsVersion},
+    listener::{Chain, ChainHandler, ClientValidation, Listener, ServerTls, ServerTlsMode},
 };
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     serve::{
         AdmissionTimeouts, Bind, DeclaredProtocol, GatewayPort, GatewayServer, GatewayTls, ListenerKey, ListenerOptions,
     },
-    tls::{self, ClientAuth, ClientTrust, ServerCertificate, SniTable, Termination, TerminationSettings},
+    tls::{ClientAuth, ClientTrust, ServerCertificate, SniTable, Termination, TerminationSettings},
 };
 
 /// A gateway's ports; immutable, replaced together with the index.
@@ -164,10 +164,10 @@ impl EdgePorts {
         let termination = Termination::new(TerminationSettings {
             certificates: usable,
             client,
-            min_version: version(tls.min_version),
-            max_version: version(tls.max_version),
+            min_version: tls.min_version,
+            max_version: tls.max_version,
             alpn: tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect(),
-            cipher_suites: Vec::new(),
+            algorithms: tls.algorithms.clone(),
         });
         let termination = Arc::new(termination.map_err(|e| e.to_string())?);
         self.terminations.insert(hash, Arc::clone(&termination));
@@ -181,12 +181,5 @@ const fn carries(handler: &ChainHandler) -> DeclaredProtocol {
         ChainHandler::Tcp { routes: _ } | ChainHandler::AutoPassthrough | ChainHandler::Refuse { message: _ } => {
             DeclaredProtocol::Tcp
         }
-    }
-}
-
-const fn version(version: TlsVersion) -> tls::TlsVersion {
-    match version {
-        TlsVersion::V1_2 => tls::TlsVersion::V1_2,
-        TlsVersion::V1_3 => tls::TlsVersion::V1_3,
     }
 }

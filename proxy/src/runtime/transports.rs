@@ -10,7 +10,7 @@ use std::{
 
 use ahash::AHashMap;
 use arc_swap::ArcSwap;
-use palisade_model::cluster::Originate;
+use palisade_model::{cluster::Originate, listener::TlsLimits};
 use parking_lot::Mutex;
 
 use crate::{
@@ -303,7 +303,8 @@ impl Transports {
         alpn: &[&[u8]],
     ) -> Result<Origination, UnusableTransport> {
         let failed = |e: &dyn std::fmt::Display| UnusableTransport::Tls(e.to_string());
-        let Originate { sni, subject_alt_names, ca, client_certificate, skip_verify, min_version: _ } = originate;
+        let Originate { sni, subject_alt_names, ca, client_certificate, skip_verify, min_version, algorithms } =
+            originate;
         let missing = |what: &str, key: &str| UnusableTransport::Tls(format!("{what} `{key}` is missing"));
         let anchors = match ca {
             _ if *skip_verify => TrustAnchors::Unverified,
@@ -332,7 +333,8 @@ impl Transports {
             (Some(_), true) => NameCheck::Unchecked,
         };
         let alpn = alpn.iter().map(|name| name.to_vec()).collect();
-        let settings = OriginationSettings { anchors, names, sni: sni.clone(), certificate, alpn };
+        let limits = TlsLimits { min_version: *min_version, algorithms: algorithms.clone() };
+        let settings = OriginationSettings { anchors, names, sni: sni.clone(), certificate, alpn, limits };
         Origination::new(settings).map_err(|e| failed(&e))
     }
 }

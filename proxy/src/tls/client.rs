@@ -2,6 +2,7 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
+use palisade_model::listener::{TlsLimits, TlsVersion};
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -12,11 +13,11 @@ use rustls::{
     crypto::{verify_tls12_signature, verify_tls13_signature},
     server::ParsedCertificate,
     sign::{CertifiedKey, SingleCertAndKey},
-    version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 
 use super::{
+    algorithms,
     material::{InvalidMaterial, certificates_from_pem, certified_key, private_key_from_pem, root_store},
     peer::InvalidPeer,
     provider,
@@ -62,6 +63,8 @@ pub struct OriginationSettings {
     pub certificate: Option<ClientCertificate>,
     /// ALPN offer, most preferred first; empty: none.
     pub alpn: Vec<Vec<u8>>,
+    /// Lowest version, and what the handshake may use.
+    pub limits: TlsLimits,
 }
 
 /// Settings turned into a configuration, shared by all connections of a cluster.
@@ -147,9 +150,9 @@ impl Origination {
     /// # Errors
     /// [`InvalidOrigination`].
     pub fn new(settings: OriginationSettings) -> Result<Self, InvalidOrigination> {
-        let OriginationSettings { anchors, names, sni, certificate, alpn } = settings;
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13, &TLS12])?
+        let OriginationSettings { anchors, names, sni, certificate, alpn, limits } = settings;
+        let builder = ClientConfig::builder_with_provider(algorithms::provider_with(&limits.algorithms)?)
+            .with_protocol_versions(algorithms::versions(limits.min_version, TlsVersion::V1_3))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(OriginationVerifier { anchors, names }));
         let mut config = match certificate {

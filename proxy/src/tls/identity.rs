@@ -10,18 +10,19 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use palisade_model::listener::TlsVersion;
 use parking_lot::Mutex;
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
     client::{Resumption, verify_server_cert_signed_by_trust_anchor},
     server::{NoServerSessionStorage, ParsedCertificate, danger::ClientCertVerifier},
     sign::SingleCertAndKey,
-    version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
 use super::{
+    algorithms,
     alpn::{self, AlpnOffer, HTTP_ANSWERS, TCP_ANSWERS},
     material::{IdentityMaterial, InvalidMaterial},
     peer::{InvalidPeer, PeerCertificate},
@@ -195,7 +196,7 @@ impl MeshIdentity {
     }
 
     /// The configuration for a mesh connection that arrives, given what the client offers. Always the same `Arc` for
-    /// equal input. TLS 1.2 and 1.3, tickets of this generation only.
+    /// equal input. TLS 1.2 and 1.3 within the bounds of the material, tickets of this generation only.
     pub fn server_config<T: AsRef<[u8]>>(
         &self,
         protocol: MeshProtocol,
@@ -254,8 +255,8 @@ impl fmt::Debug for MeshIdentity {
 
 impl ServerVariants {
     fn build(material: &IdentityMaterial, verifier: Arc<MeshClientVerifier>) -> Result<Self, IdentityError> {
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&TLS13, &TLS12])?
+        let mut config = ServerConfig::builder_with_provider(algorithms::provider_with(&material.limits.algorithms)?)
+            .with_protocol_versions(versions(material))?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&material.certified))));
         config.ticketer = rustls::crypto::ring::Ticketer::new()?;
@@ -312,11 +313,15 @@ fn caller_verifier(material: &IdentityMaterial, auth: CallerAuth) -> Result<Mesh
     Ok(MeshClientVerifier::new(Arc::clone(&material.roots), Arc::clone(&material.trust_domains), auth)?)
 }
 
+fn versions(material: &IdentityMaterial) -> &'static [&'static SupportedProtocolVersion] {
+    algorithms::versions(material.limits.min_version, TlsVersion::V1_3)
+}
+
 /// A client configuration with everything but the verifier, which accepts nobody until it is replaced.
-fn client_template(material: &IdentityMaterial) -> Result<ClientConfig, rustls::Error> {
+fn client_template(material: &IdentityMaterial) -> Result<ClientConfig, IdentityError> {
     let nobody = MeshServerVerifier::new(Arc::new(RootCertStore::empty()), AllowedPeers::only::<&str>([]));
-    Ok(ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13, &TLS12])?
+    Ok(ClientConfig::builder_with_provider(algorithms::provider_with(&material.limits.algorithms)?)
+        .with_protocol_versions(versions(material))?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(nobody))
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(Arc::clone(&material.certified)))))

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use palisade_model::identity::TrustDomain;
+use palisade_model::{identity::TrustDomain, listener::TlsLimits};
 use rustls::{RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
@@ -14,6 +14,7 @@ pub struct IdentityMaterial {
     pub(super) bundle: Vec<CertificateDer<'static>>,
     pub(super) roots: Arc<RootCertStore>,
     pub(super) trust_domains: Arc<BTreeSet<TrustDomain>>,
+    pub(super) limits: TlsLimits,
 }
 
 /// Why certificates and keys cannot be used.
@@ -82,7 +83,14 @@ impl IdentityMaterial {
             roots: Arc::new(root_store("trust bundle", &bundle)?),
             bundle,
             trust_domains: Arc::new(trust_domains),
+            limits: TlsLimits::default(),
         })
+    }
+
+    /// The same within bounds.
+    #[must_use]
+    pub fn limited(self, limits: TlsLimits) -> Self {
+        Self { limits, ..self }
     }
 }
 

@@ -2,23 +2,22 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
+use palisade_model::listener::{TlsAlgorithms, TlsVersion};
 use rustls::{
     CipherSuite, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureAlgorithm,
     SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::CryptoProvider,
     server::{
         ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
-    version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime, pem::PemObject};
 use sha2::{Digest, Sha256};
 
 use super::{
-    alpn,
+    algorithms, alpn,
     client::names_match,
     material::{InvalidMaterial, certificates_from_pem, certified_key, private_key_from_pem, root_store},
     peer::{InvalidPeer, PeerCertificate},
@@ -28,15 +27,6 @@ use super::{
 /// One certificate chain with its key, ready to sign.
 #[derive(Clone)]
 pub struct ServerCertificate(Arc<CertifiedKey>);
-
-/// A TLS protocol version that can be asked for. Older ones cannot be served; asking for them means 1.2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum TlsVersion {
-    /// TLS 1.2.
-    V1_2,
-    /// TLS 1.3.
-    V1_3,
-}
 
 /// Whether and how clients are authenticated.
 #[derive(Debug, Clone)]
@@ -75,8 +65,8 @@ pub struct TerminationSettings {
     pub max_version: TlsVersion,
     /// ALPN answers, most preferred first; empty: ALPN is ignored.
     pub alpn: Vec<Vec<u8>>,
-    /// OpenSSL names of the TLS 1.2 suites to allow; empty: all that are safe. TLS 1.3 suites are not affected.
-    pub cipher_suites: Vec<Arc<str>>,
+    /// What the handshake may use.
+    pub algorithms: TlsAlgorithms,
 }
 
 /// Settings turned into configurations. Tickets belong to the value: build a new one and old sessions do not resume.
@@ -162,7 +152,7 @@ impl TerminationSettings {
             min_version: TlsVersion::V1_2,
             max_version: TlsVersion::V1_3,
             alpn: alpn::owned(&alpn::HTTP_ANSWERS),
-            cipher_suites: Vec::new(),
+            algorithms: TlsAlgorithms::default(),
         }
     }
 }
@@ -173,18 +163,16 @@ impl Termination {
     /// # Errors
     /// No certificate, an empty version range, no cipher suite left, or a client CA that cannot be used.
     pub fn new(settings: TerminationSettings) -> Result<Self, InvalidMaterial> {
-        let TerminationSettings { certificates, client, min_version, max_version, alpn, cipher_suites } = settings;
+        let TerminationSettings { certificates, client, min_version, max_version, alpn, algorithms } = settings;
         if certificates.is_empty() {
             return Err(InvalidMaterial::Empty("server certificate list"));
         }
         let unusable = |what: &'static str| move |source| InvalidMaterial::Unusable { what, source };
-        let versions: &[_] = match (min_version, max_version) {
-            (TlsVersion::V1_2, TlsVersion::V1_2) => &[&TLS12],
-            (TlsVersion::V1_2, TlsVersion::V1_3) => &[&TLS13, &TLS12],
-            (TlsVersion::V1_3, TlsVersion::V1_3) => &[&TLS13],
-            (TlsVersion::V1_3, TlsVersion::V1_2) => return Err(InvalidMaterial::Empty("TLS version range")),
-        };
-        let builder = ServerConfig::builder_with_provider(provider_with(&cipher_suites)?)
+        let versions = algorithms::versions(min_version, max_version);
+        if versions.is_empty() {
+            return Err(InvalidMaterial::Empty("TLS version range"));
+        }
+        let builder = ServerConfig::builder_with_provider(algorithms::provider_with(&algorithms)?)
             .with_protocol_versions(versions)
             .map_err(unusable("TLS version range"))?;
         let clients = match client {
@@ -321,35 +309,6 @@ fn user_verifier(trust: ClientTrust, optional: bool) -> Result<Arc<dyn ClientCer
 
 fn is_for_ecdsa(suite: CipherSuite) -> bool {
     suite.as_str().is_some_and(|name| name.starts_with("TLS13_") || name.contains("_ECDSA_"))
-}
-
-/// The provider restricted to the named TLS 1.2 suites, OpenSSL spelling. Names that cannot be served are left out, as
-/// Envoy's `[A|B]` groups are used to say "what is there".
-fn provider_with(names: &[Arc<str>]) -> Result<Arc<CryptoProvider>, InvalidMaterial> {
-    if names.is_empty() {
-        return Ok(provider());
-    }
-    let mut restricted = provider().as_ref().clone();
-    restricted.cipher_suites.retain(|suite| {
-        let is_new = suite.version() == &TLS13;
-        is_new || openssl_name(suite.suite()).is_some_and(|name| names.iter().any(|wanted| wanted.as_ref() == name))
-    });
-    if restricted.cipher_suites.iter().all(|suite| suite.version() == &TLS13) {
-        return Err(InvalidMaterial::Empty("cipher suite list"));
-    }
-    Ok(Arc::new(restricted))
-}
-
-fn openssl_name(suite: CipherSuite) -> Option<&'static str> {
-    Some(match suite {
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-ECDSA-CHACHA20-POLY1305",
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
-        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -341,6 +341,11 @@ fn mesh_settings(documents: &[SourceDocument], options: &SourceOptions, reports:
         let report = Report::warning(&head, Code::NotServed, &format!("data.mesh.{field}"), &message);
         reports.push(report.at(Arc::clone(&source.document.file), source.location().line));
     }
+    for (setting, name) in settings::not_spoken(&mesh) {
+        let message = format!("`{name}` is not spoken: handshakes do without it");
+        let report = Report::warning(&head, Code::NotServed, &format!("data.mesh.{setting}"), &message);
+        reports.push(report.at(Arc::clone(&source.document.file), source.location().line));
+    }
     let (settings, malformed) = MeshSettings::new(&mesh, &options.control);
     for value in malformed {
         let message = format!("`{value}` is not a trust domain");

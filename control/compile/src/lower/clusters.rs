@@ -9,7 +9,7 @@ use std::{
 use palisade_model::{
     cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, UpstreamProtocol, UpstreamTls},
     endpoint::PeerProxy,
-    listener::{Protocol, TlsVersion},
+    listener::{Protocol, TlsAlgorithms, TlsLimits, TlsVersion},
     origin::Origin,
 };
 
@@ -161,6 +161,7 @@ fn cluster(
         (None, Some(tls)) => written_tls(client, service, destination, &tls, is_for_workload),
         (None, None) => auto_tls(client, service, port, destination),
     };
+    let tls = within(tls, &client.resolved.settings.tls_defaults);
     Cluster {
         name: destination.cluster_name(),
         discovery: discovery(client, service, port, subset),
@@ -173,6 +174,18 @@ fn cluster(
         idle_timeout: idle_timeout.map_or(Some(IDLE_TIMEOUT), |written| (!written.is_zero()).then_some(written)),
         traffic,
         is_external: service.is_external,
+    }
+}
+
+/// TLS towards servers outside the mesh within the mesh's bounds: no document has its own.
+fn within(tls: UpstreamTls, limits: &TlsLimits) -> UpstreamTls {
+    match tls {
+        UpstreamTls::Originate(originate) => UpstreamTls::Originate(Originate {
+            min_version: originate.min_version.max(limits.min_version),
+            algorithms: limits.algorithms.clone(),
+            ..originate
+        }),
+        other => other,
     }
 }
 
@@ -217,14 +230,17 @@ fn discovery(
     }
 }
 
-/// Names that a ServiceEntry adds to those of its endpoints' workloads; empty where it has none of its own.
+/// Names that a ServiceEntry adds to those of its endpoints' workloads; empty where it has none of its own. Workloads whose name no
+/// certificate can prove are there by that name: an empty list would ask for none.
 fn mesh_names(client: Client<'_>, service: &Registered, port: u16) -> Arc<[Arc<str>]> {
-    if service.subject_alt_names.is_empty() {
+    let unprovable = client.resolved.workloads.unprovable(service, port);
+    if service.subject_alt_names.is_empty() && unprovable.is_none() {
         return [].into();
     }
     let endpoints = client.resolved.workloads.endpoints(service, port);
     let known = endpoints.into_iter().flat_map(|endpoints| &endpoints.identities).map(ToString::to_string);
-    let all: BTreeSet<String> = service.subject_alt_names.iter().cloned().chain(known).collect();
+    let written = service.subject_alt_names.iter().chain(unprovable.into_iter().flatten()).cloned();
+    let all: BTreeSet<String> = written.chain(known).collect();
     all.into_iter().map(Arc::from).collect()
 }
 
@@ -284,5 +300,6 @@ fn written_tls(
         client_certificate: if *mode == ClientTlsMode::Mutual { client_certificate } else { None },
         skip_verify: *skip_verify,
         min_version: TlsVersion::V1_2,
+        algorithms: TlsAlgorithms::default(),
     })
 }

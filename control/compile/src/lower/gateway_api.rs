@@ -187,6 +187,7 @@ fn tls(assembly: &mut Assembly<'_>, listener: &ResolvedListener, is_http: bool) 
     for key in listener.certificates.iter().chain(ca) {
         assembly.add_secret(key)?;
     }
+    let defaults = &assembly.client.resolved.settings.tls_defaults;
     Ok(ServerTls {
         mode: match listener.is_mesh {
             true => ServerTlsMode::Mesh,
@@ -195,8 +196,9 @@ fn tls(assembly: &mut Assembly<'_>, listener: &ResolvedListener, is_http: bool) 
                 client: listener.frontend.clone(),
             },
         },
-        min_version: TlsVersion::V1_2,
+        min_version: defaults.min_version,
         max_version: TlsVersion::V1_3,
+        algorithms: defaults.algorithms.clone(),
         alpn: if is_http { ["h2".into(), "http/1.1".into()].into() } else { [].into() },
     })
 }

@@ -9,7 +9,7 @@ use palisade_crds::istio::{ServerTlsMode as WrittenMode, ServerTlsSettings, TlsV
 use palisade_model::{
     hash::HashError,
     host::HostPattern,
-    listener::{Chain, ChainHandler, ClientValidation, Listener, ServerTls, ServerTlsMode, TlsVersion},
+    listener::{Chain, ChainHandler, ClientValidation, Listener, ServerTls, ServerTlsMode, TlsAlgorithms, TlsVersion},
     origin::Origin,
     resource::Resource,
     route::{RouteEntry, VirtualHost},
@@ -26,6 +26,7 @@ use crate::{
         gateways::{self, Bound, ServerKind},
         virtual_services,
     },
+    settings::tls_algorithms,
 };
 
 /// A socket of the proxy.
@@ -184,9 +185,8 @@ fn server_tls(
         verify_certificate_hash,
         min_protocol_version,
         max_protocol_version,
-        // Any list that is written is narrower than or equal to what rustls offers, which is safe in all its parts.
-        cipher_suites: _,
-        ecdh_curves: _,
+        cipher_suites,
+        ecdh_curves,
         insecure_skip_verify,
     } = settings;
     let refused = [
@@ -199,14 +199,21 @@ fn server_tls(
         return Ok(Err(format!("`tls.{field}` is not served").into()));
     }
     let alpn: Arc<[Arc<str>]> = if is_http { ["h2".into(), "http/1.1".into()].into() } else { [].into() };
+    let defaults = assembly.client.resolved.settings.tls_defaults.clone();
+    let written = tls_algorithms(cipher_suites, ecdh_curves);
+    let or_default = |own: Arc<[Arc<str>]>, default| if own.is_empty() { default } else { own };
+    let algorithms = TlsAlgorithms {
+        cipher_suites: or_default(written.cipher_suites, defaults.algorithms.cipher_suites),
+        curves: or_default(written.curves, defaults.algorithms.curves),
+    };
     let tls = |mode| ServerTls {
         mode,
+        algorithms: algorithms.clone(),
         min_version: match min_protocol_version {
+            WrittenVersion::Auto => defaults.min_version,
             WrittenVersion::V1_3 => TlsVersion::V1_3,
             // 1.0 and 1.1 are not spoken any more.
-            WrittenVersion::Auto | WrittenVersion::V1_0 | WrittenVersion::V1_1 | WrittenVersion::V1_2 => {
-                TlsVersion::V1_2
-            }
+            WrittenVersion::V1_0 | WrittenVersion::V1_1 | WrittenVersion::V1_2 => TlsVersion::V1_2,
         },
         max_version: match max_protocol_version {
             WrittenVersion::V1_2 => TlsVersion::V1_2,

@@ -9,7 +9,7 @@ use palisade_model::{
     cluster::Discovery,
     endpoint::{Endpoint, EndpointHealth, Endpoints, PeerProxy},
     hash::HashError,
-    listener::{InboundPort, Protocol},
+    listener::{InboundPort, MtlsMode, Protocol},
     resource::Resource,
 };
 
@@ -100,7 +100,7 @@ fn add_ingress(
 ) -> Result<(), HashError> {
     let mut origins = vec![scope.origin.clone()];
     origins.extend(peers.origins.iter().cloned());
-    for Ingress { port, protocol, endpoint } in ingress {
+    for Ingress { port, protocol, endpoint, wants_tls } in ingress {
         let discovery = match endpoint {
             IngressEndpoint::Pod(at) => Discovery::Workload { port: Some(*at) },
             IngressEndpoint::Address(address) => {
@@ -126,7 +126,10 @@ fn add_ingress(
         let inbound = InboundPort {
             port: Some(*port),
             protocol: *protocol,
-            mtls: peers.ports.get(port).copied().unwrap_or(peers.mode),
+            mtls: match peers.ports.get(port).copied().unwrap_or(peers.mode) {
+                _ if *wants_tls => MtlsMode::Strict,
+                written => written,
+            },
             cluster: fixed::inbound_name(*port),
             service: declared.get(port).map(|(_, service)| Arc::clone(&service.host)),
             policies: Arc::clone(policies),

@@ -42,6 +42,7 @@ pub(crate) fn of(
         cluster_domain: Arc::clone(&settings.cluster_domain),
         egress_policies,
         telling_namespaces: telling_namespaces(client),
+        mesh_tls: settings.mesh_tls.clone(),
     }
 }
 

@@ -73,6 +73,8 @@ pub(crate) struct Ingress {
     pub(crate) protocol: Protocol,
     /// Where the application listens.
     pub(crate) endpoint: IngressEndpoint,
+    /// TLS with a certificate of its own is asked for, which is not served: plaintext would be weaker.
+    pub(crate) wants_tls: bool,
 }
 
 /// Where the application listens.
@@ -220,7 +222,7 @@ impl Namespace {
 
 impl Ingress {
     fn new(written: &IstioIngressListener) -> Option<Self> {
-        let IstioIngressListener { port, bind: _, capture_mode: _, default_endpoint, tls: _, connection_pool: _ } =
+        let IstioIngressListener { port, bind: _, capture_mode: _, default_endpoint, tls, connection_pool: _ } =
             written;
         let number = u16::try_from(port.number).ok().filter(|port| *port > 0)?;
         let protocol = protocol_of(&port.protocol);
@@ -234,7 +236,7 @@ impl Ingress {
                 (None, Err(_)) => IngressEndpoint::Pod(text.rsplit_once(':')?.1.parse().ok()?),
             },
         };
-        Some(Self { port: number, protocol, endpoint })
+        Some(Self { port: number, protocol, endpoint, wants_tls: tls.is_some() })
     }
 }
 

@@ -52,9 +52,33 @@ type HostKey = (Arc<str>, Arc<str>);
 pub(crate) struct Workloads {
     /// By namespace and host, then port.
     endpoints: BTreeMap<HostKey, BTreeMap<u16, Arc<Endpoints>>>,
+    /// Names of workloads that are no identities: no certificate can prove them. By service port.
+    unprovable: BTreeMap<HostKey, BTreeMap<u16, BTreeSet<String>>>,
     headless: BTreeMap<Arc<str>, Vec<(String, IpAddr)>>,
     targets: BTreeMap<IpAddr, Vec<Target>>,
     pod_at: BTreeMap<IpAddr, ObjectKey>,
+}
+
+/// What a workload would be called if its service account were a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unprovable(String);
+
+/// The identities of the workloads behind a service port.
+#[derive(Debug, Default)]
+struct Identities {
+    proven: BTreeSet<SpiffeId>,
+    unprovable: BTreeSet<String>,
+}
+
+impl Extend<Result<SpiffeId, Unprovable>> for Identities {
+    fn extend<T: IntoIterator<Item = Result<SpiffeId, Unprovable>>>(&mut self, found: T) {
+        for identity in found {
+            match identity {
+                Ok(identity) => self.proven.insert(identity),
+                Err(Unprovable(text)) => self.unprovable.insert(text),
+            };
+        }
+    }
 }
 
 /// One endpoint before it becomes the model's.
@@ -121,13 +145,11 @@ impl Workloads {
         settings: &MeshSettings,
     ) {
         let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
-        let mut identities = BTreeSet::new();
+        let mut identities = Identities::default();
         for candidate in candidates {
             self.add_target(service, port, candidate.address);
             let Some(health) = candidate.health else { continue };
-            if let Some(identity) = candidate.pod.and_then(|pod| identity_of(pod, settings)) {
-                identities.insert(identity);
-            }
+            identities.extend(candidate.pod.map(|pod| identity_of(pod, settings)));
             endpoints.entry(candidate.address).or_insert_with(|| endpoint(candidate, health));
         }
         self.set(service, port, endpoints.into_values().collect(), identities, peers);
@@ -135,7 +157,7 @@ impl Workloads {
 
     fn add_entries(&mut self, service: &Registered, port: &RegisteredPort, found: Vec<EntryEndpoint>, peers: &Peers) {
         let mut endpoints: BTreeMap<Address, Endpoint> = BTreeMap::new();
-        let mut identities = BTreeSet::new();
+        let mut identities = Identities::default();
         for EntryEndpoint { endpoint, identity } in found {
             if let Address::Socket(address) = endpoint.address {
                 self.add_target(service, port, address);
@@ -164,7 +186,7 @@ impl Workloads {
         service: &Registered,
         port: &RegisteredPort,
         mut endpoints: Vec<Endpoint>,
-        identities: BTreeSet<SpiffeId>,
+        identities: Identities,
         peers: &Peers,
     ) {
         for endpoint in &mut endpoints {
@@ -176,9 +198,13 @@ impl Workloads {
                 endpoint.peer = PeerProxy::None;
             }
         }
+        let Identities { proven, unprovable } = identities;
         let endpoints = endpoints.into();
-        let resource = Endpoints { key: endpoints_key(&service.host, port.number), endpoints, identities };
+        let resource = Endpoints { key: endpoints_key(&service.host, port.number), endpoints, identities: proven };
         let key = (Arc::clone(&service.key.namespace), Arc::clone(&service.host));
+        if !unprovable.is_empty() {
+            self.unprovable.entry(key.clone()).or_default().insert(port.number, unprovable);
+        }
         self.endpoints.entry(key).or_default().insert(port.number, Arc::new(resource));
     }
 
@@ -218,6 +244,12 @@ impl Workloads {
         self.endpoints.get(&key)?.get(&port)
     }
 
+    /// What the documents call workloads behind a service port though it is no identity. `None`: there is no such workload.
+    pub(crate) fn unprovable(&self, service: &Registered, port: u16) -> Option<&BTreeSet<String>> {
+        let key = (Arc::clone(&service.key.namespace), Arc::clone(&service.host));
+        self.unprovable.get(&key)?.get(&port)
+    }
+
     /// Service ports that lead to an address, those of the oldest service first.
     pub(crate) fn targets_at(&self, ip: IpAddr) -> &[Target] {
         self.targets.get(&ip).map(Vec::as_slice).unwrap_or_default()
@@ -239,9 +271,22 @@ pub(crate) fn endpoints_key(host: &str, port: u16) -> Arc<str> {
     format!("{host}|{port}").into()
 }
 
-/// The identity of a pod's certificate; `None` for a service account that is no name.
-pub(crate) fn identity_of(pod: &PodObject, settings: &MeshSettings) -> Option<SpiffeId> {
-    SpiffeId::new(settings.trust_domain.clone(), &pod.head.key.namespace, &pod.spec.service_account).ok()
+/// The identity of a pod's certificate.
+///
+/// # Errors
+/// Its service account is no name.
+fn identity_of(pod: &PodObject, settings: &MeshSettings) -> Result<SpiffeId, Unprovable> {
+    identity(settings, &pod.head.key.namespace, &pod.spec.service_account)
+}
+
+/// The identity of a service account.
+///
+/// # Errors
+/// It is no name.
+fn identity(settings: &MeshSettings, namespace: &str, account: &str) -> Result<SpiffeId, Unprovable> {
+    let domain = &settings.trust_domain;
+    SpiffeId::new(domain.clone(), namespace, account)
+        .map_err(|_| Unprovable(format!("spiffe://{domain}/ns/{namespace}/sa/{account}")))
 }
 
 fn slices_by_service(inputs: &Inputs) -> BTreeMap<ObjectKey, Vec<&Object<EndpointSlice>>> {

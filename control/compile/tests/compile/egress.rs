@@ -4,7 +4,7 @@ use palisade_compile::ProxyRef;
 use palisade_model::{
     cluster::{Discovery, UpstreamTls},
     endpoint::{Address, PeerProxy},
-    listener::Protocol,
+    listener::{MtlsMode, Protocol},
     resource::{Resource, ResourceKind},
     service::{Query, Service},
     settings::OutboundPolicy,
@@ -73,6 +73,26 @@ fn outside_the_mesh_there_is_no_mesh_tls_and_inside_each_endpoints_label_decides
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_workload_whose_name_no_certificate_can_prove_is_trusted_by_no_other() {
+    let spec = |account: &str| {
+        format!(
+            "{{hosts: [vm.example.com], location: MESH_INTERNAL, resolution: STATIC, endpoints: [{{address: 192.0.2.1, serviceAccount: {account}, labels: {{security.istio.io/tlsMode: istio}}}}], {WEB}}}"
+        )
+    };
+    let names = |account: &str| {
+        let text = pod("client", "a", "") + &entry("vm", "a", &spec(account));
+        match cluster(&of(&text, &client(), &[]), "outbound|80||vm.example.com").tls.clone() {
+            UpstreamTls::Auto(tls) => tls.subject_alt_names.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    };
+    // Empty: the identities of the endpoints count.
+    assert!(names("vm").is_empty());
+    assert_eq!(names("a/b"), ["spiffe://cluster.local/ns/a/sa/a/b".into()]);
+    assert_eq!(names("'a b'"), ["spiffe://cluster.local/ns/a/sa/a b".into()]);
 }
 
 #[test]
@@ -318,6 +338,24 @@ fn ingress_replaces_the_ports_of_services() {
     assert_eq!(addresses(&snapshot, "inbound|9080"), [Address::Socket("127.0.0.1:8080".parse().unwrap())]);
     assert_eq!(addresses(&snapshot, "inbound|9081"), [Address::Unix("/run/app".into())]);
     assert_eq!(cluster(&snapshot, "inbound|9082||").discovery, Discovery::Workload { port: Some(9082) });
+}
+
+#[test]
+fn a_port_that_asks_for_tls_of_its_own_takes_mesh_peers_only() {
+    let text = pod("client", "a", "")
+        + &istio("PeerAuthentication", "off", "a", "{mtls: {mode: DISABLE}}")
+        + &istio(
+            "Sidecar",
+            "default",
+            "a",
+            "{ingress: [{port: {number: 9443, protocol: HTTPS, name: p1}, defaultEndpoint: \"127.0.0.1:8080\", tls: {mode: SIMPLE, privateKey: /k, serverCertificate: /c}}, {port: {number: 9080, protocol: HTTP, name: p2}}]}",
+        );
+    let snapshot = of(&text, &client(), &[]);
+    let mode = |port: &str| match resource(&snapshot, ResourceKind::Inbound, port) {
+        Some(Resource::Inbound(inbound)) => inbound.mtls,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((mode("9443"), mode("9080")), (MtlsMode::Strict, MtlsMode::Disable));
 }
 
 /// Istio's egress gateway in the Gateway API's words.

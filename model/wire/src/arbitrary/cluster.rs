@@ -13,19 +13,21 @@ use palisade_model::{
 use proptest::{option, prelude::*, sample::select};
 
 use super::scalar::{duration, labels, list, name, set, text};
-use super::tls_version;
+use super::{tls_algorithms, tls_version};
 
 fn upstream_tls() -> impl Strategy<Value = UpstreamTls> {
     let mesh = || (text(), list(text())).prop_map(|(sni, subject_alt_names)| MeshTls { sni, subject_alt_names });
     let one = || option::of(text());
-    let originate = (one(), list(text()), one(), one(), any::<bool>(), tls_version()).prop_map(
-        |(sni, subject_alt_names, ca, client_certificate, skip_verify, min_version)| Originate {
+    let limits = (tls_version(), tls_algorithms());
+    let originate = (one(), list(text()), one(), one(), any::<bool>(), limits).prop_map(
+        |(sni, subject_alt_names, ca, client_certificate, skip_verify, (min_version, algorithms))| Originate {
             sni,
             subject_alt_names,
             ca,
             client_certificate,
             skip_verify,
             min_version,
+            algorithms,
         },
     );
     prop_oneof![

@@ -140,6 +140,7 @@ fn gateway(client: Option<ClientValidation>, with_secrets: bool) -> RuntimeIndex
         min_version: TlsVersion::V1_2,
         max_version: TlsVersion::V1_3,
         alpn: [].into(),
+        algorithms: Default::default(),
     };
     let listener = |port, chains: Vec<Chain>| {
         Resource::Listener(Listener {

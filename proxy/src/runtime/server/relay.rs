@@ -12,9 +12,9 @@ use crate::{
     index::{Demand, IndexedCluster, Outcome, RuntimeIndex, Slot},
     request::{
         self,
-        authorize::Depth,
-        connection::{Entry, Mode},
+        connection::Mode,
         dynamic::{self, Wanted},
+        egress::Underway,
         external::Testimony,
         facts::Chance,
         upstream::tls_towards,
@@ -42,6 +42,7 @@ const MAX_ASKS: u32 = 2;
 #[derive(Debug)]
 pub struct RelaySubject {
     connection: Arc<ConnectionContext>,
+    underway: Underway,
 }
 
 impl RelaySubject {
@@ -51,12 +52,7 @@ impl RelaySubject {
     /// The reason for which it ends.
     pub fn still_permitted(&self, index: &Arc<RuntimeIndex>) -> Result<(), Reason> {
         let standing = self.connection.standing(index).map_err(|refused| refused.reason)?;
-        let (_, said) = request::authorize::connection(&standing.admitted, Depth::Recheck);
-        match (said.is_allowed, &standing.admitted.entry) {
-            (true, _) => Ok(()),
-            (false, Entry::Outbound(_)) => Err(Reason::EgressDenied),
-            (false, Entry::Inbound(_) | Entry::Gateway(_, _)) => Err(Reason::AuthzDenied),
-        }
+        request::recheck_tcp(index, &standing.admitted, &self.underway)
     }
 }
 
@@ -100,7 +96,8 @@ pub(super) async fn serve(
     if let Action::Forward(plan) = &verdict.action {
         match dial(runtime, &standing, plan, &mut chance, &mut record).await {
             Ok((mut upstream, _held)) => {
-                let subject = RelaySubject { connection: Arc::clone(&context) };
+                let underway = Underway::of_bytes(plan, &standing.admitted);
+                let subject = RelaySubject { connection: Arc::clone(&context), underway };
                 let registration = downstream.registration.stream(Some(Arc::new(subject)));
                 runtime.metrics.open_streams.inc();
                 let limits = limits_of(&plan.cluster, runtime.settings().tcp_idle_timeout);
@@ -167,17 +164,14 @@ async fn dial(
         })?;
         tried.push(picked.address.clone());
         record.attempts += 1;
-        let has_v6 = standing.index.settings().addresses.iter().any(std::net::IpAddr::is_ipv6);
-        let Some(address) = runtime.names.locate(&picked.address, has_v6).await else {
-            last = Reason::NoEndpoints;
-            continue;
+        let address = match runtime.names.destination(&picked, standing.index.settings()).await {
+            Ok(address) => address,
+            Err(error) => {
+                record.details = Some(error.to_string().into());
+                last = Reason::NoEndpoints;
+                continue;
+            }
         };
-        if picked.endpoint.is_none()
-            && !matches!(picked.address, Address::Socket(_))
-            && !dynamic::is_outside(address.ip())
-        {
-            return Err(Reason::NoEndpoints);
-        }
         last = Reason::UpstreamConnect;
         record.upstream = Some(address);
         let dial = Dial {

@@ -275,6 +275,7 @@ async fn a_gateway_chooses_by_server_name() {
         sni: None,
         certificate: None,
         alpn: vec![b"h2".to_vec()],
+        limits: Default::default(),
     });
     let browser = Arc::clone(origination.unwrap().config());
     let mesh = bench.mesh_client(AlpnOffer::Http2);

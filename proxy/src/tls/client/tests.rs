@@ -15,6 +15,7 @@ fn settings(ca: &TestCa) -> OriginationSettings {
         sni: None,
         certificate: None,
         alpn: Vec::new(),
+        limits: TlsLimits::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use palisade_model::listener::{TlsAlgorithms, TlsLimits};
 use rustls_pki_types::UnixTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -219,4 +220,40 @@ async fn rotation_under_load_drops_no_connection() {
         assert!(worker.await.unwrap() > ROTATIONS);
     }
     server.abort();
+}
+
+#[tokio::test]
+async fn handshakes_keep_within_the_mesh_s_bounds() {
+    let ca = TestCa::new("root");
+    let install = |uri: &str, min_version, curves: &[&str]| {
+        let curves = curves.iter().map(|name| Arc::from(*name)).collect();
+        let algorithms = TlsAlgorithms { curves, ..TlsAlgorithms::default() };
+        let material = ca.material(&ca.mesh(uri)).limited(TlsLimits { min_version, algorithms });
+        IdentityStore::new().install(material, UnixTime::now())
+    };
+    for (name, client, server, expected) in [
+        ("a curve in common", &["X25519", "P-256"][..], &["P-256"][..], true),
+        ("none in common", &["X25519"], &["P-256"], false),
+    ] {
+        let client = install(A, TlsVersion::V1_2, client).unwrap();
+        let server = install(B, TlsVersion::V1_2, server).unwrap();
+        let offer = client.client_config(&AllowedPeers::only([B]), AlpnOffer::Http1);
+        let ends = connect(offer, http_server(&server), "b.foo").await;
+        assert_eq!(ends.is_ok(), expected, "{name}: {}", ends.error());
+    }
+    let old = || {
+        let issued = ca.mesh(A);
+        let (_, own) = ca.store(A);
+        let verifier = MeshServerVerifier::new(Arc::clone(own.roots()), AllowedPeers::AnyInMesh);
+        let builder = ClientConfig::builder_with_provider(provider());
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS12]).unwrap().dangerous();
+        let builder = builder.with_custom_certificate_verifier(Arc::new(verifier));
+        Arc::new(builder.with_client_auth_cert(issued.chain_der(), issued.key_der()).unwrap())
+    };
+    for (version, expected) in [(TlsVersion::V1_2, true), (TlsVersion::V1_3, false)] {
+        let server = install(B, version, &[]).unwrap();
+        let ends = connect(old(), http_server(&server), "b.foo").await;
+        assert_eq!(ends.is_ok(), expected, "TLS 1.2 where {version:?} is the least: {}", ends.error());
+    }
+    assert!(install(A, TlsVersion::V1_2, &["P-521"]).is_err(), "no curve is left");
 }

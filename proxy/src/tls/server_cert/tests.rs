@@ -3,6 +3,7 @@
 use rustls::{
     ClientConfig,
     client::danger::{ServerCertVerified, ServerCertVerifier},
+    version::{TLS12, TLS13},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
@@ -25,6 +26,7 @@ fn client(ca: &TestCa, certificate: Option<&Issued>) -> Arc<ClientConfig> {
         sni: None,
         certificate: certificate.map(Issued::client_certificate),
         alpn: vec![b"h2".to_vec()],
+        limits: Default::default(),
     });
     Arc::clone(origination.unwrap().config())
 }
@@ -165,8 +167,9 @@ async fn versions_and_suites_outside_the_range_are_refused() {
     let schemes = &[SignatureScheme::ECDSA_NISTP256_SHA256];
     let build = |min_version, max_version, suites: &[&str]| {
         let cipher_suites = suites.iter().map(|name| Arc::from(*name)).collect();
+        let algorithms = TlsAlgorithms { cipher_suites, ..TlsAlgorithms::default() };
         let simple = TerminationSettings::simple(site(&ca));
-        Termination::new(TerminationSettings { min_version, max_version, cipher_suites, ..simple })
+        Termination::new(TerminationSettings { min_version, max_version, algorithms, ..simple })
     };
     let (old, new) = (TlsVersion::V1_2, TlsVersion::V1_3);
     for (name, min, max, client, expected) in [
@@ -183,7 +186,12 @@ async fn versions_and_suites_outside_the_range_are_refused() {
     let ends = connect(credulous(schemes, &[&TLS12]), one, HOST).await;
     let suite = ends.client.as_ref().unwrap().get_ref().1.negotiated_cipher_suite().unwrap().suite();
     assert_eq!(suite, CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256);
-    assert!(build(old, new, &["AES128-SHA"]).is_err(), "nothing is left");
+    for (name, client, expected) in [("1.2", &TLS12, false), ("1.3", &TLS13, true)] {
+        let none = build(old, new, &["AES128-SHA"]).unwrap().config(&[b"h2"]);
+        let ends = connect(credulous(schemes, &[client]), none, HOST).await;
+        assert_eq!(ends.is_ok(), expected, "no suite is left, {name}: {}", ends.error());
+    }
+    assert!(build(old, old, &["AES128-SHA"]).is_err(), "nothing is left");
     assert!(build(new, old, &[]).is_err(), "an empty range");
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use palisade_crds::gateway_api::{BackendTlsTarget, BackendTlsValidation, SubjectAltName};
 use palisade_model::{
     cluster::{Originate, UpstreamTls},
-    listener::TlsVersion,
+    listener::{TlsAlgorithms, TlsVersion},
     origin::Origin,
 };
 
@@ -89,5 +89,6 @@ fn tls(inputs: &Inputs, policy: &ObjectKey, validation: &BackendTlsValidation) -
         client_certificate: None,
         skip_verify: false,
         min_version: TlsVersion::V1_2,
+        algorithms: TlsAlgorithms::default(),
     })
 }

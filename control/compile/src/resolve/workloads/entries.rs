@@ -12,7 +12,7 @@ use palisade_model::{
     identity::SpiffeId,
 };
 
-use super::{Candidate, Labelled, endpoint, identity_of};
+use super::{Candidate, Labelled, Unprovable, endpoint, identity_of};
 use crate::{
     inputs::{Inputs, core::TargetPort},
     object::{self, Object},
@@ -31,7 +31,8 @@ const LOCALITY_LABEL: &str = "istio-locality";
 /// An endpoint with the identity of what answers there.
 pub(super) struct EntryEndpoint {
     pub(super) endpoint: Endpoint,
-    pub(super) identity: Option<SpiffeId>,
+    /// `None`: the documents do not say.
+    pub(super) identity: Option<Result<SpiffeId, Unprovable>>,
 }
 
 /// ServiceEntries by namespace and host, oldest first; WorkloadEntries by namespace.
@@ -122,7 +123,7 @@ impl<'a> Entries<'a> {
                 };
                 selected.push(EntryEndpoint {
                     endpoint: endpoint(&candidate, EndpointHealth::Healthy),
-                    identity: identity_of(pod, settings),
+                    identity: Some(identity_of(pod, settings)),
                 });
             }
         }
@@ -197,9 +198,8 @@ fn made(
         ("", Some(label)) => Locality::parse(&label.replace('.', "/")),
         (written, _) => Locality::parse(written),
     };
-    let identity = (!service_account.is_empty())
-        .then(|| SpiffeId::new(settings.trust_domain.clone(), &service.key.namespace, service_account).ok())
-        .flatten();
+    let identity =
+        (!service_account.is_empty()).then(|| super::identity(settings, &service.key.namespace, service_account));
     let endpoint = Endpoint {
         weight: (*weight).max(1),
         labels: locality::augmented(labels, &locality, "", network.as_deref().unwrap_or_default()),
