@@ -29,6 +29,11 @@ pub const CLUSTER_TRAFFIC: &str = "cluster.traffic";
 /// Endpoints chosen by a hash of the request.
 pub const CONSISTENT_HASH: &str = "cluster.consistent-hash";
 
+/// Requests that came in by another listener's handshake.
+pub const MISDIRECTED: &str = "listener.misdirected";
+/// Settings of clients' connections and paths beside the mesh's own.
+pub const CONNECTION_SETTINGS: &str = "settings.connections";
+
 /// The filter of all names and addresses.
 pub const MEMBERSHIP: &str = "membership";
 /// Policies about what leaves the mesh.
@@ -46,6 +51,8 @@ pub const ALL: &[&str] = &[
     EXTERNAL_AUTHORIZATION,
     MEMBERSHIP,
     EGRESS_POLICIES,
+    MISDIRECTED,
+    CONNECTION_SETTINGS,
 ];
 
 /// [`ALL`] as a set.
@@ -62,7 +69,14 @@ impl Resource {
             Self::Authentication(_) => vec![REQUEST_AUTHENTICATION],
             Self::ExternalAuthorization(_) => vec![EXTERNAL_AUTHORIZATION],
             Self::Membership(_) => vec![MEMBERSHIP],
-            Self::Settings(settings) => settings.egress_policies.iter().map(|_| EGRESS_POLICIES).collect(),
+            Self::Settings(settings) => {
+                let needs = [
+                    (settings.egress_policies.is_some(), EGRESS_POLICIES),
+                    (settings.connections.is_some(), CONNECTION_SETTINGS),
+                ];
+                needs.into_iter().filter(|(is_needed, _)| *is_needed).map(|(_, name)| name).collect()
+            }
+            Self::Listener(listener) if listener.detects_misdirected => vec![MISDIRECTED],
             Self::Listener(_)
             | Self::Inbound(_)
             | Self::Service(_)

@@ -29,11 +29,13 @@ pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokens;
+mod underscores;
 pub mod upstream;
 pub mod verdict;
 
 use std::sync::Arc;
 
+use http::{HeaderValue, header};
 use palisade_model::reason::Reason;
 use palisade_policy::Decision;
 
@@ -42,9 +44,10 @@ use self::{
     connection::{Admitted, Entry},
     external::Testimony,
     facts::{Chance, HttpVersion, Request},
-    normalize::Target,
+    normalize::{PathRules, Target},
     permitted::{Permitted, is_passthrough, usable_cluster},
     route::FoundL4,
+    underscores::Underscored,
     upstream::is_grpc,
     verdict::{Action, Answer, ForwardPlan, Route, UpstreamHead, Verdict},
 };
@@ -80,19 +83,27 @@ pub fn decide_http_with(
     let sent_to = is_unnamed.then(|| admitted.facts.destination.to_string());
     let named = sent_to.as_ref().map_or(addressed.authority, |destination| destination.as_bytes());
     let authority = std::str::from_utf8(named).ok().and_then(|text| Authority::parse(text).ok());
-    let target = normalize::normalize(&addressed.target, settings.path_normalization, settings.reject_path_parameters);
+    let target = normalize::normalize(&addressed.target, PathRules::of(settings));
     let (Some(authority), Ok(target)) = (authority, target) else { return refuse(is_grpc) };
     if target.path == "*" && request.method != "OPTIONS" {
         return refuse(is_grpc);
     }
-    let request = &Request { scheme: address::scheme(settings, admitted, request), ..*request };
+    let Ok(underscored) = underscores::judge(settings, request.headers) else { return refuse(is_grpc) };
+    let headers = underscored.as_ref().map_or(request.headers, |dropped| &dropped.headers);
+    let request = &Request { scheme: address::scheme(settings, admitted, request), headers, ..*request };
+    if target.is_elsewhere {
+        return if is_grpc { refuse(true) } else { normalized(request, &authority, &target) };
+    }
     let remote_ip = address::remote_ip(settings, admitted.facts.source.ip().to_canonical(), request.headers);
     let passed = gate::pass(admitted, request, &authority, &target, remote_ip, is_grpc, testimony, chance.now);
-    let gate::Passed { passing, jwt } = match passed {
+    let gate::Passed { mut passing, jwt } = match passed {
         Ok(passed) => passed,
         Err(verdict) => return *verdict,
     };
-    let target = Target { path: target.path, query: passing.query.as_deref().or(target.query) };
+    // First, so that what providers and tokens set stays.
+    passing.changes.splice(0..0, underscored.iter().flat_map(Underscored::removals));
+    let passing = passing;
+    let target = Target { query: passing.query.as_deref().or(target.query), ..target };
     let seen = Request { headers: &passing.headers, jwt: jwt.as_deref(), ..*request };
     let routed = if passing.reroutes { &*passing.headers } else { request.headers };
     let (request, changes) = (&seen, passing.changes.as_slice());
@@ -143,6 +154,24 @@ pub fn decide_http_with(
             passing.external.onto(verdict)
         }
     }
+}
+
+/// The answer to a path that is to be asked for in its normalised form (Envoy's `UNESCAPE_AND_REDIRECT`). It tells nothing but
+/// what the client wrote, so it may come before authorization.
+fn normalized(request: &Request<'_>, authority: &Authority<'_>, target: &Target<'_>) -> Verdict {
+    let mut answer = Answer::configured(307, None, "");
+    let location = HeaderValue::from_bytes(&redirect::normalized_location(request.scheme, authority, target));
+    let reason = match location {
+        Ok(location) => {
+            answer.headers.push((header::LOCATION, location));
+            Reason::Redirect
+        }
+        Err(_) => {
+            answer = Answer::refusal(Reason::BadRequest, false, None);
+            Reason::BadRequest
+        }
+    };
+    Verdict::early(reason, Action::Respond(answer))
 }
 
 /// Decides a connection that carries opaque bytes.

@@ -17,6 +17,8 @@ use crate::resolve::{
     destination_rules::{ConnectionPool, LocalityPreference},
 };
 
+pub(crate) mod connections;
+
 /// Settings of the whole mesh.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshSettings {
@@ -54,6 +56,8 @@ pub struct MeshSettings {
     pub gateway_proxy_protocol: bool,
     /// What gateways do with forwarded client certificates.
     pub gateway_forward_client_cert: ForwardClientCert,
+    /// Limits of clients' connections, as written.
+    pub(crate) connections: Option<palisade_crds::istio::ConnectionSettings>,
     /// Named services that decide about requests, and others.
     pub extension_providers: Vec<ExtensionProvider>,
     /// One workload may have several external authorizers.
@@ -235,6 +239,7 @@ impl MeshSettings {
                 Some(ForwardClientCertDetails::AppendForward) => ForwardClientCert::AppendForward,
                 Some(ForwardClientCertDetails::AlwaysForwardOnly) => ForwardClientCert::AlwaysForwardOnly,
             },
+            connections: mesh.default_config.connection_settings.clone(),
             extension_providers: mesh.extension_providers.clone(),
             multiple_custom_providers: control.multiple_custom_providers,
         };
@@ -266,7 +271,9 @@ pub(crate) fn not_served(mesh: &MeshConfig) -> Vec<&'static str> {
         (!mesh.ca_certificates.is_empty(), "caCertificates"),
         (mesh.protocol_detection_timeout.is_some(), "protocolDetectionTimeout"),
     ];
-    written.into_iter().filter(|(is_written, _)| *is_written).map(|(_, name)| name).collect()
+    let connections = mesh.default_config.connection_settings.as_ref().map(connections::not_served);
+    let written = written.into_iter().filter(|(is_written, _)| *is_written).map(|(_, name)| name);
+    written.chain(connections.into_iter().flatten()).collect()
 }
 
 /// External authorizers are served; where spans, logs and metrics go is not.

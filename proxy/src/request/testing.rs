@@ -34,6 +34,7 @@ pub(crate) fn settings(kind: ProxyKind) -> ProxySettings {
         outbound_tls_ports: BTreeSet::new(),
         cluster_domain: "cluster.local".into(),
         egress_policies: None,
+        connections: None,
     }
 }
 

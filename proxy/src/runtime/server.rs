@@ -277,11 +277,11 @@ async fn serve_http(
     context.set_registration(ready.registration);
     let _slot = ready.slot;
     let shutdown = runtime.drain.watch();
-    let settings = runtime.settings();
+    let limits = runtime.limits();
     let session = async {
         match ready.protocol {
-            AppProtocol::Http2 => Box::pin(serve_h2(proxy, ready.stream, &settings.h2, shutdown)).await,
-            AppProtocol::Http1 => Box::pin(serve_h1(proxy, ready.stream, &settings.h1, shutdown)).await,
+            AppProtocol::Http2 => Box::pin(serve_h2(proxy, ready.stream, &limits.h2, shutdown)).await,
+            AppProtocol::Http1 => Box::pin(serve_h1(proxy, ready.stream, &limits.h1, shutdown)).await,
         }
     };
     tokio::select! {

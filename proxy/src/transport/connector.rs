@@ -23,7 +23,7 @@ mod session;
 mod transport;
 
 pub use options::ConnectionOptions;
-pub use retry::retry_is_safe;
+pub use retry::{is_answered, retry_is_safe};
 pub use transport::{TlsTransport, Transport, TransportRef};
 
 use pool::{Pools, SlotKey};

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::link::Side;
 use super::meta::{Attached, ConnMeta};
 
+mod ahead;
 mod chunks;
 mod core;
 mod head;
@@ -29,6 +30,7 @@ mod wire;
 
 use self::core::Io;
 pub(crate) use self::core::{HeadLimits, Refusal};
+pub(crate) use ahead::StreamAhead;
 pub(crate) use shared::Shared;
 pub use strict::InvalidHead;
 pub(crate) use strict::{MAX_TARGET, is_length};

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use palisade_model::settings::{ClientAddress, ForwardClientCert, ProxyKind, ProxySettings, WorkloadRef};
 
-use crate::lower::client::Client;
+use crate::{lower::client::Client, settings::connections};
 
 /// What a proxy is told about itself and its mesh.
 pub(crate) fn of(
@@ -43,5 +43,6 @@ pub(crate) fn of(
         outbound_tls_ports,
         cluster_domain: Arc::clone(&settings.cluster_domain),
         egress_policies,
+        connections: connections::of(settings.connections.as_ref(), proxy.kind),
     }
 }
