@@ -47,8 +47,11 @@ pub(super) async fn allowlist(narrator: &Narrator) -> anyhow::Result<()> {
 
         let unknown = call(narrator, &mesh, "clerk", UNKNOWN).await?;
         ensure!(unknown["status"] == 502, "a host that no document names was reached: {unknown}");
-        let lines = mesh.access_log("shop", "clerk")?;
-        let line = lines.iter().rev().find(|line| line["status"] == 502).context("no line of the refusal")?;
+        let line = until("the refusal in clerk's log", SOON, async || {
+            let lines = mesh.access_log("shop", "clerk")?;
+            lines.into_iter().rev().find(|line| line["status"] == 502).context("no line of the refusal")
+        })
+        .await?;
         narrator.shows(&format!("clerk's sidecar: {} is {}", line["authority"], line["reason"]));
         ensure!(line["reason"] == "egress-unknown-host", "{line}");
         Ok(())
