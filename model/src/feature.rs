@@ -32,6 +32,11 @@ pub const CLUSTER_TRAFFIC: &str = "cluster.traffic";
 /// Endpoints chosen by a hash of the request.
 pub const CONSISTENT_HASH: &str = "cluster.consistent-hash";
 
+/// Requests that came in by another listener's handshake.
+pub const MISDIRECTED: &str = "listener.misdirected";
+/// Settings of clients' connections and paths beside the mesh's own.
+pub const CONNECTION_SETTINGS: &str = "settings.connections";
+
 /// The filter of all names and addresses.
 pub const MEMBERSHIP: &str = "membership";
 /// Policies that denied callers are told the names of.
@@ -57,6 +62,8 @@ pub const ALL: &[&str] = &[
     EGRESS_POLICIES,
     NAMED_POLICIES,
     TLS_LIMITS,
+    MISDIRECTED,
+    CONNECTION_SETTINGS,
 ];
 
 /// [`ALL`] as a set.
@@ -78,13 +85,19 @@ impl Resource {
             }
             Self::Membership(_) => vec![MEMBERSHIP],
             Self::Settings(settings) => {
-                let named = (!settings.telling_namespaces.is_empty()).then_some(NAMED_POLICIES);
-                let limited = (!settings.mesh_tls.is_default()).then_some(TLS_LIMITS);
-                settings.egress_policies.iter().map(|_| EGRESS_POLICIES).chain(named).chain(limited).collect()
+                let needs = [
+                    (settings.egress_policies.is_some(), EGRESS_POLICIES),
+                    (!settings.telling_namespaces.is_empty(), NAMED_POLICIES),
+                    (!settings.mesh_tls.is_default(), TLS_LIMITS),
+                    (settings.connections.is_some(), CONNECTION_SETTINGS),
+                ];
+                needs.into_iter().filter(|(is_needed, _)| *is_needed).map(|(_, name)| name).collect()
             }
             Self::Listener(listener) => {
                 let limited = |chain: &Chain| chain.tls.as_ref().is_some_and(|tls| !tls.algorithms.is_default());
-                listener.chains.iter().any(limited).then_some(TLS_LIMITS).into_iter().collect()
+                let needs =
+                    [(listener.chains.iter().any(limited), TLS_LIMITS), (listener.detects_misdirected, MISDIRECTED)];
+                needs.into_iter().filter(|(is_needed, _)| *is_needed).map(|(_, name)| name).collect()
             }
             Self::Inbound(_)
             | Self::Service(_)

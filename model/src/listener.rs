@@ -21,6 +21,10 @@ pub struct Listener {
     pub chains: Arc<[Chain]>,
     /// Key of the policy set that judges everything that enters here.
     pub policies: Arc<str>,
+    /// A request inside TLS whose authority another chain of this socket takes, and more closely than its own, answers 421
+    /// (Gateway API, GEP-3567).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detects_misdirected: bool,
 }
 
 /// How one kind of connection on a listener is served.

@@ -57,7 +57,7 @@ pub struct Policy {
 /// Authorization of one target (a workload, a gateway): the policies that select it, in canonical order.
 ///
 /// A set without any enforced permit denies everything: the mesh's default permit is an explicit member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicySet {
     /// What the set protects, for example `workload/NS/NAME` or `gateway/NS/NAME`.
     pub key: Arc<str>,
@@ -65,6 +65,12 @@ pub struct PolicySet {
     pub policies: Arc<[PolicyId]>,
     /// Why the whole target is denied, whatever the members say (a document that could not be read); `None` normally.
     pub deny_all: Option<DenyAll>,
+    /// Token rules of the same key stand before the set: without them it would mean something else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_authentication: bool,
+    /// External checks of the same key stand before the set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_external_authorization: bool,
 }
 
 /// A document so broken that its whole target is denied (the table "What a broken policy does").

@@ -1,6 +1,6 @@
 //! What a proxy is told about itself and its mesh.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,73 @@ pub struct ProxySettings {
     /// Bounds of TLS between the mesh's proxies (`meshMTLS`).
     #[serde(default, skip_serializing_if = "TlsLimits::is_default")]
     pub mesh_tls: TlsLimits,
+    /// What is said about clients' connections and their requests beside the mesh's other settings; `None` = nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<ConnectionSettings>,
+}
+
+/// Settings of clients' connections (ProxyConfig `connectionSettings`); what is unset is as the process was started with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionSettings {
+    /// Whether runs of slashes are merged, whatever the path mode says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_slashes: Option<bool>,
+    /// What becomes of `%2F` and `%5C` in paths, whatever the path mode says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub escaped_slashes: Option<EscapedSlashes>,
+    /// Header names with `_`; unset = they pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underscores: Option<UnderscoreHeaders>,
+    /// How long nothing may move on a request; zero = for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_idle: Option<Duration>,
+    /// How long a request may take in all; zero = for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_stream: Option<Duration>,
+    /// How long a connection may stay without a request; zero = for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Duration>,
+    /// How long the header section of a request may take; zero = for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub headers: Option<Duration>,
+    /// Age at which a connection is given up at its next pause; zero = never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Duration>,
+    /// Concurrent streams of an HTTP/2 connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_streams: Option<u32>,
+    /// Receive window of an HTTP/2 stream in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_window: Option<u32>,
+    /// Connections open at once on one listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<u32>,
+}
+
+/// What becomes of encoded slashes in a path (Envoy's `path_with_escaped_slashes_action`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum EscapedSlashes {
+    /// They stay.
+    Keep,
+    /// The request is answered 400.
+    Reject,
+    /// The client is sent to the path without them.
+    UnescapeAndRedirect,
+    /// They are decoded, and the request goes on.
+    UnescapeAndForward,
+}
+
+/// What becomes of header names with `_`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum UnderscoreHeaders {
+    /// They pass.
+    Allow,
+    /// The request is answered 400.
+    Reject,
+    /// They are removed.
+    Drop,
 }
 
 /// Path normalisation modes (MeshConfig `pathNormalization`; istio-semantics 1.9).

@@ -233,7 +233,81 @@ pub fn references(resource: &Resource) -> Vec<ResourceKey> {
             }
         }
         Resource::PolicySet(set) => {
-            set.policies.iter().map(|id| key(ResourceKind::Policy, Arc::clone(&id.0))).collect()
+            let before = [
+                (set.has_authentication, ResourceKind::Authentication),
+                (set.has_external_authorization, ResourceKind::ExternalAuthorization),
+            ];
+            let before = before.into_iter().filter(|(has, _)| *has).map(|(_, kind)| key(kind, Arc::clone(&set.key)));
+            set.policies.iter().map(|id| key(ResourceKind::Policy, Arc::clone(&id.0))).chain(before).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        authentication::Authentication,
+        external_authorization::ExternalAuthorization,
+        policy::PolicySet,
+        resource::Meta,
+        settings::{
+            ClientAddress, ForwardClientCert, OutboundPolicy, PathNormalization, ProxyKind, ProxySettings, WorkloadRef,
+        },
+    };
+
+    fn settings() -> Resource {
+        Resource::Settings(ProxySettings {
+            kind: ProxyKind::Sidecar,
+            workload: WorkloadRef { namespace: "a".into(), name: "b".into() },
+            identity: "spiffe://cluster.local/ns/a/sa/b".parse().unwrap(),
+            addresses: [].into(),
+            trust_domain: "cluster.local".parse().unwrap(),
+            trust_domain_aliases: Default::default(),
+            path_normalization: PathNormalization::Base,
+            reject_path_parameters: false,
+            client_address: ClientAddress { trusted_hops: 0, proxy_protocol: false },
+            forward_client_cert: ForwardClientCert::AppendForward,
+            outbound: OutboundPolicy::AllowAny,
+            outbound_http_ports: Default::default(),
+            outbound_tls_ports: Default::default(),
+            cluster_domain: "cluster.local".into(),
+            egress_policies: None,
+            connections: None,
+        })
+    }
+
+    fn snapshot(resources: Vec<Resource>) -> Result<Snapshot, InvalidSnapshot> {
+        let entries = resources.into_iter().chain([settings()]);
+        Snapshot::from_entries(entries.map(|resource| Arc::new(Entry::new(resource, Meta::default()).unwrap())))
+    }
+
+    /// Without what stands before it a policy set would let in what its documents refuse.
+    #[test]
+    fn a_policy_set_without_its_token_rules_or_checks_is_refused_by_name() {
+        let key: Arc<str> = "workload/a/b".into();
+        let set = |has_authentication, has_external_authorization| {
+            Resource::PolicySet(PolicySet {
+                key: Arc::clone(&key),
+                has_authentication,
+                has_external_authorization,
+                ..PolicySet::default()
+            })
+        };
+        let tokens =
+            Resource::Authentication(Authentication { key: Arc::clone(&key), rules: [].into(), refuse_tokens: None });
+        let checks =
+            Resource::ExternalAuthorization(ExternalAuthorization { key: Arc::clone(&key), checks: [].into() });
+        assert!(snapshot(vec![set(false, false)]).is_ok());
+        assert!(snapshot(vec![set(true, true), tokens.clone(), checks.clone()]).is_ok());
+        for (resources, missing) in [
+            (vec![set(true, false)], ResourceKind::Authentication),
+            (vec![set(false, true), tokens.clone()], ResourceKind::ExternalAuthorization),
+            (vec![set(true, true), checks], ResourceKind::Authentication),
+        ] {
+            let from = ResourceKey::new(ResourceKind::PolicySet, Arc::clone(&key));
+            let to = ResourceKey::new(missing, Arc::clone(&key));
+            assert_eq!(snapshot(resources), Err(InvalidSnapshot::Dangling { from, to }));
         }
     }
 }

@@ -46,7 +46,7 @@ fn load(policies: &[Policy]) -> Loaded {
 }
 
 fn engine_of(loaded: &Loaded, members: Vec<PolicyId>) -> PolicyEngine {
-    let set = PolicySet { key: "workload/bench/target".into(), policies: members.into(), deny_all: None };
+    let set = PolicySet { key: "workload/bench/target".into(), policies: members.into(), ..PolicySet::default() };
     PolicyEngine::build(&set, |id| loaded.get(id).cloned())
 }
 

@@ -77,7 +77,7 @@ static NEXT_GENERATION: AtomicU64 = AtomicU64::new(1);
 impl PolicyEngine {
     /// The engine of one set. A member that `lookup` does not know, and an enforced forbid that cannot be read, deny the whole target.
     pub fn build(set: &PolicySet, lookup: impl Fn(&PolicyId) -> Option<Arc<CompiledPolicy>>) -> Self {
-        let PolicySet { key, policies, deny_all } = set;
+        let PolicySet { key, policies, deny_all, has_authentication: _, has_external_authorization: _ } = set;
         let mut engine = Self::empty(key);
         let mut denies_all = deny_all.as_ref().map(DeniesAll::of_document);
         for id in policies.iter() {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use palisade_model::reason::Reason;
 use pingora_core::{
-    Error, ErrorSource, ErrorType, Result, modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer,
+    Error, ErrorType, Result, modules::http::HttpModules, protocols::Digest, upstreams::peer::HttpPeer,
 };
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
@@ -94,7 +94,18 @@ impl ProxyHttp for MeshApp {
             Action::Forward(_) => {
                 tries::prepare(&self.runtime, session, ctx);
                 copies::begin(&self.runtime, session, ctx);
-                Ok(false)
+                // Here and not when Pingora asks: what cannot be forwarded at all is answered, and the client keeps its
+                // connection.
+                match tries::next(&self.runtime, session, ctx).await {
+                    Ok(peer) => {
+                        ctx.tries.ready = Some(peer);
+                        Ok(false)
+                    }
+                    Err(error) => match outcome::refuse(&self.runtime, session, &error, ctx).await {
+                        Some(_status) => Ok(true),
+                        None => Err(error),
+                    },
+                }
             }
             Action::Respond(answer) => {
                 answer::send(session, answer, ctx.told.as_ref()).await?;
@@ -107,9 +118,12 @@ impl ProxyHttp for MeshApp {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
         ctx.tee.rewind();
-        tries::next(&self.runtime, ctx).await
+        match ctx.tries.ready.take() {
+            Some(peer) => Ok(peer),
+            None => tries::next(&self.runtime, session, ctx).await,
+        }
     }
 
     async fn connected_to_upstream(
@@ -234,24 +248,10 @@ impl ProxyHttp for MeshApp {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut RequestCtx) -> FailToProxy {
-        let reason = outcome::reason_of(session, error, ctx);
-        ctx.record.reason = reason;
-        ctx.record.details = Some(outcome::details_of(error).into());
-        intake::note_revoked(&self.runtime, session, ctx, reason);
-        let is_gone = ctx.is_closed
-            || session.response_written().is_some()
-            || matches!(reason, Reason::DownstreamClosed | Reason::IdleTimeout | Reason::PeerRefused);
-        if is_gone {
-            return FailToProxy { error_code: 0, can_reuse_downstream: false };
-        }
-        let answer = Answer::refusal(reason, ctx.is_grpc, None);
-        ctx.record.status = Some(answer.status);
-        ctx.record.grpc_status = answer.grpc_status;
-        let error_code = answer.status;
-        match answer::send(session, &answer, ctx.told.as_ref()).await {
-            Ok(()) => FailToProxy { error_code, can_reuse_downstream: *error.esource() == ErrorSource::Upstream },
-            Err(_gone) => FailToProxy { error_code: 0, can_reuse_downstream: false },
-        }
+        // Pingora closes the connection after a try that failed, whatever is said here: the client must know.
+        session.set_keepalive(None);
+        let error_code = outcome::refuse(&self.runtime, session, error, ctx).await.unwrap_or(0);
+        FailToProxy { error_code, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut RequestCtx) {

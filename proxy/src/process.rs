@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 mod identity;
 mod limits;
+mod listeners;
 pub mod log;
 mod options;
 mod saved;
@@ -277,22 +278,13 @@ impl Process {
             sets.push(set);
         }
         let mut edge = ListenerSet::new(server(Role::Gateway));
-        tokio::pin!(terminate);
-        loop {
+        let ended = async {
             tokio::select! {
-                biased;
-                () = &mut terminate => break,
-                () = drain_asked(&runtime) => break,
-                Some(done) = reconciling.recv() => {
-                    for error in edge.reconcile(runtime.edge().binds()).await {
-                        tracing::error!(%error, "a listener of the configuration does not listen");
-                    }
-                    let done: oneshot::Sender<()> = done;
-                    // Whoever asked has given up waiting: nothing to tell.
-                    let _ = done.send(());
-                }
+                () = terminate => {}
+                () = drain_asked(&runtime) => {}
             }
-        }
+        };
+        listeners::follow(&mut edge, &runtime, &mut reconciling, ended).await;
         sets.push(edge);
         let outcome = drain_all(&runtime, sets, drain).await;
         stop.cancel();

@@ -31,12 +31,14 @@ pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokens;
+mod underscores;
 pub mod upstream;
 pub mod verdict;
 pub mod view;
 
 use std::sync::Arc;
 
+use http::{HeaderValue, header};
 use palisade_model::reason::Reason;
 use palisade_policy::Decision;
 
@@ -47,9 +49,10 @@ use self::{
     egress::Underway,
     external::Testimony,
     facts::{Chance, HttpVersion, Request},
-    normalize::Target,
+    normalize::{PathRules, Target},
     permitted::{Permitted, is_passthrough, usable_cluster},
     route::FoundL4,
+    underscores::Underscored,
     upstream::is_grpc,
     verdict::{Action, Answer, ForwardPlan, Route, UpstreamHead, Verdict},
     view::HeaderView,
@@ -86,14 +89,21 @@ pub fn decide_http_with(
     let sent_to = is_unnamed.then(|| admitted.facts.destination.to_string());
     let named = sent_to.as_ref().map_or(addressed.authority, |destination| destination.as_bytes());
     let authority = std::str::from_utf8(named).ok().and_then(|text| Authority::parse(text).ok());
-    let target = normalize::normalize(&addressed.target, settings.path_normalization, settings.reject_path_parameters);
+    let target = normalize::normalize(&addressed.target, PathRules::of(settings));
     let (Some(authority), Ok(target)) = (authority, target) else { return refuse(is_grpc) };
     if target.path == "*" && request.method != "OPTIONS" {
         return refuse(is_grpc);
     }
-    let request = &Request { scheme: address::scheme(settings, admitted, request), ..*request };
+    let Ok(underscored) = underscores::judge(settings, request.headers) else { return refuse(is_grpc) };
+    let headers = underscored.as_ref().map_or(request.headers, |dropped| &dropped.headers);
+    let request = &Request { scheme: address::scheme(settings, admitted, request), headers, ..*request };
+    if target.is_elsewhere {
+        return if is_grpc { refuse(true) } else { normalized(request, &authority, &target) };
+    }
     let remote_ip = address::remote_ip(settings, admitted.facts.source.ip().to_canonical(), request.headers);
-    let hop = upstream::hop_changes(index, admitted, request, remote_ip, chance);
+    let mut hop = upstream::hop_changes(index, admitted, request, remote_ip, chance);
+    // First, so that what this hop, providers and tokens set stays.
+    hop.splice(0..0, underscored.iter().flat_map(Underscored::removals));
     let passed = gate::pass(admitted, request, &hop, &authority, &target, remote_ip, is_grpc, testimony, chance.now);
     let gate::Passed { passing, jwt } = match passed {
         Ok(passed) => passed,
@@ -102,7 +112,7 @@ pub fn decide_http_with(
     let query = passing.query.as_deref().or(target.query);
     // A query of which a token was all goes whole.
     let query = query.filter(|query| passing.query.is_none() || !query.is_empty());
-    let target = Target { path: target.path, query };
+    let target = Target { query, ..target };
     let seen = Request { headers: &passing.headers, jwt: jwt.as_deref(), ..*request };
     let shown = passing.view();
     let routed = if passing.reroutes { shown } else { HeaderView::new(request.headers, &hop) };
@@ -156,6 +166,24 @@ pub fn decide_http_with(
             passing.external.onto(verdict)
         }
     }
+}
+
+/// The answer to a path that is to be asked for in its normalised form (Envoy's `UNESCAPE_AND_REDIRECT`). It tells nothing but
+/// what the client wrote, so it may come before authorization.
+fn normalized(request: &Request<'_>, authority: &Authority<'_>, target: &Target<'_>) -> Verdict {
+    let mut answer = Answer::configured(307, None, "");
+    let location = HeaderValue::from_bytes(&redirect::normalized_location(request.scheme, authority, target));
+    let reason = match location {
+        Ok(location) => {
+            answer.headers.push((header::LOCATION, location));
+            Reason::Redirect
+        }
+        Err(_) => {
+            answer = Answer::refusal(Reason::BadRequest, false, None);
+            Reason::BadRequest
+        }
+    };
+    Verdict::early(reason, Action::Respond(answer))
 }
 
 /// Decides a connection that carries opaque bytes.

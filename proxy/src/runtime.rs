@@ -14,6 +14,7 @@ pub mod connection;
 pub mod decisions;
 pub mod edge;
 pub mod files;
+pub mod limits;
 pub mod providers;
 pub mod recent;
 pub mod server;
@@ -24,6 +25,7 @@ pub mod workers;
 use self::{
     decisions::{DecisionSettings, Decisions},
     edge::EdgePorts,
+    limits::ClientLimits,
     providers::Providers,
     transports::Transports,
 };
@@ -88,6 +90,7 @@ pub struct Runtime {
     settings: RuntimeSettings,
     index: ArcSwapOption<RuntimeIndex>,
     edge: ArcSwap<EdgePorts>,
+    limits: ArcSwap<ClientLimits>,
     /// One application of a snapshot at a time.
     applying: Mutex<()>,
     version: watch::Sender<u64>,
@@ -162,6 +165,7 @@ impl Runtime {
         let outbox = Arc::new(Outbox::new(metrics.decision_stream_dropped.clone()));
         let decisions = Decisions::new(settings.decisions, &settings.proxy, decision_log, outbox);
         Arc::new(Self {
+            limits: ArcSwap::from_pointee(ClientLimits::of(&settings, None)),
             settings,
             index: ArcSwapOption::empty(),
             edge: ArcSwap::default(),
@@ -184,6 +188,11 @@ impl Runtime {
     /// Limits.
     pub fn settings(&self) -> &RuntimeSettings {
         &self.settings
+    }
+
+    /// Limits of clients' connections under the configuration in force.
+    pub fn limits(&self) -> Arc<ClientLimits> {
+        self.limits.load_full()
     }
 
     /// The configuration in force; `None` before the first.
@@ -221,9 +230,11 @@ impl Runtime {
                 return Err(error);
             }
         };
-        let options = ListenerOptions { max_connections: self.settings.max_connections, ..ListenerOptions::default() };
+        let limits = ClientLimits::of(&self.settings, index.settings().connections.as_ref());
+        let options = ListenerOptions { max_connections: limits.max_connections, ..ListenerOptions::default() };
         let edge = EdgePorts::build(&index, &self.edge.load(), self.settings.timeouts, &options);
         self.edge.store(Arc::new(edge));
+        self.limits.store(Arc::new(limits));
         self.metrics.policies.follow(&index);
         self.index.store(Some(Arc::clone(&index)));
         self.metrics.config_applied.inc();

@@ -19,6 +19,7 @@
 //! - HTTP/1 and HTTP/2 to one endpoint need different [`UpstreamProtocol`]s; the peers never share connections.
 //! - Request trailers, response trailers and 1xx pass HTTP/2 hops whole; HTTP/1 hops drop trailers.
 
+mod ahead;
 pub mod authority;
 mod connector;
 mod copy;
@@ -30,14 +31,16 @@ pub(crate) mod link;
 mod meta;
 mod stream;
 
+pub use ahead::Ahead;
 pub use connector::{
     ConnectionOptions, ConnectorSettings, MeshConnector, PeerOptions, TlsTransport, Transport, TransportRef,
-    UpstreamProtocol, retry_is_safe,
+    UpstreamProtocol, is_answered, retry_is_safe,
 };
 pub(crate) use copy::{CopiedBody, CopiedParts, detached_request, send_copy};
 pub use embed::{EmbedError, Proxy, ProxySettings, build_proxy};
 pub use h1::serve_h1;
 pub use h2::serve_h2;
+pub(crate) use limits::NEVER;
 pub use limits::{ConnectionEnd, H1Limits, H2Limits, H2Windows, PingKeepalive};
 pub use link::{Revoker, couple, is_stream_idle, revoker, set_stream_idle_timeout, upstream_bytes};
 pub use meta::{

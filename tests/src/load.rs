@@ -108,7 +108,8 @@ impl Count {
         self.total - self.statuses.get(&200).copied().unwrap_or(0)
     }
 
-    fn merge(&mut self, other: Self) {
+    /// Adds another count.
+    pub fn merge(&mut self, other: Self) {
         self.total += other.total;
         self.failed += other.failed;
         for (status, count) in other.statuses {

@@ -9,6 +9,7 @@ use crate::{
     mesh::{Mesh, Options},
 };
 
+mod breaker;
 mod egress;
 mod narrator;
 mod outage;
@@ -55,6 +56,7 @@ pub async fn run(stays: bool) -> anyhow::Result<()> {
         policy::broken(&narrator, &mesh, &edge).await.context("a broken document")?;
         trial::unit_tests(&narrator, &mesh).await.context("unit tests of policies")?;
         trial::dry_run(&narrator, &mesh, &edge).await.context("a dry run")?;
+        breaker::opens_and_closes(&narrator, &mesh, &edge).await.context("a circuit breaker")?;
         egress::allowlist(&narrator).await.context("the way out")
     };
     let result = walk.await;

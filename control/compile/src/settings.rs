@@ -21,6 +21,8 @@ use crate::resolve::{
     destination_rules::{ConnectionPool, LocalityPreference},
 };
 
+pub(crate) mod connections;
+
 /// Settings of the whole mesh.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshSettings {
@@ -58,6 +60,8 @@ pub struct MeshSettings {
     pub mesh_tls: TlsLimits,
     /// Bounds of all other TLS (`tlsDefaults`), where a document says nothing of its own.
     pub tls_defaults: TlsLimits,
+    /// Limits of clients' connections, as written.
+    pub(crate) connections: Option<palisade_crds::istio::ConnectionSettings>,
     /// Named services that decide about requests, and others.
     pub extension_providers: Vec<ExtensionProvider>,
     /// One workload may have several external authorizers.
@@ -245,6 +249,7 @@ impl MeshSettings {
             connect_timeout: mesh.connect_timeout.and_then(crate::time::positive),
             destinations: DestinationDefaults::of(mesh),
             gateway_topology: Topology::of(mesh.default_config.gateway_topology.as_ref()),
+            connections: mesh.default_config.connection_settings.clone(),
             mesh_tls: tls_limits(mesh.mesh_mtls.as_ref()),
             tls_defaults: tls_limits(mesh.tls_defaults.as_ref()),
             extension_providers: mesh.extension_providers.clone(),
@@ -303,7 +308,9 @@ pub(crate) fn not_served(mesh: &MeshConfig) -> Vec<&'static str> {
         (!mesh.ca_certificates.is_empty(), "caCertificates"),
         (mesh.protocol_detection_timeout.is_some(), "protocolDetectionTimeout"),
     ];
-    written.into_iter().filter(|(is_written, _)| *is_written).map(|(_, name)| name).collect()
+    let connections = mesh.default_config.connection_settings.as_ref().map(connections::not_served);
+    let written = written.into_iter().filter(|(is_written, _)| *is_written).map(|(_, name)| name);
+    written.chain(connections.into_iter().flatten()).collect()
 }
 
 /// What is named and not spoken, by setting: handshakes do without it.

@@ -13,6 +13,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::{CertificateAuthority, SignError};
@@ -95,7 +96,7 @@ impl ServingIdentity {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(wait) => {}
+                () = passed(wait) => {}
             }
             wait = match certified(&authority, &self.request) {
                 Ok(key) => {
@@ -111,6 +112,23 @@ impl ServingIdentity {
     }
 }
 
+/// How often the clock on the wall is looked at.
+const LOOK: Duration = Duration::from_secs(15);
+/// A clock that goes back by more has been set; what was signed before may lie in its future.
+const SET_BACK: Duration = Duration::from_secs(60);
+
+/// Waits until so much time has passed, by whichever clock says so first; also ends when the wall clock was set back.
+async fn passed(wait: Duration) {
+    let (begin, began) = (Instant::now(), SystemTime::now());
+    while !has_passed(begin.elapsed(), began, SystemTime::now(), wait) {
+        tokio::time::sleep_until((begin + wait).min(Instant::now() + LOOK)).await;
+    }
+}
+
+fn has_passed(elapsed: Duration, began: SystemTime, now: SystemTime, wait: Duration) -> bool {
+    elapsed >= wait || now >= began + wait || now + SET_BACK < began
+}
+
 impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
@@ -122,4 +140,19 @@ fn certified(authority: &CertificateAuthority, request: &Request) -> Result<Cert
     let serving = authority.serving(names, addresses, *lifetime, SystemTime::now())?;
     let key = rustls::crypto::ring::sign::any_supported_type(&serving.key)?;
     Ok(CertifiedKey::new(serving.chain, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_passes_by_either_clock_and_a_clock_that_was_set_back_ends_the_wait() {
+        let (began, hour) = (SystemTime::now(), Duration::from_secs(3600));
+        assert!(!has_passed(hour, began, began + hour, 2 * hour));
+        assert!(has_passed(2 * hour, began, began, 2 * hour));
+        assert!(has_passed(Duration::ZERO, began, began + 3 * hour, 2 * hour));
+        assert!(has_passed(Duration::ZERO, began, began - hour, 2 * hour));
+        assert!(!has_passed(Duration::ZERO, began, began - Duration::from_secs(5), 2 * hour));
+    }
 }

@@ -203,10 +203,9 @@ pub(super) const RECORDS: &[Record] = &[
     all("ConnectionPoolSettings", &["tcp", "http"]),
     all("TcpSettings", &["maxConnections", "connectTimeout", "tcpKeepalive", "maxConnectionDuration", "idleTimeout"]),
     all("TcpKeepalive", &["probes", "time", "interval"]),
-    all(
+    some(
         "HttpSettings",
         &[
-            "http1MaxPendingRequests",
             "http2MaxRequests",
             "maxRequestsPerConnection",
             "maxRetries",
@@ -216,6 +215,12 @@ pub(super) const RECORDS: &[Record] = &[
             "maxConcurrentStreams",
             "http2KeepAlive",
         ],
+        &[(
+            "http1MaxPendingRequests",
+            Partly(
+                "counts requests that wait because all connections are taken, not those for which one is being made",
+            ),
+        )],
     ),
     all("Http2KeepAlive", &["interval", "timeout"]),
     all(

@@ -18,9 +18,7 @@ use palisade_model::{
     resource::{Entries, Entry, Feature, Meta, Resource, ResourceKey, ResourceKind},
     secret::{PrivateKey, Secret},
     service::{DnsName, L4Backend, L4Route, Lookup, Query, Service, ServicePort},
-    settings::{
-        ClientAddress, ForwardClientCert, OutboundPolicy, PathNormalization, ProxyKind, ProxySettings, WorkloadRef,
-    },
+    settings::WorkloadRef,
     snapshot::{Snapshot, references},
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -29,11 +27,13 @@ mod access;
 mod cluster;
 mod route;
 mod scalar;
+mod settings;
 
 use access::{authentication, external_authorization};
 use cluster::cluster;
 use route::{route, virtual_host};
-use scalar::{identity, ip, labels, list, name, network, pattern, set, socket, text, trust_domain};
+use scalar::{identity, ip, labels, list, name, network, pattern, set, socket, text};
+use settings::settings;
 
 /// A user's object.
 pub fn origin() -> impl Strategy<Value = Origin> {
@@ -50,61 +50,6 @@ pub fn meta() -> impl Strategy<Value = Meta> {
 
 fn workload() -> impl Strategy<Value = WorkloadRef> {
     (name(), name()).prop_map(|(namespace, name)| WorkloadRef { namespace, name })
-}
-
-fn settings() -> impl Strategy<Value = ProxySettings> {
-    use PathNormalization as P;
-    let who = (select(vec![ProxyKind::Gateway, ProxyKind::Sidecar]), workload(), identity(), list(ip()));
-    let mesh = (
-        trust_domain(),
-        set(trust_domain()),
-        select(vec![P::None, P::Base, P::MergeSlashes, P::DecodeAndMergeSlashes]),
-        any::<bool>(),
-        (any::<u32>(), any::<bool>()),
-        set(text()),
-    );
-    let edge = (
-        select(vec![
-            ForwardClientCert::Sanitize,
-            ForwardClientCert::ForwardOnly,
-            ForwardClientCert::AppendForward,
-            ForwardClientCert::SanitizeSet,
-            ForwardClientCert::AlwaysForwardOnly,
-        ]),
-        select(vec![OutboundPolicy::AllowAny, OutboundPolicy::RegistryOnly]),
-        set(any::<u16>()),
-        set(any::<u16>()),
-        text(),
-        // A set that is named must be there: tests of its own name one.
-        Just(None),
-    );
-    let mesh_tls =
-        (tls_version(), tls_algorithms()).prop_map(|(min_version, algorithms)| TlsLimits { min_version, algorithms });
-    (who, mesh, edge, mesh_tls).prop_map(|(who, mesh, edge, mesh_tls)| {
-        let (kind, workload, identity, addresses) = who;
-        let (trust_domain, trust_domain_aliases, path_normalization, reject_path_parameters, client, telling) = mesh;
-        let (forward_client_cert, outbound, outbound_http_ports, outbound_tls_ports, cluster_domain, egress_policies) =
-            edge;
-        ProxySettings {
-            kind,
-            workload,
-            identity,
-            addresses,
-            trust_domain,
-            trust_domain_aliases,
-            path_normalization,
-            reject_path_parameters,
-            client_address: ClientAddress { trusted_hops: client.0, proxy_protocol: client.1 },
-            forward_client_cert,
-            outbound,
-            outbound_http_ports,
-            outbound_tls_ports,
-            cluster_domain,
-            egress_policies,
-            telling_namespaces: telling,
-            mesh_tls,
-        }
-    })
 }
 
 fn tls_version() -> impl Strategy<Value = TlsVersion> {
@@ -151,14 +96,15 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 }
 
 fn listener() -> impl Strategy<Value = Listener> {
-    (name(), option::of(ip()), any::<u16>(), any::<u16>(), list(chain()), name()).prop_map(
-        |(key, address, port, declared_port, chains, policies)| Listener {
+    (name(), option::of(ip()), any::<u16>(), any::<u16>(), list(chain()), name(), any::<bool>()).prop_map(
+        |(key, address, port, declared_port, chains, policies, detects_misdirected)| Listener {
             key,
             address,
             port,
             declared_port,
             chains,
             policies,
+            detects_misdirected,
         },
     )
 }
@@ -264,10 +210,13 @@ fn policy_id() -> impl Strategy<Value = PolicyId> {
 fn policy_set() -> impl Strategy<Value = PolicySet> {
     let deny =
         (policy_id(), option::of(origin()), text()).prop_map(|(id, source, message)| DenyAll { id, source, message });
-    (name(), list(policy_id()), option::of(deny)).prop_map(|(key, policies, deny_all)| PolicySet {
+    let before = (any::<bool>(), any::<bool>());
+    (name(), list(policy_id()), option::of(deny), before).prop_map(|(key, policies, deny_all, before)| PolicySet {
         key,
         policies,
         deny_all,
+        has_authentication: before.0,
+        has_external_authorization: before.1,
     })
 }
 
@@ -346,7 +295,15 @@ pub fn entry() -> BoxedStrategy<Arc<Entry>> {
 pub fn snapshot() -> BoxedStrategy<Arc<Snapshot>> {
     // Leaves are drawn more often, so that something is left to refer to.
     let leaf = prop_oneof![
-        policy_set().prop_map(|set| PolicySet { policies: Arc::from([]), ..set }).prop_map(Resource::PolicySet).boxed(),
+        policy_set()
+            .prop_map(|set| PolicySet {
+                policies: Arc::from([]),
+                has_authentication: false,
+                has_external_authorization: false,
+                ..set
+            })
+            .prop_map(Resource::PolicySet)
+            .boxed(),
         policy().prop_map(Resource::Policy).boxed(),
         endpoints().prop_map(Resource::Endpoints).boxed(),
         cluster().prop_map(|cluster| Resource::Cluster(Cluster { discovery: Discovery::BlackHole, ..cluster })).boxed(),

@@ -22,6 +22,7 @@ wire_struct!(Listener => v1::Listener {
     declared_port: plain,
     chains: list,
     policies: plain,
+    detects_misdirected: same,
 });
 wire_struct!(Chain => v1::Chain { name: plain, sni: list, tls: optional, handler: required });
 wire_struct!(ServerTls => v1::ServerTls {

@@ -19,5 +19,11 @@ wire_struct!(Policy => v1::Policy {
     ir_version: same,
     ir: same,
 });
-wire_struct!(PolicySet => v1::PolicySet { key: plain, policies: list, deny_all: optional });
+wire_struct!(PolicySet => v1::PolicySet {
+    key: plain,
+    policies: list,
+    deny_all: optional,
+    has_authentication: same,
+    has_external_authorization: same,
+});
 wire_struct!(DenyAll => v1::DenyAll { id: plain, source: optional, message: plain });

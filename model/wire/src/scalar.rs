@@ -70,6 +70,18 @@ impl Wire for u32 {
     }
 }
 
+impl Wire for bool {
+    type Message = Self;
+
+    fn encode(&self) -> Self {
+        *self
+    }
+
+    fn decode(flag: Self) -> Result<Self, InvalidField> {
+        Ok(flag)
+    }
+}
+
 impl Wire for Percent {
     type Message = u32;
 

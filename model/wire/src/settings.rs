@@ -1,7 +1,8 @@
 //! Mirrors `palisade_model::settings`.
 
 use palisade_model::settings::{
-    ClientAddress, ForwardClientCert, OutboundPolicy, PathNormalization, ProxyKind, ProxySettings, WorkloadRef,
+    ClientAddress, ConnectionSettings, EscapedSlashes, ForwardClientCert, OutboundPolicy, PathNormalization, ProxyKind,
+    ProxySettings, UnderscoreHeaders, WorkloadRef,
 };
 
 use crate::{
@@ -29,7 +30,23 @@ wire_struct!(ProxySettings => v1::ProxySettings {
     egress_policies: optional,
     telling_namespaces: set,
     mesh_tls: or_default,
+    connections: optional,
 });
+wire_struct!(ConnectionSettings => v1::ConnectionSettings {
+    merge_slashes: optional,
+    escaped_slashes: optional,
+    underscores: optional,
+    stream_idle: optional,
+    max_stream: optional,
+    idle: optional,
+    headers: optional,
+    max_age: optional,
+    max_streams: optional,
+    stream_window: optional,
+    max_connections: optional,
+});
+wire_enum!(EscapedSlashes => v1::EscapedSlashes { Keep, Reject, UnescapeAndRedirect, UnescapeAndForward });
+wire_enum!(UnderscoreHeaders => v1::UnderscoreHeaders { Allow, Reject, Drop });
 wire_enum!(PathNormalization => v1::PathNormalization { None, Base, MergeSlashes, DecodeAndMergeSlashes });
 wire_struct!(ClientAddress => v1::ClientAddress { trusted_hops: same, proxy_protocol: same });
 wire_enum!(ForwardClientCert => v1::ForwardClientCert {

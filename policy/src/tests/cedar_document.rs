@@ -42,6 +42,7 @@ fn engine(share: &CedarShare, default: Policy) -> PolicyEngine {
         key: "workload/foo/x".into(),
         policies: policies.iter().map(|p| p.id.clone()).collect(),
         deny_all: share.deny_all.clone(),
+        ..PolicySet::default()
     };
     PolicyEngine::build(&set, |id| policies.iter().find(|p| p.id == *id).map(|p| Arc::new(CompiledPolicy::load(p))))
 }

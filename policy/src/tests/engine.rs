@@ -31,7 +31,7 @@ fn set_of(policies: &[Policy]) -> PolicyEngine {
     let set = PolicySet {
         key: "workload/foo/x".into(),
         policies: policies.iter().map(|p| p.id.clone()).collect(),
-        deny_all: None,
+        ..PolicySet::default()
     };
     PolicyEngine::build(&set, |id| policies.iter().find(|p| p.id == *id).map(|p| Arc::new(CompiledPolicy::load(p))))
 }
@@ -48,7 +48,7 @@ fn a_missing_member_denies_the_target() {
     let set = PolicySet {
         key: "workload/foo/x".into(),
         policies: [PolicyId("a/b[0]".into()), PolicyId("mesh/default-allow".into())].into(),
-        deny_all: None,
+        ..PolicySet::default()
     };
     let permit = Arc::new(CompiledPolicy::load(&default_permit()));
     let engine = PolicyEngine::build(&set, |id| (id.as_str() == "mesh/default-allow").then(|| Arc::clone(&permit)));
@@ -105,7 +105,8 @@ fn a_failing_forbid_denies_and_a_failing_permit_grants_nothing() {
         assert!(matches!(decide(&engine, &plain), Decision::Deny(Denial::Failed(_))));
     }
     let permit = Arc::new(CompiledPolicy::load(&policy("a", Effect::Permit)));
-    let set = PolicySet { key: "workload/foo/x".into(), policies: [PolicyId("a".into())].into(), deny_all: None };
+    let set =
+        PolicySet { key: "workload/foo/x".into(), policies: [PolicyId("a".into())].into(), ..PolicySet::default() };
     let engine = PolicyEngine::build(&set, |_| Some(Arc::clone(&permit)));
     for plain in [Plain::default(), tcp] {
         assert!(matches!(decide(&engine, &plain), Decision::Deny(Denial::NoPermit)));
@@ -122,7 +123,7 @@ fn what_has_no_compiled_form_runs_on_cedar_and_is_counted() {
     let set = PolicySet {
         key: "workload/foo/x".into(),
         policies: [PolicyId("a/if".into()), PolicyId("b".into())].into(),
-        deny_all: None,
+        ..PolicySet::default()
     };
     let engine = PolicyEngine::build(&set, |id| Some(Arc::clone(if id.as_str() == "b" { &permit } else { &policy })));
     assert!(!decide(&engine, &Plain::default()).is_allowed());
@@ -346,7 +347,7 @@ fn a_wrong_compiled_form_is_found_by_replay_and_cedar_decides_from_then_on() {
     let set = PolicySet {
         key: "workload/foo/x".into(),
         policies: policies.iter().map(|p| p.id.clone()).collect(),
-        deny_all: None,
+        ..PolicySet::default()
     };
     let lookup = |id: &PolicyId| loaded.iter().find(|p| p.policy().id == *id).cloned();
     let engine = PolicyEngine::build(&set, lookup);

@@ -179,6 +179,7 @@ pub(super) fn engine_of(mut policies: Vec<Policy>, deny_all: Option<palisade_mod
         key: "workload/foo/httpbin".into(),
         policies: policies.iter().map(|p| p.id.clone()).collect(),
         deny_all,
+        ..PolicySet::default()
     };
     let loaded: std::collections::BTreeMap<PolicyId, Arc<CompiledPolicy>> =
         policies.iter().map(|p| (p.id.clone(), Arc::new(CompiledPolicy::load(p)))).collect();

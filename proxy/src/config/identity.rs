@@ -11,6 +11,7 @@ use palisade_wire::proto::istio_auth::{
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -172,7 +173,12 @@ impl IdentityClient {
                         (remaining / 16).clamp(Duration::from_millis(200), Duration::from_secs(15)),
                     );
                     tracing::info!(remaining_s = remaining.as_secs(), "workload certificate installed");
-                    half_life(remaining, fastrand::f64())
+                    let renewal = Renewal::new(&identity, half_life(remaining, fastrand::f64()));
+                    tokio::select! {
+                        biased;
+                        () = stop.cancelled() => return,
+                        () = renewal.due() => continue,
+                    }
                 }
                 Err(error) => {
                     let wait = backoff.next();
@@ -185,6 +191,36 @@ impl IdentityClient {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
+        }
+    }
+}
+
+/// How often the clock on the wall is looked at.
+const LOOK: Duration = Duration::from_secs(15);
+
+/// When a certificate is to be renewed. Time passes in two ways: a wall clock may be set, a machine may sleep.
+#[derive(Debug, Clone, Copy)]
+struct Renewal {
+    passed: Instant,
+    wall: SystemTime,
+    /// Before this the certificate is void; `None` where it was so already when it came.
+    not_before: Option<SystemTime>,
+}
+
+impl Renewal {
+    fn new(identity: &IssuedIdentity, wait: Duration) -> Self {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let not_before = (identity.not_before <= wall).then_some(identity.not_before);
+        Self { passed: now + wait, wall: wall + wait, not_before }
+    }
+
+    fn is_due(&self, now: Instant, wall: SystemTime) -> bool {
+        now >= self.passed || wall >= self.wall || self.not_before.is_some_and(|begin| wall < begin)
+    }
+
+    async fn due(&self) {
+        while !self.is_due(Instant::now(), SystemTime::now()) {
+            tokio::time::sleep_until(self.passed.min(Instant::now() + LOOK)).await;
         }
     }
 }
@@ -203,6 +239,20 @@ impl fmt::Debug for IssuedIdentity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_forward_or_back_makes_renewal_due() {
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let hour = Duration::from_secs(3600);
+        let renewal = Renewal { passed: now + 12 * hour, wall: wall + 12 * hour, not_before: Some(wall - hour) };
+        assert!(!renewal.is_due(now, wall));
+        assert!(!renewal.is_due(now + hour, wall + hour));
+        assert!(renewal.is_due(now + 12 * hour, wall), "the clock was set back as time passed");
+        assert!(renewal.is_due(now, wall + 13 * hour), "set forward");
+        assert!(renewal.is_due(now, wall - 2 * hour), "set back behind the certificate's beginning");
+        // A certificate from a clock ahead of ours is no reason to ask for the next one at once.
+        assert!(!Renewal { not_before: None, ..renewal }.is_due(now, wall - 2 * hour));
+    }
 
     #[test]
     fn renewal_is_due_near_half_of_what_remains() {

@@ -1,26 +1,22 @@
-//! The part of a request's body that an external authorizer is shown, read before anything is forwarded.
-//!
-//! What is read is kept by the session and sent upstream first; so no more is read than the session can keep.
+//! The part of a request's body that an external authorizer is shown, looked at before anything is forwarded.
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use http::header;
 use palisade_model::external_authorization::CheckBody;
 use pingora_core::{Error, ErrorType, Result};
 use pingora_proxy::Session;
 
-use crate::request::external::ShownBody;
+use crate::{request::external::ShownBody, transport::Ahead};
 
-/// Bytes that a session keeps for sending (Pingora's retry buffer, and ours).
-const KEPT: usize = 64 * 1024;
 /// The body, or as much of it as is shown, must be there within this time.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What was read of a body so far.
+/// What was seen of a body so far.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
-    bytes: BytesMut,
-    is_complete: bool,
+    ahead: Ahead,
 }
 
 impl Gathered {
@@ -30,8 +26,14 @@ impl Gathered {
     /// When the client fails or takes too long.
     pub(super) async fn show(&mut self, session: &mut Session, limits: CheckBody) -> Result<Option<ShownBody>> {
         let CheckBody { max_bytes, allows_partial, is_bytes: _ } = limits;
-        let wanted = usize::try_from(max_bytes).unwrap_or(usize::MAX).min(KEPT);
-        match tokio::time::timeout(LIMIT, self.read_beyond(session, wanted)).await {
+        let most = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        if !allows_partial && super::declared_length(session.req_header()) > u64::from(max_bytes) {
+            return Ok(None);
+        }
+        // One byte more says that there is more than may be shown. A stream of unknown length may have none to send yet.
+        let has_length = session.req_header().headers.contains_key(header::CONTENT_LENGTH);
+        let wanted = if allows_partial && !has_length { most } else { most.saturating_add(1) };
+        match tokio::time::timeout(LIMIT, self.read(session, wanted)).await {
             Ok(read) => read?,
             Err(_) => {
                 let mut error = Error::explain(ErrorType::ReadTimedout, "the body for a check");
@@ -39,28 +41,35 @@ impl Gathered {
                 return Err(error);
             }
         }
-        let is_partial = self.bytes.len() > wanted;
-        // What the session could not keep cannot be sent on any more.
-        if session.as_ref().retry_buffer_truncated() || (is_partial && !allows_partial) {
+        let seen = self.ahead.bytes();
+        let is_partial = seen.len() > most || !self.ahead.is_complete();
+        if is_partial && !allows_partial {
             return Ok(None);
         }
-        let shown = self.bytes.get(..wanted).unwrap_or(&self.bytes);
-        Ok(Some(ShownBody { bytes: Bytes::copy_from_slice(shown), is_partial }))
+        Ok(Some(ShownBody { bytes: Bytes::copy_from_slice(seen.get(..most).unwrap_or(seen)), is_partial }))
     }
 
-    /// Reads until there is more than `wanted`, or no more.
-    async fn read_beyond(&mut self, session: &mut Session, wanted: usize) -> Result<()> {
-        session.as_mut().enable_retry_buffering();
-        while !self.is_complete && self.bytes.len() <= wanted && !session.as_ref().retry_buffer_truncated() {
-            match session.as_mut().read_request_body().await {
-                Ok(Some(chunk)) => self.bytes.extend_from_slice(&chunk),
-                Ok(None) => self.is_complete = true,
-                Err(mut error) => {
-                    error.as_down();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
+    /// Lets the body be forwarded from its beginning.
+    pub(super) fn give_back(&mut self, session: &Session) {
+        self.ahead.give_back(session);
     }
+
+    async fn read(&mut self, session: &mut Session, wanted: usize) -> Result<()> {
+        if wanted > self.ahead.bytes().len() && !self.ahead.is_complete() && expects_continue(session) {
+            // RFC 9110 section 10.1.1: whoever wants the body says so, once. The next hop is not asked again.
+            session.as_mut().write_continue_response().await.map_err(|error| error.into_down())?;
+            session.req_header_mut().remove_header(&header::EXPECT);
+        }
+        self.ahead.read(session, wanted).await
+    }
+}
+
+/// Whether the client holds its body back until it is asked for it. HTTP/1.0 knows nothing of that.
+fn expects_continue(session: &Session) -> bool {
+    let request = session.req_header();
+    request.version >= http::Version::HTTP_11
+        && request
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }

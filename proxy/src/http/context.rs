@@ -7,6 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use palisade_model::{endpoint::Address, reason::Reason};
+use pingora_core::upstreams::peer::HttpPeer;
 
 use super::{
     copies::Tee,
@@ -61,6 +62,8 @@ pub struct RequestCtx {
 /// The tries of one request.
 #[derive(Debug, Default)]
 pub struct Tries {
+    /// The first try's peer, picked before Pingora asks for it.
+    pub ready: Option<Box<HttpPeer>>,
     /// Tries begun.
     pub begun: u32,
     /// Retries that the policy granted.

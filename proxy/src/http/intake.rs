@@ -22,6 +22,7 @@ use crate::{
         egress::Underway,
         external::{CheckAnswer, ShownBody, Testimony},
         facts::{Chance, HttpVersion},
+        normalize::{PathRules, normalize},
         upstream::{is_grpc, is_upgrade},
         verdict::{Action, Answer, Authorization, Route, Verdict},
     },
@@ -102,6 +103,7 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
             }
             verdict.action = Action::Respond(Answer::refusal(Reason::ConfigUnavailable, ctx.is_grpc, None));
         }
+        gathered.give_back(session);
         note(runtime, session, ctx, &standing, &verdict, sample, &head.target);
         for question in std::mem::take(&mut verdict.external.beside) {
             Providers::ask_beside(runtime, &standing, question);
@@ -242,8 +244,8 @@ fn of<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 /// The path as policies saw it, without query; a path that could not be normalised, as far as it is text.
 fn logged_path(raw: &[u8], standing: &Standing) -> Box<str> {
-    let settings = standing.index.settings();
-    match request::normalize::normalize(raw, settings.path_normalization, false) {
+    let rules = PathRules { rejects_parameters: false, ..PathRules::of(standing.index.settings()) };
+    match normalize(raw, rules) {
         Ok(target) => (*target.path).into(),
         Err(_) => {
             let path = raw.split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();

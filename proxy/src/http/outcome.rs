@@ -5,8 +5,13 @@ use palisade_model::reason::Reason;
 use pingora_core::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 
-use super::context::RequestCtx;
-use crate::transport::{is_malformed, is_stream_idle};
+use super::{context::RequestCtx, intake};
+use crate::{
+    answer,
+    request::verdict::Answer,
+    runtime::Runtime,
+    transport::{is_answered, is_malformed, is_stream_idle},
+};
 
 /// The reason behind an error.
 pub(super) fn reason_of(session: &Session, error: &Error, ctx: &RequestCtx) -> Reason {
@@ -47,6 +52,28 @@ pub(super) fn reason_of(session: &Session, error: &Error, ctx: &RequestCtx) -> R
             (_, _) => Reason::UpstreamReset,
         },
     }
+}
+
+/// Answers a request that failed, and notes how. `None`: there is nobody to answer, or the answer has begun already.
+pub(super) async fn refuse(
+    runtime: &Runtime,
+    session: &mut Session,
+    error: &Error,
+    ctx: &mut RequestCtx,
+) -> Option<u16> {
+    let reason = reason_of(session, error, ctx);
+    ctx.record.reason = reason;
+    ctx.record.details = Some(details_of(error).into());
+    intake::note_revoked(runtime, session, ctx, reason);
+    let is_gone = ctx.is_closed
+        || is_answered(session)
+        || matches!(reason, Reason::DownstreamClosed | Reason::IdleTimeout | Reason::PeerRefused);
+    if is_gone {
+        return None;
+    }
+    let answer = Answer::refusal(reason, ctx.is_grpc, None);
+    (ctx.record.status, ctx.record.grpc_status) = (Some(answer.status), answer.grpc_status);
+    answer::send(session, &answer, ctx.told.as_ref()).await.ok().map(|()| answer.status)
 }
 
 /// What the log says about an error: its kind and context, none of which a peer writes.

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use http::header;
 use palisade_model::{cluster::Discovery, endpoint::Address, reason::Reason};
 use pingora_core::{Error, ErrorSource, ErrorType, Result, RetryType, protocols::Digest, upstreams::peer::HttpPeer};
@@ -33,7 +34,8 @@ use crate::{
     runtime::Runtime,
     telemetry::metrics::Limit,
     transport::{
-        PeerOptions, UpstreamProtocol, conn_meta, count_request, retry_is_safe, revoker, set_stream_idle_timeout,
+        PeerOptions, UpstreamProtocol, conn_meta, count_request, is_answered, retry_is_safe, revoker,
+        set_stream_idle_timeout,
     },
 };
 
@@ -46,9 +48,10 @@ const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 /// Starts the request's clock.
 pub(super) fn prepare(runtime: &Runtime, session: &mut Session, ctx: &mut RequestCtx) {
     // INVARIANT: no try may wait for ever where the route has a limit.
-    let timeout = plan(ctx).and_then(|plan| plan.timeout);
-    ctx.tries.deadline = timeout.map(|timeout| Instant::now() + timeout);
-    set_stream_idle_timeout(session, runtime.settings().stream_idle_timeout);
+    let limits = runtime.limits();
+    let timeout = [plan(ctx).and_then(|plan| plan.timeout), limits.max_stream].into_iter().flatten().min();
+    ctx.tries.deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    set_stream_idle_timeout(session, limits.stream_idle);
 }
 
 fn plan(ctx: &RequestCtx) -> Option<&ForwardPlan> {
@@ -64,7 +67,7 @@ fn max_requests(ctx: &RequestCtx) -> Option<NonZeroU32> {
 }
 
 /// Picks the endpoint of the next try. Pausing first is the back-off.
-pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
+pub(super) async fn next(runtime: &Runtime, session: &mut Session, ctx: &mut RequestCtx) -> Result<Box<HttpPeer>> {
     ctx.tries.end_try();
     if let Some(pause) = ctx.tries.pause.take() {
         tokio::time::sleep(pause).await;
@@ -86,7 +89,14 @@ pub(super) async fn next(runtime: &Runtime, ctx: &mut RequestCtx) -> Result<Box<
         return fail(ctx, reason, "circuit breaker");
     }
     let endpoint = picked.endpoint.as_ref().map(|endpoint| &*endpoint.live);
-    let (slot, has_waited) = match limits::connection(runtime, &cluster, endpoint, head.version, left).await {
+    let waiting = limits::connection(runtime, &cluster, endpoint, head.version, left);
+    let taken = tokio::select! {
+        biased;
+        taken = waiting => taken,
+        // Nobody waits for the answer any more: the place in the queue is another's. Dropping `waiting` gives it up.
+        gone = session.as_mut().read_body_or_idle(true) => return leave(ctx, gone),
+    };
+    let (slot, has_waited) = match taken {
         Ok(taken) => taken,
         Err(reason) => return fail(ctx, reason, "circuit breaker"),
     };
@@ -163,6 +173,18 @@ fn remaining(ctx: &mut RequestCtx) -> Result<Option<Duration>> {
         return fail(ctx, Reason::Timeout, "the request's time is up");
     }
     Ok(Some(left))
+}
+
+/// Ends a request whose client has gone, or has sent what belongs to no request.
+fn leave<T>(ctx: &mut RequestCtx, gone: Result<Option<Bytes>>) -> Result<T> {
+    ctx.tries.failure = Some(Reason::DownstreamClosed);
+    let mut error = match gone {
+        Ok(_) => Error::explain(ErrorType::ConnectionClosed, "bytes beside the request"),
+        Err(error) => error,
+    };
+    error.set_retry(false);
+    error.as_down();
+    Err(error)
 }
 
 fn fail<T>(ctx: &mut RequestCtx, reason: Reason, what: &'static str) -> Result<T> {
@@ -301,7 +323,7 @@ pub(super) fn broken(
         ctx.tries.failure = Some(reason);
     }
     if *error.esource() == ErrorSource::Downstream || ctx.tries.failure.is_some() {
-        if ctx.tries.failure == Some(Reason::Timeout) && session.response_written().is_none() {
+        if ctx.tries.failure == Some(Reason::Timeout) && !is_answered(session) {
             limits::report(runtime, ctx, Outcome::TimedOut);
         }
         ctx.tries.end_try();
@@ -341,7 +363,7 @@ fn is_expired(ctx: &RequestCtx) -> bool {
 
 /// Whether the policy and the cluster's limits grant another try; if so, it is counted and its pause set.
 fn may_retry(runtime: &Runtime, session: &Session, ctx: &mut RequestCtx, failure: Failure) -> bool {
-    let is_replayable = session.response_written().is_none() && !session.as_ref().retry_buffer_truncated();
+    let is_replayable = !is_answered(session) && !session.as_ref().retry_buffer_truncated();
     let Some(plan) = plan(ctx) else { return false };
     let Some(policy) = plan.retries.as_ref() else { return false };
     let is_wanted =

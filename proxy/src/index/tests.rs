@@ -51,7 +51,7 @@ fn base(addresses: &[&str], path: &str) -> Vec<Resource> {
         host("outbound:90", "b", &["b.com"], "b"),
         Resource::Cluster(cluster("outbound|80||a", Discovery::Endpoints { key: "a|80".into(), subset })),
         Resource::Endpoints(endpoints("a|80", addresses.iter().map(|a| endpoint(a, 1)).collect())),
-        Resource::PolicySet(PolicySet { key: "workload/foo/a".into(), policies: [].into(), deny_all: None }),
+        Resource::PolicySet(PolicySet { key: "workload/foo/a".into(), policies: [].into(), ..PolicySet::default() }),
     ]
 }
 

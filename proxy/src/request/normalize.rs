@@ -2,7 +2,45 @@
 
 use std::borrow::Cow;
 
-use palisade_model::settings::PathNormalization;
+use palisade_model::settings::{EscapedSlashes, PathNormalization, ProxySettings};
+
+/// What is done to paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathRules {
+    /// RFC 3986 normalisation, and `\` read as `/`.
+    pub normalizes: bool,
+    /// Runs of slashes become one.
+    pub merges_slashes: bool,
+    /// `%2F` and `%5C`.
+    pub escaped_slashes: EscapedSlashes,
+    /// `;` in a segment is refused.
+    pub rejects_parameters: bool,
+}
+
+impl PathRules {
+    /// The rules of a mesh-wide mode.
+    pub const fn new(mode: PathNormalization, rejects_parameters: bool) -> Self {
+        use PathNormalization as Mode;
+        let decodes = matches!(mode, Mode::DecodeAndMergeSlashes);
+        Self {
+            normalizes: !matches!(mode, Mode::None),
+            merges_slashes: matches!(mode, Mode::MergeSlashes | Mode::DecodeAndMergeSlashes),
+            escaped_slashes: if decodes { EscapedSlashes::UnescapeAndForward } else { EscapedSlashes::Keep },
+            rejects_parameters,
+        }
+    }
+
+    /// The rules of a proxy: the mesh's mode, and what its connection settings say beside it.
+    pub fn of(settings: &ProxySettings) -> Self {
+        let mesh = Self::new(settings.path_normalization, settings.reject_path_parameters);
+        let Some(own) = &settings.connections else { return mesh };
+        Self {
+            merges_slashes: own.merge_slashes.unwrap_or(mesh.merges_slashes),
+            escaped_slashes: own.escaped_slashes.unwrap_or(mesh.escaped_slashes),
+            ..mesh
+        }
+    }
+}
 
 /// A normalised request target: what everything after this sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +49,8 @@ pub struct Target<'a> {
     pub path: Cow<'a, str>,
     /// Query without `?`, untouched; `None` when there is none.
     pub query: Option<&'a [u8]>,
+    /// Encoded slashes were decoded: the client is to ask for the path as it is now.
+    pub is_elsewhere: bool,
 }
 
 /// Why a path is answered 400.
@@ -31,13 +71,16 @@ pub enum InvalidTarget {
     /// `;` in a segment, and the mesh rejects it.
     #[error("the path holds a `;` parameter")]
     Parameter,
+    /// An encoded slash, and the proxy rejects it.
+    #[error("the path holds an encoded slash")]
+    EscapedSlash,
 }
 
 /// Normalises a request target (origin form).
 ///
 /// # Errors
 /// When the target is malformed or ambiguous: answer 400.
-pub fn normalize(target: &[u8], mode: PathNormalization, reject_parameters: bool) -> Result<Target<'_>, InvalidTarget> {
+pub fn normalize(target: &[u8], rules: PathRules) -> Result<Target<'_>, InvalidTarget> {
     // The fragment goes in every mode: it starts at the first `#`, wherever that is.
     let target = memchr::memchr(b'#', target).and_then(|at| target.get(..at)).unwrap_or(target);
     let (path, query) = match memchr::memchr(b'?', target) {
@@ -51,18 +94,33 @@ pub fn normalize(target: &[u8], mode: PathNormalization, reject_parameters: bool
     if target.iter().fold(false, |is_control, byte| is_control | (*byte <= b' ') | (*byte == 0x7f)) {
         return Err(if target.contains(&0) { InvalidTarget::Nul } else { InvalidTarget::Control });
     }
-    let path = match mode {
-        PathNormalization::None => Cow::Borrowed(std::str::from_utf8(path).map_err(|_| InvalidTarget::NotUtf8)?),
-        PathNormalization::Base => base(path)?,
-        PathNormalization::MergeSlashes => merge_slashes(base(path)?),
-        PathNormalization::DecodeAndMergeSlashes => {
-            merge_slashes(Cow::Owned(base(&decode_slashes(path))?.into_owned()))
+    let PathRules { normalizes, merges_slashes, escaped_slashes, rejects_parameters } = rules;
+    let decoded = match escaped_slashes {
+        EscapedSlashes::Keep => None,
+        EscapedSlashes::Reject | EscapedSlashes::UnescapeAndRedirect | EscapedSlashes::UnescapeAndForward => {
+            decode_slashes(path)
         }
     };
-    if reject_parameters && path.contains(';') {
+    let is_elsewhere = decoded.is_some() && escaped_slashes == EscapedSlashes::UnescapeAndRedirect;
+    if decoded.is_some() && escaped_slashes == EscapedSlashes::Reject {
+        return Err(InvalidTarget::EscapedSlash);
+    }
+    let path = match decoded {
+        Some(decoded) => Cow::Owned(resolved(&decoded, normalizes)?.into_owned()),
+        None => resolved(path, normalizes)?,
+    };
+    let path = if merges_slashes { merge_slashes(path) } else { path };
+    if rejects_parameters && path.contains(';') {
         return Err(InvalidTarget::Parameter);
     }
-    Ok(Target { path, query })
+    Ok(Target { path, query, is_elsewhere })
+}
+
+fn resolved(path: &[u8], normalizes: bool) -> Result<Cow<'_, str>, InvalidTarget> {
+    match normalizes {
+        true => base(path),
+        false => std::str::from_utf8(path).map(Cow::Borrowed).map_err(|_| InvalidTarget::NotUtf8),
+    }
 }
 
 /// RFC 3986 normalisation as Envoy's canonicaliser does it: percent-encoded unreserved characters are decoded, `\` is
@@ -199,7 +257,13 @@ fn merge_slashes(path: Cow<'_, str>) -> Cow<'_, str> {
     Cow::Owned(merged)
 }
 
-fn decode_slashes(path: &[u8]) -> Vec<u8> {
+/// The path with `/` and `\` for `%2F` and `%5C`; `None` where it holds none.
+fn decode_slashes(path: &[u8]) -> Option<Vec<u8>> {
+    let is_escape = |at: usize| {
+        let escape = path.get(at..at.saturating_add(3)).unwrap_or_default();
+        escape.eq_ignore_ascii_case(b"%2f") || escape.eq_ignore_ascii_case(b"%5c")
+    };
+    memchr::memchr_iter(b'%', path).find(|at| is_escape(*at))?;
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
     while let Some((&byte, tail)) = rest.split_first() {
@@ -211,7 +275,7 @@ fn decode_slashes(path: &[u8]) -> Vec<u8> {
         out.push(decoded.unwrap_or(byte));
         rest = if decoded.is_some() { tail.get(2..).unwrap_or_default() } else { tail };
     }
-    out
+    Some(out)
 }
 
 #[cfg(test)]
@@ -221,7 +285,7 @@ mod tests {
     use super::*;
 
     fn path(target: &str, mode: PathNormalization) -> Result<String, InvalidTarget> {
-        normalize(target.as_bytes(), mode, false).map(|t| t.path.into_owned())
+        normalize(target.as_bytes(), PathRules::new(mode, false)).map(|t| t.path.into_owned())
     }
 
     /// Input, then the result under NONE, BASE, MERGE_SLASHES, DECODE_AND_MERGE_SLASHES; `!` = 400.
@@ -265,10 +329,10 @@ mod tests {
 
     #[test]
     fn the_query_is_not_touched() {
-        let target = normalize(b"/a/../b?x=/../%2e#f?y", Base, false).unwrap();
+        let target = normalize(b"/a/../b?x=/../%2e#f?y", PathRules::new(Base, false)).unwrap();
         assert_eq!((&*target.path, target.query), ("/b", Some(&b"x=/../%2e"[..])));
-        assert_eq!(normalize(b"/a#x?y", Base, false).unwrap().query, None);
-        assert_eq!(normalize(b"/a?", Base, false).unwrap().query, Some(&b""[..]));
+        assert_eq!(normalize(b"/a#x?y", PathRules::new(Base, false)).unwrap().query, None);
+        assert_eq!(normalize(b"/a?", PathRules::new(Base, false)).unwrap().query, Some(&b""[..]));
     }
 
     #[test]
@@ -281,18 +345,42 @@ mod tests {
             (b"/a\nb", InvalidTarget::Control),
             (b"/a b", InvalidTarget::Control),
         ] {
-            assert_eq!(normalize(target, Base, false), Err(expected));
+            assert_eq!(normalize(target, PathRules::new(Base, false)), Err(expected));
         }
-        assert_eq!(normalize(b"/\xff", Off, false), Err(InvalidTarget::NotUtf8));
-        assert_eq!(&*normalize(b"/\xff", Base, false).unwrap().path, "/%FF");
-        assert_eq!(normalize(b"*", Base, false).unwrap().path, "*");
+        assert_eq!(normalize(b"/\xff", PathRules::new(Off, false)), Err(InvalidTarget::NotUtf8));
+        assert_eq!(&*normalize(b"/\xff", PathRules::new(Base, false)).unwrap().path, "/%FF");
+        assert_eq!(normalize(b"*", PathRules::new(Base, false)).unwrap().path, "*");
     }
 
     #[test]
     fn parameters_are_refused_where_the_mesh_says_so() {
-        assert_eq!(normalize(b"/a;x=1/b", Base, true), Err(InvalidTarget::Parameter));
-        assert!(normalize(b"/a?x;y", Base, true).is_ok());
-        assert!(normalize(b"/a;x", Base, false).is_ok());
+        assert_eq!(normalize(b"/a;x=1/b", PathRules::new(Base, true)), Err(InvalidTarget::Parameter));
+        assert!(normalize(b"/a?x;y", PathRules::new(Base, true)).is_ok());
+        assert!(normalize(b"/a;x", PathRules::new(Base, false)).is_ok());
+    }
+
+    #[test]
+    fn a_proxys_own_settings_beat_the_meshs_mode() {
+        use EscapedSlashes::{Keep, Reject, UnescapeAndForward, UnescapeAndRedirect};
+        for (mode, merges_slashes, escaped_slashes, input, expected) in [
+            (Base, true, UnescapeAndRedirect, "/a%2f%2Fb//c", Ok(("/a/b/c", true))),
+            (Base, true, UnescapeAndRedirect, r"/a%5c..%5Cb", Ok(("/b", true))),
+            (Base, true, UnescapeAndRedirect, "/a//b", Ok(("/a/b", false))),
+            (Base, true, UnescapeAndRedirect, "/a%252fb", Ok(("/a%252fb", false))),
+            (Base, false, UnescapeAndForward, "/a%2f/b", Ok(("/a//b", false))),
+            (Off, false, UnescapeAndRedirect, "/a%2f../b", Ok(("/a/../b", true))),
+            (Base, false, Reject, "/a%2Fb", Err(InvalidTarget::EscapedSlash)),
+            (Base, false, Reject, "/a/b", Ok(("/a/b", false))),
+            (DecodeAndMergeSlashes, false, Keep, "/a%2f//b", Ok(("/a%2f//b", false))),
+        ] {
+            let rules = PathRules { merges_slashes, escaped_slashes, ..PathRules::new(mode, false) };
+            let target = normalize(input.as_bytes(), rules);
+            let seen = target.as_ref().map(|target| (&*target.path, target.is_elsewhere)).map_err(|error| *error);
+            assert_eq!(seen, expected, "{input} under {rules:?}");
+        }
+        // What stands in the query is not the path's.
+        let rules = PathRules { escaped_slashes: Reject, ..PathRules::new(Base, false) };
+        assert!(normalize(b"/a?b=%2f", rules).is_ok());
     }
 
     #[test]

@@ -34,6 +34,11 @@ pub fn https_location(from: &Redirected<'_>) -> Vec<u8> {
     assemble("https", &host, from.target.path.as_bytes(), from.target.query)
 }
 
+/// The same place by its normalised path. With host: `//b/c` alone would lead to host `b`.
+pub fn normalized_location(scheme: &str, authority: &Authority<'_>, target: &Target<'_>) -> Vec<u8> {
+    assemble(scheme, authority.text, target.path.as_bytes(), target.query)
+}
+
 fn assemble(scheme: &str, host: &str, path: &[u8], query: Option<&[u8]>) -> Vec<u8> {
     let mut location = format!("{scheme}://{host}").into_bytes();
     location.extend_from_slice(path);
@@ -83,7 +88,7 @@ fn default_port(scheme: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::normalize::normalize;
+    use crate::request::normalize::{PathRules, normalize};
     use palisade_model::settings::PathNormalization;
 
     #[test]
@@ -118,7 +123,7 @@ mod tests {
             ("IPv6", "[::1]:99", none(), "http://[::1]:99/old?q=1"),
         ] {
             let authority = Authority::parse(sent).unwrap();
-            let target = normalize(b"/old?q=1", PathNormalization::Base, false).unwrap();
+            let target = normalize(b"/old?q=1", PathRules::new(PathNormalization::Base, false)).unwrap();
             let from = Redirected { scheme: "http", authority: &authority, target: &target, listener_port: 8000 };
             let made = location(&from, &redirect, |rewrite| match rewrite {
                 PathRewrite::Full(path) => path.as_bytes().to_vec(),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use palisade_model::{
-    listener::ChainHandler,
+    listener::{Chain, ChainHandler, Listener},
     reason::Reason,
     route::{Backend, Forward},
     service::{L4Route, Query},
@@ -46,6 +46,9 @@ pub fn find(index: &RuntimeIndex, admitted: &Admitted, authority: &Authority<'_>
             let Some(ChainHandler::Http { tables }) = listener.chains.get(*chain).map(|chain| &chain.handler) else {
                 return Found::Nothing(Reason::NoRoute);
             };
+            if is_misdirected(listener, *chain, &authority.host) {
+                return Found::Nothing(Reason::Misdirected);
+            }
             let table = tables.iter().find(|(pattern, _)| pattern.matches(&authority.host));
             let host = table.and_then(|(_, table)| index.table(table)).and_then(|table| table.find(&authority.host));
             match host {
@@ -66,6 +69,24 @@ pub fn find(index: &RuntimeIndex, admitted: &Admitted, authority: &Authority<'_>
             }
         }
     }
+}
+
+/// Whether a chain of the same socket that the handshake did not choose takes the host more closely than the chosen one
+/// (Gateway API, GEP-3567). A host that no chain takes is no route's.
+fn is_misdirected(listener: &Listener, chosen: usize, host: &str) -> bool {
+    if !listener.detects_misdirected {
+        return false;
+    }
+    let takes = |chain: &Chain| match &chain.handler {
+        ChainHandler::Http { tables } if chain.tls.is_some() => tables.iter().any(|(pattern, _)| pattern.matches(host)),
+        // What it would serve is nobody else's.
+        ChainHandler::Refuse { message: _ } => {
+            chain.sni.is_empty() || chain.sni.iter().any(|pattern| pattern.matches(host))
+        }
+        ChainHandler::Http { .. } | ChainHandler::Tcp { .. } | ChainHandler::AutoPassthrough => false,
+    };
+    // INVARIANT: most specific first.
+    listener.chains.iter().position(takes).is_some_and(|closest| closest != chosen)
 }
 
 /// The virtual host of a name that an application uses; a final dot makes no other name (RFC 1034 section 3.1).

@@ -36,6 +36,7 @@ pub(crate) fn settings(kind: ProxyKind) -> ProxySettings {
         egress_policies: None,
         telling_namespaces: BTreeSet::new(),
         mesh_tls: Default::default(),
+        connections: None,
     }
 }
 

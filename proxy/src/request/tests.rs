@@ -72,7 +72,7 @@ fn gateway(rules: Vec<RouteRule>, permits: bool) -> RuntimeIndex {
     };
     let mut resources = vec![
         Resource::Settings(testing::settings(ProxyKind::Gateway)),
-        Resource::PolicySet(PolicySet { key: "p".into(), policies: policies.into(), deny_all: None }),
+        Resource::PolicySet(PolicySet { key: "p".into(), policies: policies.into(), ..PolicySet::default() }),
         Resource::Policy(default_permit()),
         Resource::Listener(Listener {
             key: "0.0.0.0:80".into(),
@@ -87,6 +87,7 @@ fn gateway(rules: Vec<RouteRule>, permits: bool) -> RuntimeIndex {
             }]
             .into(),
             policies: "p".into(),
+            detects_misdirected: false,
         }),
         Resource::VirtualHost(VirtualHost {
             table: "gateway".into(),
@@ -269,7 +270,11 @@ fn an_inbound_port_names_its_cluster_and_undeclared_ones_pass_through() {
         inbound(None, "InboundPassthroughCluster"),
         Resource::Cluster(testing::cluster("inbound|80||", Discovery::Workload { port: None })),
         Resource::Cluster(testing::cluster("InboundPassthroughCluster", Discovery::Workload { port: None })),
-        Resource::PolicySet(PolicySet { key: "p".into(), policies: [default_permit().id].into(), deny_all: None }),
+        Resource::PolicySet(PolicySet {
+            key: "p".into(),
+            policies: [default_permit().id].into(),
+            ..PolicySet::default()
+        }),
         Resource::Policy(default_permit()),
     ]);
     for (port, cluster, is_passthrough) in [(80, "inbound|80||", false), (81, "InboundPassthroughCluster", true)] {

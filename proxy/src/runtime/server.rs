@@ -287,10 +287,10 @@ fn serve_http<'a>(
     let mut closed: FuturesUnordered<_> = std::iter::once(registration.closed()).collect();
     context.set_registration(registration);
     let shutdown = runtime.drain.watch();
-    let settings = runtime.settings();
+    let limits = runtime.limits();
     let session: BoxFuture<'a, ConnectionEnd> = match protocol {
-        AppProtocol::Http2 => Box::pin(serve_h2(proxy, stream, &settings.h2, shutdown)),
-        AppProtocol::Http1 => Box::pin(serve_h1(proxy, stream, &settings.h1, shutdown)),
+        AppProtocol::Http2 => Box::pin(async move { serve_h2(proxy, stream, &limits.h2, shutdown).await }),
+        AppProtocol::Http1 => Box::pin(async move { serve_h1(proxy, stream, &limits.h1, shutdown).await }),
     };
     Ok(Box::pin(async move {
         let _slot = slot;

@@ -31,6 +31,7 @@ use crate::{
     transport::{ProxySettings, build_proxy},
 };
 
+mod breaker;
 mod decisions;
 mod hostile;
 mod providers;
@@ -113,7 +114,7 @@ fn inbound_to(port: u16, mtls: MtlsMode, policies: Vec<Policy>, protocol: Upstre
             tls: UpstreamTls::Off,
             ..testing::cluster(&cluster, Discovery::Workload { port: None })
         }),
-        Resource::PolicySet(PolicySet { key: "workload/foo/b".into(), policies: set.into(), deny_all: None }),
+        Resource::PolicySet(PolicySet { key: "workload/foo/b".into(), policies: set.into(), ..PolicySet::default() }),
     ];
     resources.extend(policies.into_iter().map(Resource::Policy));
     testing::snapshot(resources)

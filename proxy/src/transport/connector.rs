@@ -25,7 +25,7 @@ mod transport;
 
 pub(crate) use idle::Home;
 pub use options::ConnectionOptions;
-pub use retry::retry_is_safe;
+pub use retry::{is_answered, retry_is_safe};
 pub use transport::{TlsTransport, Transport, TransportRef};
 
 use idle::{IdleKey, IdleStreams};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::stream::InvalidHead;
 
 /// A deadline that is none, within what timers take.
-pub(super) const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+pub(crate) const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// Bounds of one downstream HTTP/1 connection.
 #[derive(Debug, Clone)]

@@ -1,10 +1,12 @@
 //! Couples the two streams of one request, so that no write ever waits and each read waits for the other side.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::task::AtomicWaker;
 use h2::Reason;
 use http::{HeaderMap, Version};
@@ -40,6 +42,9 @@ pub(crate) struct Link {
     /// The response ended first: the rest of the request is not wanted.
     cut: AtomicBool,
     trailers: Mutex<Option<HeaderMap>>,
+    /// Chunks of the request's body that were looked at and are to be read once more, and whether they are the last.
+    front: Mutex<Front>,
+    has_front: AtomicBool,
     client_reset: ResetCode,
     upstream_reset: ResetCode,
     idle: Idle,
@@ -57,6 +62,23 @@ struct Revoked {
     is_revoked: AtomicBool,
     /// Both sides of a request are polled by one task.
     waker: AtomicWaker,
+}
+
+/// The beginning of a request's body that was looked at.
+#[derive(Default)]
+struct Front {
+    chunks: VecDeque<Bytes>,
+    is_whole: bool,
+}
+
+/// What comes next of a request's body.
+pub(crate) enum NextOfBody {
+    /// Whatever arrives.
+    Stream,
+    /// A chunk that was looked at.
+    Chunk(Bytes),
+    /// Nothing more.
+    End,
 }
 
 /// Ends one coupled request from outside of it.
@@ -118,6 +140,8 @@ impl Link {
             last: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             trailers: Mutex::new(None),
+            front: Mutex::default(),
+            has_front: AtomicBool::new(false),
             client_reset: ResetCode::default(),
             upstream_reset: ResetCode::default(),
             idle: Idle::new(stream_idle_timeout),
@@ -164,6 +188,33 @@ impl Link {
     /// A copy: a retry sends them again.
     pub(crate) fn trailers(&self) -> Option<HeaderMap> {
         self.trailers.lock().clone()
+    }
+
+    /// Lets chunks that were taken from the body be read once more. `is_whole`: nothing comes after them.
+    pub(crate) fn give_back(&self, chunks: Vec<Bytes>, is_whole: bool) {
+        *self.front.lock() = Front { chunks: chunks.into(), is_whole };
+        self.has_front.store(true, SeqCst);
+    }
+
+    /// Takes what comes next of the body.
+    pub(crate) fn next_of_body(&self) -> NextOfBody {
+        if !self.has_front.load(SeqCst) {
+            return NextOfBody::Stream;
+        }
+        let mut front = self.front.lock();
+        match front.chunks.pop_front() {
+            Some(chunk) => NextOfBody::Chunk(chunk),
+            None if front.is_whole => NextOfBody::End,
+            None => {
+                self.has_front.store(false, SeqCst);
+                NextOfBody::Stream
+            }
+        }
+    }
+
+    /// Whether there are chunks to be read once more.
+    pub(crate) fn has_front(&self) -> bool {
+        self.has_front.load(SeqCst) && !self.front.lock().chunks.is_empty()
     }
 
     pub(crate) fn client_has_reset(&self, reason: Reason) {
@@ -236,7 +287,7 @@ impl Link {
     }
 }
 
-fn link_of(session: &Session) -> Option<&Arc<Link>> {
+pub(super) fn link_of(session: &Session) -> Option<&Arc<Link>> {
     session.req_header().extensions.get::<Arc<Link>>()
 }
 

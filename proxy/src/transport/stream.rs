@@ -25,6 +25,7 @@ use super::connector::Home;
 use super::link::Side;
 use super::meta::{Attached, ConnMeta};
 
+mod ahead;
 mod chunks;
 mod core;
 mod head;
@@ -34,6 +35,7 @@ mod wire;
 
 use self::core::Io;
 pub(crate) use self::core::{HeadLimits, Refusal};
+pub(crate) use ahead::StreamAhead;
 pub(crate) use shared::Shared;
 pub use strict::InvalidHead;
 pub(crate) use strict::{MAX_TARGET, is_length};

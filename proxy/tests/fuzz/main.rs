@@ -12,7 +12,7 @@ use palisade_proxy::{
     request::{
         facts::{HttpVersion, Request},
         hygiene,
-        normalize::normalize,
+        normalize::{PathRules, normalize},
     },
     serve::{
         DeclaredProtocol, MtlsMode,
@@ -124,7 +124,7 @@ fn a_normalised_path_is_normal() {
     use PathNormalization::{Base, DecodeAndMergeSlashes, MergeSlashes, None as Off};
     run(include_str!("corpus/targets.txt"), |bytes| {
         for mode in [Off, Base, MergeSlashes, DecodeAndMergeSlashes] {
-            let Ok(once) = normalize(bytes, mode, false) else { continue };
+            let Ok(once) = normalize(bytes, PathRules::new(mode, false)) else { continue };
             let path = once.path.as_bytes();
             let name = bytes.escape_ascii();
             assert!(path == b"*" || path.starts_with(b"/"), "{name}");
@@ -133,7 +133,7 @@ fn a_normalised_path_is_normal() {
                 continue;
             }
             assert!(!once.path.split('/').any(|segment| matches!(segment, "." | "..")), "{name} under {mode:?}");
-            assert_eq!(normalize(path, mode, false).unwrap().path, once.path, "{name} under {mode:?}");
+            assert_eq!(normalize(path, PathRules::new(mode, false)).unwrap().path, once.path, "{name} under {mode:?}");
         }
     });
 }

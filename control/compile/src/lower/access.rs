@@ -32,7 +32,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, target: &Arc<str>) -> Result<(), 
         let TokenRules { rules, refuse_tokens, origins } = rules;
         let authentication = Authentication { key: Arc::clone(target), rules: rules.into(), refuse_tokens };
         let resource = Resource::Authentication(authentication);
-        assembly.require(target, resource.features())?;
+        assembly.precede(target, &resource)?;
         assembly.add(resource, origins)?;
     }
     let policies: Vec<&CustomPolicy> = resolved
@@ -67,7 +67,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, target: &Arc<str>) -> Result<(), 
     }
     let external = ExternalAuthorization { key: Arc::clone(target), checks: checks.into() };
     let resource = Resource::ExternalAuthorization(external);
-    assembly.require(target, resource.features())?;
+    assembly.precede(target, &resource)?;
     assembly.add(resource, policies.iter().map(|policy| policy.restriction.origin.clone()))
 }
 
@@ -110,5 +110,12 @@ fn add_set(assembly: &mut Assembly<'_>, key: &Arc<str>, members: &[&CustomPolicy
     }
     ids.sort();
     ids.dedup();
-    assembly.add(Resource::PolicySet(PolicySet { key: Arc::clone(key), policies: ids.into(), deny_all }), origins)
+    let set = PolicySet {
+        key: Arc::clone(key),
+        policies: ids.into(),
+        deny_all,
+        has_authentication: false,
+        has_external_authorization: false,
+    };
+    assembly.add(Resource::PolicySet(set), origins)
 }

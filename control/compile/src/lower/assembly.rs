@@ -10,7 +10,7 @@ use palisade_model::{
     hash::HashError,
     host::HostPattern,
     origin::Origin,
-    resource::{Entries, Entry, Feature, Meta, Resource, ResourceKey, ResourceKind},
+    resource::{Entries, Entry, Meta, Resource, ResourceKey, ResourceKind},
 };
 
 use crate::lower::{
@@ -62,13 +62,21 @@ impl<'a> Assembly<'a> {
         self.entries.insert(entry.key().clone(), entry);
     }
 
-    /// Adds to what a proxy must understand to be sent the policy set of a target.
-    pub(crate) fn require(&mut self, target: &Arc<str>, features: BTreeSet<Feature>) -> Result<(), HashError> {
+    /// Notes in the policy set of a target what stands before it: no proxy may have the one without the other.
+    pub(crate) fn precede(&mut self, target: &Arc<str>, before: &Resource) -> Result<(), HashError> {
         let key = ResourceKey::new(ResourceKind::PolicySet, Arc::clone(target));
-        if let Some(entry) = self.entries.get(&key) {
+        if let Some(entry) = self.entries.get(&key)
+            && let Resource::PolicySet(set) = entry.resource()
+        {
+            let mut set = set.clone();
+            match before.key().kind {
+                ResourceKind::Authentication => set.has_authentication = true,
+                ResourceKind::ExternalAuthorization => set.has_external_authorization = true,
+                _ => {}
+            }
             let mut meta = entry.meta().clone();
-            meta.requires.extend(features);
-            let entry = Entry::new(entry.resource().clone(), meta)?;
+            meta.requires.extend(before.features());
+            let entry = Entry::new(Resource::PolicySet(set), meta)?;
             self.entries.insert(key, Arc::new(entry));
         }
         Ok(())

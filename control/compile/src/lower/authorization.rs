@@ -66,6 +66,13 @@ fn add_set(
     }
     members.sort();
     members.dedup();
-    let set = PolicySet { key: Arc::clone(key), policies: members.into(), deny_all };
+    let set = PolicySet {
+        key: Arc::clone(key),
+        policies: members.into(),
+        deny_all,
+        // What stands before it says so itself.
+        has_authentication: false,
+        has_external_authorization: false,
+    };
     assembly.add(Resource::PolicySet(set), origins)
 }

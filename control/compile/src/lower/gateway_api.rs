@@ -49,11 +49,21 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
                 declared_port,
                 chains: Arc::clone(&chains),
                 policies: Arc::clone(policies),
+                detects_misdirected: chains.iter().filter(|chain| is_https(chain)).count() > 1,
             };
             assembly.add(Resource::Listener(listener), [gateway.head.origin()])?;
         }
     }
     Ok(())
+}
+
+/// Whether a chain ends TLS and serves HTTP, or would.
+const fn is_https(chain: &Chain) -> bool {
+    match &chain.handler {
+        ChainHandler::Http { tables: _ } => chain.tls.is_some(),
+        ChainHandler::Refuse { message: _ } => true,
+        ChainHandler::Tcp { routes: _ } | ChainHandler::AutoPassthrough => false,
+    }
 }
 
 /// The route table of a listener.

@@ -55,6 +55,8 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
             declared_port,
             chains: chains.into(),
             policies: Arc::clone(policies),
+            // Istio routes within the hosts of the server that the handshake named, whatever the others have.
+            detects_misdirected: false,
         };
         let origins: Vec<Origin> = servers.iter().map(|server| server.head.origin()).collect();
         assembly.add(Resource::Listener(listener), origins)?;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use palisade_model::settings::{ClientAddress, ForwardClientCert, ProxyKind, ProxySettings, WorkloadRef};
 
-use crate::lower::client::Client;
+use crate::{lower::client::Client, settings::connections};
 
 /// What a proxy is told about itself and its mesh.
 pub(crate) fn of(
@@ -43,6 +43,7 @@ pub(crate) fn of(
         egress_policies,
         telling_namespaces: telling_namespaces(client),
         mesh_tls: settings.mesh_tls.clone(),
+        connections: connections::of(settings.connections.as_ref(), proxy.kind),
     }
 }
 

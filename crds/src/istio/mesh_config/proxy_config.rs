@@ -35,7 +35,7 @@ record! {
         /// Headers that the proxy adds or removes by itself.
         proxy_headers: Option<Value> = "proxyHeaders";
         /// Limits of connections and streams.
-        connection_settings: Option<Value> = "connectionSettings";
+        connection_settings: Option<ConnectionSettings> = "connectionSettings";
         /// How traffic gets to the proxy.
         interception_mode: Option<InterceptionMode> = "interceptionMode";
     }
@@ -72,6 +72,89 @@ pub(super) const UNUSED_PROXY_KEYS: &[&str] = &[
     "fileFlushMinSizeKb",
     "statsCompression",
 ];
+
+record! {
+    /// Limits of connections and streams. What is absent is as the profile says, else as the proxy was started with.
+    #[derive(Default)]
+    pub struct ConnectionSettings {
+        /// Values of what is absent.
+        profile: Option<ConnectionProfile> = "profile";
+        /// Bytes buffered for a client's connection.
+        listener_per_connection_buffer_limit_bytes: Option<u32> = "listenerPerConnectionBufferLimitBytes";
+        /// Bytes buffered for an upstream connection.
+        cluster_per_connection_buffer_limit_bytes: Option<u32> = "clusterPerConnectionBufferLimitBytes";
+        /// How long a connection may stay without a request; 0 is for ever.
+        http_idle_timeout: Option<Duration> = "httpIdleTimeout";
+        /// Age at which a connection is given up.
+        http_max_connection_duration: Option<Duration> = "httpMaxConnectionDuration";
+        /// Between the two GOAWAY frames of a drain.
+        http_drain_timeout: Option<Duration> = "httpDrainTimeout";
+        /// How long a whole request may take to arrive.
+        http_request_timeout: Option<Duration> = "httpRequestTimeout";
+        /// How long a request's header section may take to arrive.
+        http_request_headers_timeout: Option<Duration> = "httpRequestHeadersTimeout";
+        /// How long nothing may move on a stream.
+        http_stream_idle_timeout: Option<Duration> = "httpStreamIdleTimeout";
+        /// How long a stream may take in all.
+        http_max_stream_duration: Option<Duration> = "httpMaxStreamDuration";
+        /// Concurrent streams of an HTTP/2 connection.
+        http_max_concurrent_streams: Option<u32> = "httpMaxConcurrentStreams";
+        /// Receive window of an HTTP/2 stream.
+        http2_initial_stream_window_size: Option<u32> = "http2InitialStreamWindowSize";
+        /// Receive window of an HTTP/2 connection.
+        http2_initial_connection_window_size: Option<u32> = "http2InitialConnectionWindowSize";
+        /// Header names with `_`.
+        http_headers_with_underscores_action: Option<HeadersWithUnderscoresAction> = "httpHeadersWithUnderscoresAction";
+        /// Whether runs of slashes in paths become one.
+        http_merge_slashes: Option<bool> = "httpMergeSlashes";
+        /// Encoded slashes in paths.
+        http_path_with_escaped_slashes_action: Option<PathWithEscapedSlashesAction> = "httpPathWithEscapedSlashesAction";
+        /// Connections open at once on one listener.
+        listener_connection_limit: Option<u32> = "listenerConnectionLimit";
+        /// Connections open at once on all listeners.
+        global_downstream_connection_limit: Option<u32> = "globalDownstreamConnectionLimit";
+    }
+}
+
+choice! {
+    /// Values of connection settings that are absent.
+    pub enum ConnectionProfile {
+        /// None of its own.
+        Sidecar = "SIDECAR",
+        /// Envoy's advice for the edge; gateways alone follow it.
+        Edge = "EDGE",
+    }
+}
+
+choice! {
+    /// Header names with `_`.
+    pub enum HeadersWithUnderscoresAction {
+        /// As the profile says.
+        Unspecified = "HEADERS_WITH_UNDERSCORES_UNSPECIFIED",
+        /// They pass.
+        Allow = "HEADERS_WITH_UNDERSCORES_ALLOW",
+        /// Answered 400.
+        RejectRequest = "HEADERS_WITH_UNDERSCORES_REJECT_REQUEST",
+        /// Removed.
+        DropHeader = "HEADERS_WITH_UNDERSCORES_DROP_HEADER",
+    }
+}
+
+choice! {
+    /// Encoded slashes in paths.
+    pub enum PathWithEscapedSlashesAction {
+        /// As the profile says.
+        Unspecified = "PATH_WITH_ESCAPED_SLASHES_UNSPECIFIED",
+        /// They stay.
+        KeepUnchanged = "KEEP_UNCHANGED",
+        /// Answered 400.
+        RejectRequest = "REJECT_REQUEST",
+        /// Decoded, and the client is sent there.
+        UnescapeAndRedirect = "UNESCAPE_AND_REDIRECT",
+        /// Decoded.
+        UnescapeAndForward = "UNESCAPE_AND_FORWARD",
+    }
+}
 
 record! {
     /// What stands in front of a gateway.

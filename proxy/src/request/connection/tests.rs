@@ -24,7 +24,7 @@ fn sidecar(mtls: MtlsMode, protocol: Protocol) -> RuntimeIndex {
             policies: "p".into(),
         }),
         Resource::Cluster(testing::cluster("inbound|80||", Discovery::Workload { port: None })),
-        Resource::PolicySet(PolicySet { key: "p".into(), policies: [].into(), deny_all: None }),
+        Resource::PolicySet(PolicySet { key: "p".into(), policies: [].into(), ..PolicySet::default() }),
     ])
 }
 
@@ -150,11 +150,12 @@ fn gateway(client: Option<ClientValidation>, with_secrets: bool) -> RuntimeIndex
             declared_port: port,
             chains: chains.into(),
             policies: "p".into(),
+            detects_misdirected: false,
         })
     };
     let mut resources = vec![
         Resource::Settings(testing::settings(ProxyKind::Gateway)),
-        Resource::PolicySet(PolicySet { key: "p".into(), policies: [].into(), deny_all: None }),
+        Resource::PolicySet(PolicySet { key: "p".into(), policies: [].into(), ..PolicySet::default() }),
         listener(80, vec![chain("http", &[], None, http())]),
         listener(
             443,

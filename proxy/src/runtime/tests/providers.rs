@@ -17,6 +17,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 use super::*;
 
+mod bodies;
 mod kept;
 mod lifecycle;
 
@@ -150,7 +151,7 @@ fn snapshot(port: u16, asks: ExternalProvider, peer: SocketAddr) -> Arc<Snapshot
     let mut resources: Vec<Resource> = inbound.entries().values().map(|entry| entry.resource().clone()).collect();
     resources.extend(forbid.into_iter().map(Resource::Policy));
     let key = "custom/judge/workload/foo/b";
-    resources.push(Resource::PolicySet(PolicySet { key: key.into(), policies: ids.into(), deny_all: None }));
+    resources.push(Resource::PolicySet(PolicySet { key: key.into(), policies: ids.into(), ..PolicySet::default() }));
     resources.push(Resource::ExternalAuthorization(ExternalAuthorization {
         key: "workload/foo/b".into(),
         checks: [ExternalCheck {
@@ -350,90 +351,6 @@ async fn tokens_are_judged_before_policies_and_before_the_application() {
     assert_eq!(status(&head), 200, "{head}");
     assert!(!body.contains("x-payload"), "{body}");
     logged(&b.log, "jwt-invalid").await;
-}
-
-/// A request with a body, and what the application got: its head, then as many bytes.
-async fn post(b: &Sidecar, body: usize, is_chunked: bool) -> (u16, String) {
-    let mut stream = TcpStream::connect(b.address).await.unwrap();
-    let framing = if is_chunked { "transfer-encoding: chunked".to_owned() } else { format!("content-length: {body}") };
-    let text = format!("POST /admin HTTP/1.1\r\nhost: b\r\nx-case: body\r\n{framing}\r\nconnection: close\r\n\r\n");
-    stream.write_all(text.as_bytes()).await.unwrap();
-    let bytes = vec![b'z'; body];
-    if is_chunked {
-        for part in bytes.chunks(1000) {
-            stream.write_all(format!("{:x}\r\n", part.len()).as_bytes()).await.unwrap();
-            stream.write_all(part).await.unwrap();
-            stream.write_all(b"\r\n").await.unwrap();
-        }
-        stream.write_all(b"0\r\n\r\n").await.unwrap();
-    } else if stream.write_all(&bytes).await.is_err() {
-        // Refused before it was whole: the answer is there all the same.
-    }
-    let mut received = Vec::new();
-    let _ = within(stream.read_to_end(&mut received)).await;
-    let text = String::from_utf8_lossy(&received).to_ascii_lowercase();
-    (status(&text), text)
-}
-
-/// An application that reads one request to its end and answers how long its body was.
-async fn counting_application() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut received = Vec::new();
-                let mut buffer = [0; 4096];
-                while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-                    received.extend_from_slice(&buffer[..count]);
-                    let text = String::from_utf8_lossy(&received).to_ascii_lowercase();
-                    let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-                    let is_whole = match length {
-                        Some(length) => body.len() >= length.parse::<usize>().unwrap(),
-                        None => body.ends_with("0\r\n\r\n"),
-                    };
-                    if is_whole {
-                        let seen = head.lines().find(|line| line.starts_with("x-body")).unwrap_or_default();
-                        let answer = format!("{seen} got {}", body.matches('z').count());
-                        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len());
-                        stream.write_all(head.as_bytes()).await.unwrap();
-                        stream.write_all(answer.as_bytes()).await.unwrap();
-                        return;
-                    }
-                }
-            });
-        }
-    });
-    address
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "one of these cases does not end: bodies in checks are not proven yet"]
-async fn bodies_are_shown_as_far_as_they_may_be_and_arrive_whole() {
-    use palisade_model::external_authorization::CheckBody;
-    let application = counting_application().await;
-    let peer = judge().await;
-    let b = sidecar(&TestCa::new("mesh"), "b", Role::Inbound, application).await;
-    for (max_bytes, allows_partial, is_bytes, body, expected) in [
-        (8192, false, false, 5000, Some("x-body: 5000 false true got 5000")),
-        (8192, false, true, 5000, Some("x-body: 5000 false false got 5000")),
-        (8192, false, false, 0, Some("x-body: 0 false true got 0")),
-        (100, true, false, 5000, Some("x-body: 100 true true got 5000")),
-        (100, false, false, 5000, None),
-        (1 << 20, true, false, 200_000, None),
-    ] {
-        let body_limits = Some(CheckBody { max_bytes, allows_partial, is_bytes });
-        let asks = ExternalProvider::Grpc(CheckService { body: body_limits, ..service() });
-        b.runtime.apply(snapshot(application.port(), asks, peer)).unwrap();
-        for is_chunked in [false, true] {
-            let (status, text) = post(&b, body, is_chunked).await;
-            match expected {
-                Some(expected) => assert!(text.contains(expected), "{max_bytes} {body} {is_chunked}: {text}"),
-                None => assert_eq!(status, 413, "{max_bytes} {body} {is_chunked}: {text}"),
-            }
-        }
-    }
 }
 
 /// Istio's own sample server, built by `deploy/scripts/prerequisites`; `None` where it is not there.

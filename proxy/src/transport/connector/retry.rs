@@ -7,6 +7,13 @@ use pingora_core::{Error, ErrorType, RetryType};
 use pingora_proxy::Session;
 
 use crate::transport::link::is_reused;
+/// Whether the client has the answer, or some of it. A 1xx announces one and is none; but 101 is one.
+#[must_use]
+pub fn is_answered(session: &Session) -> bool {
+    session.response_written().is_some_and(|header| {
+        !header.status.is_informational() || header.status == http::StatusCode::SWITCHING_PROTOCOLS
+    })
+}
 
 /// Whether the request may be sent again after this error, given that the transport decides and no policy does.
 ///
@@ -16,7 +23,7 @@ use crate::transport::link::is_reused;
 /// ask for a [fresh](super::PeerOptions::fresh) connection. `reused` is what Pingora says, which knows of HTTP/2 alone.
 #[must_use]
 pub fn retry_is_safe(session: &Session, error: &Error, reused: bool) -> bool {
-    if session.response_written().is_some() || session.as_ref().retry_buffer_truncated() {
+    if is_answered(session) || session.as_ref().retry_buffer_truncated() {
         return false;
     }
     match error.retry {

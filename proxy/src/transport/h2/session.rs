@@ -25,7 +25,7 @@ use pingora_http::{RequestHeader, ResponseHeader};
 
 use super::admission;
 use crate::transport::limits::H2Limits;
-use crate::transport::link::Link;
+use crate::transport::link::{Link, NextOfBody};
 
 /// What Pingora keeps of a request's body for a retry, as in its own sessions.
 const RETRY_BUFFER: usize = 64 * 1024;
@@ -141,6 +141,19 @@ impl H2Session {
         if self.link.up.poll_room(cx).is_pending() {
             return self.poll_gone(cx).map(Err);
         }
+        match self.link.next_of_body() {
+            NextOfBody::Stream => {}
+            NextOfBody::Chunk(data) => {
+                if let Some(retry) = self.retry.as_mut() {
+                    retry.write_to_buffer(&data);
+                }
+                self.link.touch();
+                let is_last = self.is_body_done();
+                self.link.set_last(is_last);
+                return Poll::Ready(Ok(Some(data)));
+            }
+            NextOfBody::End => return Poll::Ready(Ok(None)),
+        }
         let chunk = loop {
             match self.body.poll_data(cx) {
                 Poll::Pending => return self.link.poll_idle(cx).map(|()| Err(idle_error())),
@@ -246,7 +259,7 @@ impl Session for H2Session {
     }
 
     async fn read_body_or_idle(&mut self, no_body_expected: bool) -> Result<Option<Bytes>> {
-        if no_body_expected || self.body.is_end_stream() || self.is_body_empty() {
+        if no_body_expected || (self.body.is_end_stream() && !self.link.has_front()) || self.is_body_empty() {
             return Err(poll_fn(|cx| self.poll_gone(cx)).await);
         }
         self.read_body_bytes().await
@@ -258,7 +271,7 @@ impl Session for H2Session {
     }
 
     fn is_body_done(&mut self) -> bool {
-        self.link.is_cut() || self.body.is_end_stream() || self.is_body_empty()
+        self.link.is_cut() || (self.body.is_end_stream() && !self.link.has_front()) || self.is_body_empty()
     }
 
     fn is_body_empty(&mut self) -> bool {

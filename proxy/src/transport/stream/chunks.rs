@@ -42,13 +42,23 @@ impl Chunks {
     /// # Errors
     /// [`InvalidChunks`]; the state is of no use then.
     pub(super) fn follow(&mut self, bytes: &[u8]) -> Result<usize, InvalidChunks> {
+        self.follow_data(bytes, |_| {})
+    }
+
+    /// As [`Chunks::follow`]; shows the data, without what stands around it.
+    ///
+    /// # Errors
+    /// As [`Chunks::follow`].
+    pub(super) fn follow_data(&mut self, bytes: &[u8], mut show: impl FnMut(&[u8])) -> Result<usize, InvalidChunks> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at) {
             *self = match *self {
                 Self::Done => return Ok(at),
                 Self::Data { left } => {
                     let here = u64::try_from(bytes.len() - at).unwrap_or(u64::MAX).min(left);
-                    at += usize::try_from(here).unwrap_or(usize::MAX);
+                    let end = at + usize::try_from(here).unwrap_or(usize::MAX);
+                    show(bytes.get(at..end).unwrap_or_default());
+                    at = end;
                     *self = if here == left { Self::DataEnd } else { Self::Data { left: left - here } };
                     continue;
                 }

@@ -45,7 +45,7 @@ pub(crate) struct HeadLimits {
 pub(super) struct Core {
     pub(super) io: Io,
     /// Plaintext that was read but not asked for yet.
-    stash: BytesMut,
+    pub(super) stash: BytesMut,
     /// Written, not yet accepted by the connection.
     out: BytesMut,
     /// The connection below holds bytes that only a flush sends.
@@ -59,7 +59,7 @@ pub(super) struct Core {
     odd_target: Option<Bytes>,
     limits: HeadLimits,
     /// The chunked body of the current request; `None`: it has another body, or none.
-    chunks: Option<Chunks>,
+    pub(super) chunks: Option<Chunks>,
     /// Bytes of the request's header at the front of the stash.
     head_left: usize,
     pub(super) head_deadline: Option<Instant>,
@@ -220,7 +220,7 @@ impl Core {
         with_io!(&mut self.io, io => Pin::new(io).poll_shutdown(cx))
     }
 
-    fn poll_io(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_io(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match with_io!(&mut self.io, io => Pin::new(io).poll_read(cx, buf)) {
             // TLS truncation (no close_notify) must never look like a clean end, and only ECONNRESET tells Pingora
             // that a pooled connection was stale and the request may be sent again.

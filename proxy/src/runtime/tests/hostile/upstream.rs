@@ -12,11 +12,17 @@ enum Deed {
     Say(Vec<u8>),
     /// Says this, then resets.
     Reset(Vec<u8>),
+    /// Says this, then nothing more.
+    Stall(Vec<u8>),
     /// Resets without reading.
     Refuse,
 }
 
 async fn broken() -> (Front, Arc<Mutex<Deed>>) {
+    broken_within(RuntimeSettings::new("foo/b")).await
+}
+
+async fn broken_within(settings: RuntimeSettings) -> (Front, Arc<Mutex<Deed>>) {
     let ca = TestCa::new("mesh");
     let deed = Arc::new(Mutex::new(Deed::Refuse));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -43,12 +49,17 @@ async fn broken() -> (Front, Arc<Mutex<Deed>>) {
                         let _ = stream.write_all(&bytes).await;
                         linger(&stream);
                     }
+                    Deed::Stall(bytes) => {
+                        let _ = stream.write_all(&bytes).await;
+                        // Until the proxy gives up.
+                        while let Ok(1..) = stream.read(&mut [0; 16]).await {}
+                    }
                     Deed::Refuse => {}
                 }
             });
         }
     });
-    let sidecar = sidecar(&ca, "b", Role::Inbound, application).await;
+    let sidecar = sidecar_with(&ca, "b", Role::Inbound, application, settings).await;
     let snapshot = inbound_snapshot(application.port(), MtlsMode::Disable, vec![default_permit()]);
     sidecar.runtime.apply(snapshot).unwrap();
     (Front { sidecar, seen: Arc::default(), port: application.port() }, deed)
@@ -126,5 +137,33 @@ async fn a_second_answer_is_nobody_s() {
     for _ in 0..5 {
         let answer = answer(&front).await;
         assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("poison"), "{answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_stalls_at_any_byte_ends_by_the_idle_timeout() {
+    let idle = Some(Duration::from_millis(100));
+    let mut settings = RuntimeSettings { stream_idle_timeout: idle, ..RuntimeSettings::new("foo/b") };
+    settings.h1.stream_idle_timeout = idle;
+    let (front, deed) = broken_within(settings).await;
+    for whole in [ANSWER, CHUNKED] {
+        for end in (0..whole.len()).step_by(7) {
+            *deed.lock() = Deed::Stall(whole[..end].to_vec());
+            let answer = answer(&front).await;
+            assert!(!is_whole(&answer) || !answer.starts_with("HTTP/1.1 200"), "{end}: {answer}");
+        }
+    }
+    logged(&front.sidecar.log, "idle-timeout").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_announcement_is_not_the_answer() {
+    let (front, deed) = broken().await;
+    for announced in ["HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n"] {
+        *deed.lock() = Deed::Reset(announced.as_bytes().to_vec());
+        let answer = answer(&front).await;
+        // Whether the announcement outran the reset or not, an answer follows.
+        let last = answer.rfind("HTTP/1.1 ").map(|at| answer[at..].to_owned()).unwrap_or_default();
+        assert!(last.starts_with("HTTP/1.1 503"), "{answer}");
     }
 }

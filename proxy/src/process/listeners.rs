@@ -1,0 +1,41 @@
+//! A gateway's listeners follow its configuration. An address that is taken is tried again until it is free.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use crate::{runtime::Runtime, serve::ListenerSet};
+
+/// The pause before an address that could not be bound is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Reconciles when asked, and tells whoever asked, until `ended` completes.
+pub(super) async fn follow(
+    listeners: &mut ListenerSet,
+    runtime: &Runtime,
+    asked: &mut mpsc::Receiver<oneshot::Sender<()>>,
+    ended: impl Future<Output = ()>,
+) {
+    tokio::pin!(ended);
+    let mut retry: Option<Instant> = None;
+    loop {
+        let done = tokio::select! {
+            biased;
+            () = &mut ended => return,
+            Some(done) = asked.recv() => Some(done),
+            () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => None,
+        };
+        let errors = listeners.reconcile(runtime.edge().binds()).await;
+        for error in &errors {
+            tracing::error!(%error, "a listener of the configuration does not listen; trying again");
+        }
+        retry = (!errors.is_empty()).then(|| Instant::now() + RETRY);
+        if let Some(done) = done {
+            // Whoever asked has given up waiting: nothing to tell.
+            let _ = done.send(());
+        }
+    }
+}
