@@ -88,6 +88,7 @@ codes! {
     GatewayApiRule = "PLS0147", Error, "Gateway API rule", "The Gateway API's own validation rules refuse the document.";
     KubernetesRule = "PLS0148", Error, "Kubernetes core object", "The Kubernetes API refuses the object.";
     PolicyAttachment = "PLS0149", Warning, "policy attaches to nothing useful", "The selector or target reference is admitted, but does not do what it seems to.";
+    ExtensionRule = "PLS0150", Error, "WorkloadGroup, ProxyConfig, EnvoyFilter or extension", "Istio refuses the document.";
     FieldNotServed = "PLS0301", Warning, "field not served", "The field is known and has no effect; the reference on compatibility says what happens instead.";
     FieldRefused = "PLS0302", Warning, "field not served, traffic refused", "The field is known and not served. Ignoring it could weaken security, so the traffic concerned is refused.";
 }

@@ -7,6 +7,7 @@ mod gateway_class;
 mod grpc_route;
 mod http_route;
 mod l4_route;
+mod listener_set;
 mod object_reference;
 mod reference_grant;
 
@@ -17,6 +18,7 @@ pub use gateway_class::*;
 pub use grpc_route::*;
 pub use http_route::*;
 pub use l4_route::*;
+pub use listener_set::*;
 pub use object_reference::*;
 pub use reference_grant::*;
 

@@ -2,9 +2,12 @@
 
 mod authorization_policy;
 mod destination_rule;
+mod envoy_filter;
+mod extension;
 mod gateway;
 mod mesh_config;
 mod peer_authentication;
+mod proxy_config;
 mod request_authentication;
 mod selector;
 mod service_entry;
@@ -14,12 +17,16 @@ mod telemetry;
 mod traffic_policy;
 mod virtual_service;
 mod workload_entry;
+mod workload_group;
 
 pub use authorization_policy::*;
 pub use destination_rule::*;
+pub use envoy_filter::*;
+pub use extension::*;
 pub use gateway::*;
 pub use mesh_config::*;
 pub use peer_authentication::*;
+pub use proxy_config::*;
 pub use request_authentication::*;
 pub use selector::*;
 pub use service_entry::*;
@@ -29,3 +36,4 @@ pub use telemetry::*;
 pub use traffic_policy::*;
 pub use virtual_service::*;
 pub use workload_entry::*;
+pub use workload_group::*;

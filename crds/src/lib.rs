@@ -9,6 +9,7 @@
 #[macro_use]
 mod schema;
 
+mod cel;
 pub mod codes;
 pub mod compatibility;
 pub mod document;

@@ -6,6 +6,7 @@ mod meta;
 mod read;
 #[cfg(test)]
 mod tests;
+mod unused;
 
 pub use broken::{Broken, BrokenTarget};
 pub use kind::{KNOWN_KINDS, KnownKind, Support, known_kind};

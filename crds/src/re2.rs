@@ -20,6 +20,9 @@ pub enum InvalidRegex {
     /// Longer than [`MAX_LENGTH`].
     #[error("the expression is longer than {MAX_LENGTH} characters")]
     TooLong,
+    /// A repetition of a repetition, as in `a**`.
+    #[error("a repetition cannot be repeated")]
+    RepeatsRepetition,
     /// A repetition above RE2's limit.
     #[error("a repetition counts more than {MAX_REPEAT}")]
     RepeatsTooOften,
@@ -36,7 +39,9 @@ pub fn translate(expression: &str) -> Result<String, InvalidRegex> {
     if expression.len() > MAX_LENGTH {
         return Err(InvalidRegex::TooLong);
     }
-    let translated = Translator { rest: expression, out: String::with_capacity(expression.len()) }.run()?;
+    let translated =
+        Translator { rest: expression, out: String::with_capacity(expression.len()), last: 1, groups: vec![1] }
+            .run()?;
     match Regex::new(&translated) {
         Ok(_) => Ok(translated),
         Err(error) => Err(InvalidRegex::Syntax(reason(&error))),
@@ -53,9 +58,19 @@ fn reason(error: &regex::Error) -> String {
 struct Translator<'a> {
     rest: &'a str,
     out: String,
+    /// How often what is repeated repeats something itself: of the last item, and of each group that is open.
+    last: u32,
+    groups: Vec<u32>,
 }
 
 impl Translator<'_> {
+    /// Notes a repetition inside the innermost open group.
+    fn within(&mut self, times: u32) {
+        if let Some(group) = self.groups.last_mut() {
+            *group = times.max(*group);
+        }
+    }
+
     fn next(&mut self) -> Option<char> {
         let mut chars = self.rest.chars();
         let c = chars.next();
@@ -64,37 +79,66 @@ impl Translator<'_> {
     }
 
     fn run(mut self) -> Result<String, InvalidRegex> {
+        // The crate takes `a**` for `(?:a*)*`; to RE2 it is a mistake.
+        let mut is_repeated = false;
         while let Some(c) = self.next() {
+            let was_repeated = std::mem::take(&mut is_repeated);
+            if !matches!(c, '{' | '*' | '+' | '?') {
+                self.last = 1;
+            }
             match c {
                 '\\' => self.escape(false)?,
                 '[' => self.class()?,
-                '{' => self.brace()?,
-                '(' => self.group()?,
+                '(' => {
+                    self.groups.push(1);
+                    self.group()?;
+                }
+                ')' => {
+                    self.last = self.groups.pop().unwrap_or(1);
+                    self.within(self.last);
+                    self.out.push(c);
+                }
+                '{' => is_repeated = self.brace()?,
+                '*' | '+' | '?' => {
+                    self.out.push(c);
+                    is_repeated = true;
+                }
                 c => self.out.push(c),
+            }
+            if is_repeated && was_repeated {
+                return Err(InvalidRegex::RepeatsRepetition);
+            }
+            if is_repeated && self.rest.starts_with('?') {
+                self.next();
+                self.out.push('?');
             }
         }
         Ok(self.out)
     }
 
-    /// `{m}`, `{m,}` and `{m,n}` repeat; any other brace is itself.
-    fn brace(&mut self) -> Result<(), InvalidRegex> {
+    /// `{m}`, `{m,}` and `{m,n}` repeat, as the answer says; any other brace is itself.
+    fn brace(&mut self) -> Result<bool, InvalidRegex> {
         let repetition = self.rest.split_once('}').map(|(inner, _)| inner).filter(|inner| is_repetition(inner));
         let Some(inner) = repetition else {
             self.out.push_str("\\{");
-            return Ok(());
+            self.last = 1;
+            return Ok(false);
         };
-        if inner
-            .split(',')
-            .filter(|count| !count.is_empty())
-            .any(|count| count.parse::<u32>().map_or(true, |count| count > MAX_REPEAT))
-        {
-            return Err(InvalidRegex::RepeatsTooOften);
+        for count in inner.split(',').filter(|count| !count.is_empty()) {
+            let count = count.parse::<u32>().unwrap_or(u32::MAX);
+            // Nested repetitions multiply.
+            if count > MAX_REPEAT || count.saturating_mul(self.last) > MAX_REPEAT {
+                return Err(InvalidRegex::RepeatsTooOften);
+            }
         }
+        let largest = inner.split(',').filter_map(|count| count.parse::<u32>().ok()).max().unwrap_or(1);
+        self.last = self.last.saturating_mul(largest.max(1));
+        self.within(self.last);
         let length = inner.len() + 1;
         self.out.push('{');
         self.out.push_str(self.rest.get(..length).unwrap_or_default());
         self.rest = self.rest.get(length..).unwrap_or_default();
-        Ok(())
+        Ok(true)
     }
 
     /// RE2 knows the flags i, m, s and U; the other one of the crate, x, would make spaces vanish.
@@ -141,13 +185,23 @@ impl Translator<'_> {
                 self.out.push('\\');
                 self.out.push(c);
             }
-            'a' | 'f' | 't' | 'n' | 'r' | 'v' | 'p' | 'P' => {
+            'a' | 'f' | 't' | 'n' | 'r' | 'v' => {
                 self.out.push('\\');
                 self.out.push(c);
             }
-            'x' => self.out.push_str("\\x"),
+            'p' | 'P' | 'x' => {
+                self.out.push('\\');
+                self.out.push(c);
+                // A name or number in braces is part of the escape.
+                if let Some((inner, rest)) = self.rest.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+                    self.out.push('{');
+                    self.out.push_str(inner);
+                    self.out.push('}');
+                    self.rest = rest;
+                }
+            }
             '0'..='7' => self.octal(c)?,
-            c if c.is_ascii_punctuation() => {
+            c if c.is_ascii() && !c.is_ascii_alphanumeric() => {
                 if r"\.+*?()|[]{}^$#&-~".contains(c) {
                     self.out.push('\\');
                 }
@@ -254,6 +308,12 @@ mod tests {
             (r"\/v1\/.*", "/v1/x", true),
             (r"\bfoo\b", "foo", true),
             (r"\x41\101", "AA", true),
+            (r"\x{41}+", "AA", true),
+            (r"\p{Greek}+", "αβ", true),
+            (r"\p{Greek}", "a", false),
+            (r"a\ b", "a b", true),
+            ("a+?b{2}?", "aabb", true),
+            ("(a{10}){100}b|.*", "x", true),
         ];
         for (expression, text, expected) in rows {
             assert_eq!(matches(expression, text), expected, "{expression} on {text}");
@@ -273,6 +333,12 @@ mod tests {
             "(?<!a)",
             "(?x)a b",
             "a{1001}",
+            "(a{100}){11}",
+            "((a{10}){10}b){11}",
+            "a**",
+            "a+{2}",
+            "a???",
+            r"\p{Nowhere}",
             "(?P<n",
             r"\y",
             "[b-a]",

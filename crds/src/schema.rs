@@ -9,6 +9,7 @@ pub(crate) mod formats;
 mod leaf;
 #[cfg(test)]
 mod tests;
+pub(crate) mod url;
 
 pub(crate) use cursor::{Cursor, nearest, present, shorten};
 pub(crate) use formats::Check;

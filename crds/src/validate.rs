@@ -4,9 +4,11 @@
 
 mod authorization_policy;
 mod destination_rule;
+mod extension;
 mod gateway;
 mod header;
 mod host;
+mod l4_route;
 mod locality;
 mod policy_target;
 mod request_authentication;
@@ -17,6 +19,9 @@ mod telemetry;
 mod tests;
 mod unreachable;
 mod virtual_service;
+
+pub(crate) use extension::{envoy_filter, proxy_config, traffic_extension, wasm_plugin, workload_group};
+pub(crate) use l4_route::check_rules;
 
 use std::collections::BTreeMap;
 
@@ -33,7 +38,7 @@ use crate::schema::formats::{is_label_value, is_qualified_name};
 pub(crate) fn validate(meta: &Meta, object: &Object, issues: &mut Vec<Issue>) {
     let mut root = Cursor::new(Path::root(), issues);
     if meta.group.ends_with(".istio.io") {
-        annotations(meta, object, &mut root);
+        annotations(meta, Some(object), &mut root);
     }
     root.within("spec", |cursor| match object {
         Object::VirtualService(spec) => virtual_service::check(meta, spec, cursor),
@@ -46,6 +51,8 @@ pub(crate) fn validate(meta: &Meta, object: &Object, issues: &mut Vec<Issue>) {
         Object::WorkloadEntry(spec) => service_entry::check_entry(spec, cursor),
         Object::Sidecar(spec) => sidecar::check(meta, spec, cursor),
         Object::Telemetry(spec) => telemetry::check(spec, cursor),
+        Object::TlsRoute(spec) => l4_route::check_tls(meta, spec, cursor),
+        Object::TcpRoute(spec) => check_rules(meta, &spec.rules, cursor),
         Object::CedarPolicy(spec) => {
             policy_target::selector(spec.selector.as_ref(), cursor);
             policy_target::targets(None, &spec.target_refs, Code::InvalidCombination, cursor);
@@ -64,8 +71,6 @@ pub(crate) fn validate(meta: &Meta, object: &Object, issues: &mut Vec<Issue>) {
         | Object::Gateway(_)
         | Object::HttpRoute(_)
         | Object::GrpcRoute(_)
-        | Object::TlsRoute(_)
-        | Object::TcpRoute(_)
         | Object::BackendTlsPolicy(_)
         | Object::ReferenceGrant(_)
         | Object::PolicyTest(_)
@@ -74,8 +79,17 @@ pub(crate) fn validate(meta: &Meta, object: &Object, issues: &mut Vec<Issue>) {
     });
 }
 
+/// The same for a kind that nothing uses.
+pub(crate) fn unused<T>(meta: &Meta, spec: Option<&T>, check: fn(&T, &mut Cursor<'_>), issues: &mut Vec<Issue>) {
+    let mut root = Cursor::new(Path::root(), issues);
+    annotations(meta, None, &mut root);
+    if let Some(spec) = spec {
+        root.within("spec", |cursor| check(spec, cursor));
+    }
+}
+
 /// Annotations that Istio's webhook looks at on every kind.
-fn annotations(meta: &Meta, object: &Object, cursor: &mut Cursor<'_>) {
+fn annotations(meta: &Meta, object: Option<&Object>, cursor: &mut Cursor<'_>) {
     const DRY_RUN: &str = "istio.io/dry-run";
     const FORBIDDEN: [&str; 3] =
         ["internal.istio.io/webhook-always-reject", "internal.istio.io/parents", "internal.istio.io/parent-namespace"];
@@ -86,10 +100,10 @@ fn annotations(meta: &Meta, object: &Object, cursor: &mut Cursor<'_>) {
             }
             let Some(value) = meta.annotations.get(DRY_RUN) else { return };
             let message = match object {
-                Object::AuthorizationPolicy(policy) if matches!(policy.action, Action::Allow | Action::Deny) => {
+                Some(Object::AuthorizationPolicy(policy)) if matches!(policy.action, Action::Allow | Action::Deny) => {
                     (!is_go_bool(value)).then(|| format!("`{value}` is not a boolean; the policy is enforced"))
                 }
-                Object::AuthorizationPolicy(_) => {
+                Some(Object::AuthorizationPolicy(_)) => {
                     Some("a dry run is only supported for the actions ALLOW and DENY".to_owned())
                 }
                 _ => Some(format!("annotation `{DRY_RUN}` is only supported on an AuthorizationPolicy")),

@@ -22,6 +22,9 @@ use crate::resolve::{
 };
 
 pub(crate) mod connections;
+mod control;
+
+pub use control::{ControlSettings, InvalidSetting};
 
 /// Settings of the whole mesh.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +73,8 @@ pub struct MeshSettings {
     pub selects_gateways: bool,
     /// Gateways of class `istio` are served.
     pub istio_classes: bool,
+    /// A gateway's workload serves the Gateways of its own namespace only.
+    pub gateways_in_own_namespace: bool,
 }
 
 /// What stands in front of a gateway.
@@ -96,110 +101,6 @@ pub(crate) struct DestinationDefaults {
     pub(crate) pool: Option<ConnectionPool>,
     /// `defaultTrafficPolicy.outlierDetection`.
     pub(crate) outlier: Option<OutlierDetection>,
-}
-
-/// Settings that are not in documents (`--set KEY=VALUE`); names as in the documentation, or Istio's environment names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlSettings {
-    /// Root namespace, as given by flag; wins over the mesh configuration.
-    pub root_namespace: Option<Arc<str>>,
-    /// Namespace of the control plane: the root namespace if nothing else says.
-    pub control_namespace: Arc<str>,
-    /// DNS domain of the cluster.
-    pub cluster_domain: Arc<str>,
-    /// `rejectPathParameters`: paths with `;` parameters are refused.
-    pub reject_path_parameters: bool,
-    /// `multipleCustomProviders` (`PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS`).
-    pub multiple_custom_providers: bool,
-    /// `ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY`: Istio's policies without `targetRefs` apply to gateways of the Gateway API too.
-    pub selects_gateways: bool,
-    /// `istioClasses`: Gateways of class `istio` are served.
-    pub istio_classes: bool,
-    /// Names that were given and have no effect here, whatever their value: whoever gave them is told.
-    pub ineffective: BTreeSet<String>,
-}
-
-/// Why a `KEY=VALUE` is not a setting.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidSetting {
-    /// No `=`.
-    #[error("`{0}` is not of the form KEY=VALUE")]
-    Shape(String),
-    /// No such setting.
-    #[error("there is no setting `{0}`")]
-    UnknownKey(String),
-    /// The value does not fit.
-    #[error("setting `{key}`: `{value}` is not {expected}")]
-    Value {
-        /// The setting.
-        key: String,
-        /// What was given.
-        value: String,
-        /// What it takes.
-        expected: &'static str,
-    },
-}
-
-/// Istio's environment names that are accepted without effect on what is compiled: their default is what is served.
-const ACCEPTED: [&str; 11] = [
-    "ENABLE_TLS_ON_SIDECAR_INGRESS",
-    "ENABLE_ENHANCED_DESTINATIONRULE_MERGE",
-    "PILOT_ENABLE_IP_AUTOALLOCATE",
-    "PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS",
-    "PILOT_SCOPE_GATEWAY_TO_NAMESPACE",
-    "PILOT_SKIP_VALIDATE_TRUST_DOMAIN",
-    "PILOT_JWT_ENABLE_REMOTE_JWKS",
-    "PILOT_ENABLE_QUIC_LISTENERS",
-    "ENABLE_AUTO_MTLS_CHECK_POLICIES",
-    "PILOT_ENABLE_SENDING_INTERNAL_METADATA",
-    "ENABLE_NATIVE_SIDECARS",
-];
-
-impl Default for ControlSettings {
-    fn default() -> Self {
-        Self {
-            root_namespace: None,
-            control_namespace: "istio-system".into(),
-            cluster_domain: "cluster.local".into(),
-            reject_path_parameters: false,
-            multiple_custom_providers: false,
-            selects_gateways: true,
-            istio_classes: true,
-            ineffective: BTreeSet::new(),
-        }
-    }
-}
-
-impl ControlSettings {
-    /// Applies one `KEY=VALUE`.
-    ///
-    /// # Errors
-    /// When the key is unknown or the value does not fit.
-    pub fn set(&mut self, text: &str) -> Result<(), InvalidSetting> {
-        let (key, value) = text.split_once('=').ok_or_else(|| InvalidSetting::Shape(text.to_owned()))?;
-        let flag = || match value {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
-            _ => Err(InvalidSetting::Value {
-                key: key.to_owned(),
-                value: value.to_owned(),
-                expected: "`true` or `false`",
-            }),
-        };
-        match key {
-            "rootNamespace" => self.root_namespace = Some(value.into()),
-            "clusterDomain" => self.cluster_domain = value.into(),
-            "rejectPathParameters" => self.reject_path_parameters = flag()?,
-            "multipleCustomProviders" | "PILOT_ENABLE_MULTIPLE_CUSTOM_AUTHZ_PROVIDERS" => {
-                self.multiple_custom_providers = flag()?;
-            }
-            "ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY" => self.selects_gateways = flag()?,
-            "istioClasses" => self.istio_classes = flag()?,
-            known if ACCEPTED.contains(&known) => drop(self.ineffective.insert(known.to_owned())),
-            other => return Err(InvalidSetting::UnknownKey(other.to_owned())),
-        }
-        Ok(())
-    }
 }
 
 impl MeshSettings {
@@ -236,7 +137,12 @@ impl MeshSettings {
             reject_path_parameters: control.reject_path_parameters,
             selects_gateways: control.selects_gateways,
             istio_classes: control.istio_classes,
+            gateways_in_own_namespace: control.gateways_in_own_namespace,
             outbound: match mesh.outbound_traffic_policy.as_ref().map(|policy| policy.mode) {
+                // Sent in the clear they would lose what was asked for.
+                Some(_) if mesh.outbound_traffic_policy.as_ref().is_some_and(|policy| policy.tls.is_some()) => {
+                    OutboundPolicy::RegistryOnly
+                }
                 None | Some(MeshOutboundMode::AllowAny | MeshOutboundMode::AllowAnyDynamicDns) => {
                     OutboundPolicy::AllowAny
                 }
@@ -372,14 +278,12 @@ mod tests {
     }
 
     #[test]
-    fn unknown_settings_are_errors() {
-        let mut control = ControlSettings::default();
-        assert!(control.set("rejectPathParameters=true").is_ok());
-        assert!(control.ineffective.is_empty());
-        assert!(control.set("PILOT_ENABLE_QUIC_LISTENERS=true").is_ok());
-        assert_eq!(control.ineffective.iter().map(String::as_str).collect::<Vec<_>>(), ["PILOT_ENABLE_QUIC_LISTENERS"]);
-        assert!(control.set("nothing=1").is_err());
-        assert!(control.set("rejectPathParameters=maybe").is_err());
+    fn calls_that_should_have_tls_are_not_made_without() {
+        let outbound =
+            |text: &str| MeshSettings::new(&MeshConfig::parse(text).0.unwrap(), &ControlSettings::default()).0.outbound;
+        assert_eq!(outbound("outboundTrafficPolicy: {mode: ALLOW_ANY}"), OutboundPolicy::AllowAny);
+        let text = "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: SIMPLE}}";
+        assert_eq!(outbound(text), OutboundPolicy::RegistryOnly);
     }
 
     #[test]

@@ -47,19 +47,30 @@ pub(super) const RECORDS: &[Record] = &[
     ),
     some(
         "Gateway",
-        &["gatewayClassName", "listeners", "tls"],
+        &["gatewayClassName", "listeners", "tls", "infrastructure"],
         &[
             ("addresses", Unsupported("addresses are those of the machine or cluster")),
-            ("infrastructure", Unsupported("nothing is made for the Gateway that it could be put on")),
             ("allowedListeners", Unsupported("ListenerSets are not read")),
             ("defaultScope", Unsupported("routes attach to it by naming it")),
+        ],
+    ),
+    some(
+        "GatewayInfrastructure",
+        &[],
+        &[
+            ("labels", Partly("of the pods that stand for the Gateway where documents come from files")),
+            ("annotations", Unsupported("nothing is made for the Gateway that they could be put on")),
+            ("parametersRef", Unsupported("nothing is made for the Gateway that it could set up")),
         ],
     ),
     all("Listener", &["name", "hostname", "port", "protocol", "tls", "allowedRoutes"]),
     some(
         "ListenerTlsConfig",
         &["mode", "certificateRefs"],
-        &[("options", Ignored("its keys are those of other controllers"))],
+        &[(
+            "options",
+            Partly("`gateway.istio.io/tls-terminate-mode: ISTIO_MUTUAL`; other keys are those of other controllers"),
+        )],
     ),
     all("AllowedRoutes", &["namespaces", "kinds"]),
     all("RouteNamespaces", &["from", "selector"]),
@@ -101,7 +112,7 @@ pub(super) const RECORDS: &[Record] = &[
     some(
         "GrpcBackendRef",
         &["group", "name", "namespace", "port", "weight", "filters"],
-        &[("kind", Partly("only `Service`; other backends answer UNAVAILABLE"))],
+        &[("kind", Partly("`Service`, and `Hostname` of `networking.istio.io`; other backends answer UNAVAILABLE"))],
     ),
     some(
         "HttpRoute",
@@ -120,7 +131,7 @@ pub(super) const RECORDS: &[Record] = &[
     some(
         "HttpBackendRef",
         &["group", "name", "namespace", "port", "weight", "filters"],
-        &[("kind", Partly("only `Service`; other backends answer 500"))],
+        &[("kind", Partly("`Service`, and `Hostname` of `networking.istio.io`; other backends answer 500"))],
     ),
     all("HttpRouteTimeouts", &["request", "backendRequest"]),
     all("HttpRouteRetry", &["codes", "attempts", "backoff"]),
@@ -138,17 +149,25 @@ pub(super) const RECORDS: &[Record] = &[
     some(
         "BackendRef",
         &["group", "name", "namespace", "port", "weight"],
-        &[("kind", Partly("only `Service`; connections to other backends are closed"))],
+        &[(
+            "kind",
+            Partly("`Service`, and `Hostname` of `networking.istio.io`; connections to other backends are closed"),
+        )],
     ),
     some(
         "ParentReference",
         &["group", "namespace", "name", "sectionName", "port"],
-        &[("kind", Partly("`Gateway`, and for HTTPRoute and GRPCRoute `Service`"))],
+        &[(
+            "kind",
+            Partly(
+                "`Gateway`, and for HTTPRoute and GRPCRoute `Service` and `ServiceEntry`; other parents are left alone",
+            ),
+        )],
     ),
     some(
         "BackendObjectReference",
         &["group", "name", "namespace", "port"],
-        &[("kind", Partly("only `Service`; nothing is sent to others"))],
+        &[("kind", Partly("`Service`, and `Hostname` of `networking.istio.io`; nothing is sent to others"))],
     ),
     all("SecretObjectReference", &["group", "kind", "name", "namespace"]),
     all("ObjectReference", &["group", "kind", "name", "namespace"]),

@@ -223,10 +223,9 @@ pub(super) const RECORDS: &[Record] = &[
         )],
     ),
     all("Http2KeepAlive", &["interval", "timeout"]),
-    all(
+    some(
         "OutlierDetection",
         &[
-            "consecutiveErrors",
             "splitExternalLocalOriginErrors",
             "consecutiveLocalOriginFailures",
             "consecutiveGatewayErrors",
@@ -237,6 +236,7 @@ pub(super) const RECORDS: &[Record] = &[
             "minHealthPercent",
             "outlierDetectionHttpErrorCodes",
         ],
+        &[("consecutiveErrors", Ignored("deprecated, and without effect in Istio too"))],
     ),
     some(
         "ClientTlsSettings",

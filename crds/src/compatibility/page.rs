@@ -44,7 +44,7 @@ fn section(page: &mut String, kind: &KnownKind) {
     match kind.support {
         Support::Served => {}
         Support::Checked => {
-            let _ = writeln!(page, "Read and checked; not enforced yet (warning `PLS0114`).");
+            let _ = writeln!(page, "Read, and checked as admission does; not enforced yet (warning `PLS0114`).");
             return;
         }
         Support::Named => {

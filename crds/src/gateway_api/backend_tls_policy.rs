@@ -6,7 +6,7 @@ use super::LocalObjectReference;
 use crate::codes::Code;
 use crate::schema::Check::{Each, Entries, Format, Items, Length};
 use crate::schema::Cursor;
-use crate::schema::formats::{is_dns_subdomain, is_group, is_hostname, is_kind, up_to};
+use crate::schema::formats::{is_dns_subdomain, is_group, is_hostname, is_kind, is_label_value, is_uri, up_to};
 
 record! {
     /// The spec of a BackendTLSPolicy.
@@ -18,6 +18,26 @@ record! {
         /// Controllers' own settings.
         options: BTreeMap<String, String> = "options" [Entries(0, 16), Each(&[up_to(4096)])];
     }
+    verify targets_differ;
+}
+
+/// References to one target name different ports of it.
+fn targets_differ(policy: &BackendTlsPolicy, cursor: &mut Cursor<'_>) {
+    let object = |target: &BackendTlsTarget| (target.group.clone(), target.kind.clone(), target.name.clone());
+    cursor.within("targetRefs", |cursor| {
+        for (index, target) in policy.target_refs.iter().enumerate() {
+            let same = policy.target_refs.iter().take(index).filter(|other| object(other) == object(target));
+            for other in same {
+                if target.section_name.is_some() != other.section_name.is_some() {
+                    let text = "`sectionName` must be given in all references to the same target";
+                    cursor.report_at(index, Code::GatewayApiRule, text);
+                } else if target.section_name == other.section_name {
+                    let text = "`sectionName` must differ between references to the same target";
+                    cursor.report_at(index, Code::GatewayApiRule, text);
+                }
+            }
+        }
+    });
 }
 
 record! {
@@ -40,13 +60,20 @@ record! {
         /// ConfigMaps with roots, key `ca.crt`.
         ca_certificate_refs: Vec<LocalObjectReference> = "caCertificateRefs" [Items(0, 8)];
         /// Roots that the implementation knows.
-        well_known_ca_certificates: Option<String> = "wellKnownCACertificates" [Length(1, 253)];
+        well_known_ca_certificates: Option<String> = "wellKnownCACertificates" [Length(1, 253), Format("`System` or `domain/name`", is_well_known)];
         /// The server name sent, and the name that the certificate must have unless `subjectAltNames` says others.
-        hostname: String = "hostname" [Length(1, 253), Format("a host name", is_hostname)];
+        hostname: String = "hostname" [Length(1, 253), Format("a host name", is_dns_subdomain)];
         /// Names of which the certificate must have one.
         subject_alt_names: Vec<SubjectAltName> = "subjectAltNames" [Items(0, 5)];
     }
     verify one_source_of_roots;
+}
+
+fn is_well_known(text: &str) -> bool {
+    text == "System"
+        || text
+            .split_once('/')
+            .is_some_and(|(domain, name)| is_dns_subdomain(domain) && !name.is_empty() && is_label_value(name))
 }
 
 fn one_source_of_roots(validation: &BackendTlsValidation, cursor: &mut Cursor<'_>) {
@@ -65,7 +92,7 @@ record! {
         /// A host.
         hostname: Option<String> = "hostname" [Length(1, 253), Format("a host name", is_hostname)];
         /// A URI, for example a SPIFFE id.
-        uri: Option<String> = "uri" [Length(1, 253)];
+        uri: Option<String> = "uri" [Length(1, 253), Format("an absolute URI", is_uri)];
     }
     verify name_fits_type;
 }

@@ -4,7 +4,7 @@ use super::{BackendObjectReference, LocalObjectReference};
 use crate::codes::Code;
 use crate::schema::Check::{Each, Format, Items, Length, Range, Unique};
 use crate::schema::Cursor;
-use crate::schema::formats::{is_cors_origin, is_dns_subdomain, is_http_token, is_uri_path, up_to};
+use crate::schema::formats::{is_cors_origin, is_dns_subdomain, is_header_value, is_http_token, is_uri_path, up_to};
 
 record! {
     /// One filter; exactly the field that its type names is set.
@@ -117,7 +117,7 @@ record! {
         /// Its name, case ignored.
         name: String = "name" [Length(1, 256), Format("a header name", is_http_token)];
         /// Its value.
-        value: String = "value" [Length(1, 4096)];
+        value: String = "value" [Length(1, 4096), Format("a header value", is_header_value)];
     }
 }
 
@@ -370,6 +370,6 @@ record! {
     /// The body in a check.
     pub struct ForwardBodyConfig {
         /// Bytes; 0 or absent sends none.
-        max_size: u32 = "maxSize" or 0;
+        max_size: i64 = "maxSize" or 0;
     }
 }

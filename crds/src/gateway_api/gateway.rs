@@ -11,7 +11,8 @@ use crate::schema::formats::{
 
 mod rules;
 
-use rules::{address_fits_type, addresses_are_unique, certificates_or_options, listeners_are_consistent};
+pub(super) use rules::listeners_are_consistent;
+use rules::{address_fits_type, addresses_are_unique, certificates_or_options};
 
 record! {
     /// The spec of a Gateway.
@@ -35,7 +36,7 @@ record! {
 }
 
 fn verify(gateway: &Gateway, cursor: &mut crate::schema::Cursor<'_>) {
-    listeners_are_consistent(gateway, cursor);
+    listeners_are_consistent(&gateway.listeners, cursor);
     addresses_are_unique(gateway, cursor);
     if gateway.default_scope.is_some() {
         cursor.report_at(

@@ -1,7 +1,7 @@
 //! GRPCRoute: how gRPC calls are routed. <https://gateway-api.sigs.k8s.io/reference/spec/#grpcroute>
 
 use super::filter::filters_are_consistent;
-use super::http_route::{experimental_defaults, parents_differ};
+use super::http_route::{experimental_defaults, parents_differ, rules_fit_together};
 use super::object_reference::require_port;
 use super::{
     DefaultScope, HttpHeaderFilter, HttpHeaderMatch, HttpRequestMirrorFilter, HttpRouteFilter, HttpRouteFilterType,
@@ -29,6 +29,8 @@ record! {
 
 fn route_is_consistent(route: &GrpcRoute, cursor: &mut Cursor<'_>) {
     parents_differ(&route.parent_refs, cursor);
+    let rules = route.rules.iter().map(|rule| (rule.name.as_deref(), rule.matches.len()));
+    rules_fit_together(rules, cursor);
     experimental_defaults(route.use_default_gateways, cursor);
 }
 
@@ -94,7 +96,8 @@ fn names_something(written: &GrpcMethodMatch, cursor: &mut Cursor<'_>) {
         return;
     }
     let is_name = |text: &str, dots: bool| {
-        let parts: Vec<&str> = if dots { text.split('.').collect() } else { vec![text] };
+        let parts: Vec<&str> =
+            if dots { text.strip_prefix('.').unwrap_or(text).split('.').collect() } else { vec![text] };
         parts.iter().all(|part| {
             let mut characters = part.chars();
             characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')

@@ -8,9 +8,10 @@ use crate::schema::formats::{is_dns_label, is_dns_subdomain, is_group, is_hostna
 mod rules;
 
 use rules::{
-    backend_has_port, parents_are_distinct, path_is_plain, rule_is_consistent, session_is_consistent, timeouts_nest,
+    backend_has_port, header_values_are_plain, parents_are_distinct, path_is_plain, rule_is_consistent,
+    session_is_consistent, timeouts_nest,
 };
-pub(super) use rules::{experimental_defaults, parents_differ};
+pub(super) use rules::{experimental_defaults, parents_differ, rules_fit_together};
 
 record! {
     /// The spec of an HTTPRoute.
@@ -75,6 +76,7 @@ record! {
         /// The method; absent is any.
         method: Option<HttpMethod> = "method";
     }
+    verify header_values_are_plain;
 }
 
 record! {
@@ -217,7 +219,7 @@ record! {
         /// Status codes; empty is the implementation's.
         codes: Vec<u16> = "codes" [Each(&[Range(400, 599)]), Unique(&[])];
         /// Tries after the first; absent is the implementation's.
-        attempts: Option<u32> = "attempts" [Range(1, 4_294_967_295)];
+        attempts: Option<i64> = "attempts" [Range(1, i64::MAX)];
         /// Least time between two tries; absent is the implementation's.
         backoff: Option<Duration> = "backoff" [GatewayDuration];
     }

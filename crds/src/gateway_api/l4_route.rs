@@ -1,4 +1,4 @@
-//! TLSRoute and TCPRoute: how bytes are relayed, by server name or by port alone.
+//! TLSRoute, TCPRoute and UDPRoute: how bytes are relayed, by server name or by port alone.
 //! <https://gateway-api.sigs.k8s.io/reference/spec/#tlsroute>
 
 use super::http_route::{experimental_defaults, parents_differ};
@@ -16,7 +16,7 @@ record! {
         /// Experimental: attach to default Gateways.
         use_default_gateways: Option<DefaultScope> = "useDefaultGateways";
         /// Server names, perhaps with `*.` in front.
-        hostnames: Vec<String> = "hostnames" [Items(1, 16), Each(&[Length(1, 253), Format("a host name", is_hostname)])];
+        hostnames: Vec<String> = "hostnames" [Items(0, 1024), Each(&[Length(1, 253), Format("a host name", is_hostname)])];
         /// The rule.
         rules: Vec<L4RouteRule> = "rules" [Items(1, 1)] or_required;
     }
@@ -31,9 +31,22 @@ record! {
         /// Experimental: attach to default Gateways.
         use_default_gateways: Option<DefaultScope> = "useDefaultGateways";
         /// The rule.
-        rules: Vec<L4RouteRule> = "rules" [Items(1, 1)] or_required;
+        rules: Vec<L4RouteRule> = "rules" [Items(1, 16)] or_required;
     }
     verify tcp_is_consistent;
+}
+
+record! {
+    /// The spec of a UDPRoute.
+    pub struct UdpRoute {
+        /// Gateways it attaches to.
+        parent_refs: Vec<ParentReference> = "parentRefs" [Items(0, 32)];
+        /// Experimental: attach to default Gateways.
+        use_default_gateways: Option<DefaultScope> = "useDefaultGateways";
+        /// The rule.
+        rules: Vec<L4RouteRule> = "rules" [Items(1, 16)] or_required;
+    }
+    verify udp_is_consistent;
 }
 
 fn tls_is_consistent(route: &TlsRoute, cursor: &mut Cursor<'_>) {
@@ -42,6 +55,11 @@ fn tls_is_consistent(route: &TlsRoute, cursor: &mut Cursor<'_>) {
 }
 
 fn tcp_is_consistent(route: &TcpRoute, cursor: &mut Cursor<'_>) {
+    parents_differ(&route.parent_refs, cursor);
+    experimental_defaults(route.use_default_gateways, cursor);
+}
+
+fn udp_is_consistent(route: &UdpRoute, cursor: &mut Cursor<'_>) {
     parents_differ(&route.parent_refs, cursor);
     experimental_defaults(route.use_default_gateways, cursor);
 }

@@ -182,18 +182,11 @@ record! {
         /// None of these.
         not_remote_ip_blocks: Vec<String> = "notRemoteIpBlocks";
     }
-    verify service_accounts_stand_alone;
-}
-
-fn service_accounts_stand_alone(source: &Source, cursor: &mut Cursor<'_>) {
-    let has_accounts = !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty();
-    let others = [&source.principals, &source.not_principals, &source.namespaces, &source.not_namespaces];
-    if has_accounts && others.iter().any(|values| !values.is_empty()) {
-        cursor.report(
-            Code::ConflictingFields,
-            "`serviceAccounts` cannot be used together with `principals` or `namespaces`",
-        );
-    }
+    at_most_one
+        ["principals", "serviceAccounts"], ["notPrincipals", "serviceAccounts"],
+        ["namespaces", "serviceAccounts"], ["notNamespaces", "serviceAccounts"],
+        ["principals", "notServiceAccounts"], ["notPrincipals", "notServiceAccounts"],
+        ["namespaces", "notServiceAccounts"], ["notNamespaces", "notServiceAccounts"];
 }
 
 record! {

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 mod extension_provider;
+mod outbound;
 mod proxy_config;
 
 pub use extension_provider::*;
+pub use outbound::*;
 pub use proxy_config::*;
 
 use super::{ConnectionPoolSettings, HttpRetry, LocalityLbSetting, OutlierDetection, TcpKeepalive};
@@ -176,28 +178,6 @@ choice! {
         Text = "TEXT",
         /// One JSON object.
         Json = "JSON",
-    }
-}
-
-record! {
-    /// Traffic to unknown hosts.
-    pub struct MeshOutboundTrafficPolicy {
-        /// Absent is REGISTRY_ONLY, protobuf's zero value.
-        mode: MeshOutboundMode = "mode" or MeshOutboundMode::RegistryOnly;
-        /// TLS towards such hosts.
-        tls: Option<super::ClientTlsSettings> = "tls";
-    }
-}
-
-choice! {
-    /// Whether unknown hosts can be reached.
-    pub enum MeshOutboundMode {
-        /// No.
-        RegistryOnly = "REGISTRY_ONLY",
-        /// Yes, at the address that the client dialled.
-        AllowAny = "ALLOW_ANY",
-        /// Yes, at the address of the name that the request carries.
-        AllowAnyDynamicDns = "ALLOW_ANY_DYNAMIC_DNS",
     }
 }
 

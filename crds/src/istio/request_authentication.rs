@@ -3,6 +3,8 @@
 use super::{PolicyTargetReference, WorkloadSelector};
 use crate::duration::Duration;
 use crate::schema::Check::{Each, Format, Items, Length, Positive};
+use crate::schema::formats::is_plain_header;
+use crate::schema::url::request_scheme;
 
 record! {
     /// The spec of a RequestAuthentication.
@@ -92,10 +94,5 @@ choice! {
 }
 
 fn is_http_url(text: &str) -> bool {
-    let lower = text.to_ascii_lowercase();
-    lower.strip_prefix("http://").or_else(|| lower.strip_prefix("https://")).is_some_and(|rest| !rest.is_empty())
-}
-
-fn is_plain_header(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    request_scheme(text).is_some_and(|scheme| matches!(scheme.as_str(), "http" | "https"))
 }

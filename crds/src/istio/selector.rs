@@ -23,6 +23,7 @@ record! {
         /// Label keys and values, compared for equality. No wildcards.
         labels: BTreeMap<String, String> = "labels" [
             Entries(0, 256),
+            EachKey("a label key without `*`", |key| !key.is_empty() && !key.contains('*')),
             Each(&[up_to(63), Format("a label value without `*`", |value| !value.contains('*'))]),
         ];
     }

@@ -35,12 +35,16 @@ fn verify(entry: &WorkloadEntry, cursor: &mut Cursor<'_>) {
     if entry.address.is_none() && entry.network.is_none() {
         cursor.report(Code::InvalidCombination, "`address` is required unless `network` is given");
     }
-    if entry.address.as_deref().is_some_and(|address| address.starts_with("unix://")) && !entry.ports.is_empty() {
+    socket_has_no_ports(entry.address.as_deref(), !entry.ports.is_empty(), cursor);
+}
+
+pub(super) fn socket_has_no_ports(address: Option<&str>, has_ports: bool, cursor: &mut Cursor<'_>) {
+    if has_ports && address.is_some_and(|address| address.starts_with("unix://")) {
         cursor.report_at("ports", Code::InvalidCombination, "an address on a unix socket has no ports");
     }
 }
 
-fn is_socket_or_other(address: &str) -> bool {
+pub(super) fn is_socket_or_other(address: &str) -> bool {
     address
         .strip_prefix("unix://")
         .is_none_or(|path| (path.starts_with('/') || path.starts_with('@')) && !address.ends_with('/'))

@@ -77,6 +77,7 @@ pub(super) fn read(
         });
         if known.is_some() {
             check(&meta, cursor);
+            unused_fields(metadata, cursor);
         }
     });
     meta
@@ -91,6 +92,39 @@ fn texts(metadata: &Map<String, Value>, key: &str, cursor: &mut Cursor<'_>) -> B
         .map_or(Some(BTreeMap::new()), |value| cursor.within(key, |cursor| Decode::decode(value, cursor)));
     // An unreadable map was reported, so the whole document is a rejected one.
     read.unwrap_or_default()
+}
+
+/// Types of the fields that nothing here reads: with a wrong one the object cannot be decoded.
+fn unused_fields(metadata: &Map<String, Value>, cursor: &mut Cursor<'_>) {
+    for key in ["generateName", "resourceVersion", "selfLink"] {
+        text(metadata, key, cursor);
+    }
+    for key in ["generation", "deletionGracePeriodSeconds"] {
+        if let Some(value) = present(metadata, key) {
+            cursor.within(key, |cursor| i64::decode(value, cursor));
+        }
+    }
+    for (key, is_of_texts) in [("finalizers", true), ("ownerReferences", false), ("managedFields", false)] {
+        let Some(value) = present(metadata, key) else { continue };
+        cursor.within(key, |cursor| match value {
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate().filter(|(_, item)| !item.is_null()) {
+                    cursor.within(index, |cursor| match (is_of_texts, item) {
+                        (true, Value::String(_)) | (false, Value::Object(_)) => {}
+                        (true, _) => cursor.wrong_type("a text", item),
+                        (false, _) => cursor.wrong_type("an object", item),
+                    });
+                }
+            }
+            other => cursor.wrong_type("a list", other),
+        });
+    }
+    if let Some(time) = text(metadata, "deletionTimestamp", cursor)
+        && time.parse::<Timestamp>().is_err()
+    {
+        let message = format!("`{}` is not a time such as `2026-01-31T12:00:00Z`", shorten(&time));
+        cursor.report_at("deletionTimestamp", Code::InvalidMetadata, message);
+    }
 }
 
 /// What the Kubernetes API asks of every object.

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{Broken, KnownKind, Meta, Object, Parsed, Support, known_kind, meta};
+use super::{Broken, KnownKind, Meta, Object, Parsed, Support, known_kind, meta, unused};
 use crate::codes::Code;
 use crate::document::Document;
 use crate::issue::Issue;
@@ -35,6 +35,9 @@ fn read(value: &Value, default_namespace: &str, issues: &mut Vec<Issue>) -> (Met
     else {
         return refuse("a document must have `apiVersion` and `kind`");
     };
+    if kind.is_empty() {
+        return refuse("`kind` must not be empty");
+    }
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let identity =
         Meta { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned(), ..Meta::default() };
@@ -57,12 +60,12 @@ fn read(value: &Value, default_namespace: &str, issues: &mut Vec<Issue>) -> (Met
     if known.support != Support::Served {
         issues.push(Issue::new(Code::KindNotServed, Path::root().join("kind"), format!("{kind} is not enforced yet")));
     }
+    if known.support == Support::Named || unused::check(known, &meta, fields, issues) {
+        return (meta, unknown);
+    }
     let object = typed(known, value, fields, issues);
     if let Some(spec) = present(fields, "spec") {
         compatibility::warn(known, spec, issues);
-    }
-    if known.support == Support::Named {
-        return (meta, unknown);
     }
     if let Some(object) = &object {
         validate::validate(&meta, object, issues);
@@ -158,24 +161,35 @@ fn required_spec<T: Decode + Into<Object>>(
     fields: &Map<String, Value>,
     issues: &mut Vec<Issue>,
 ) -> Option<Object> {
-    if present(fields, "spec").is_none() {
-        check_top_level(known, fields, issues);
-        issues.push(Issue::new(Code::MissingField, Path::root().join("spec"), "`spec` is required"));
-        return None;
-    }
-    spec::<T>(known, fields, issues)
+    spec_of::<T>(known, fields, true, issues).map(Into::into)
 }
 
-/// Reads `spec`; an absent one is an empty one.
 fn spec<T: Decode + Into<Object>>(
     known: &KnownKind,
     fields: &Map<String, Value>,
     issues: &mut Vec<Issue>,
 ) -> Option<Object> {
+    spec_of::<T>(known, fields, false, issues).map(Into::into)
+}
+
+/// Reads `spec`; an absent one is an empty one unless it is required.
+pub(super) fn spec_of<T: Decode>(
+    known: &KnownKind,
+    fields: &Map<String, Value>,
+    is_required: bool,
+    issues: &mut Vec<Issue>,
+) -> Option<T> {
     check_top_level(known, fields, issues);
+    let spec = Path::root().join("spec");
     let empty = Value::Object(Map::new());
-    let value = present(fields, "spec").unwrap_or(&empty);
-    T::decode(value, &mut Cursor::new(Path::root().join("spec"), issues)).map(Into::into)
+    let value = match present(fields, "spec") {
+        None if is_required => {
+            issues.push(Issue::new(Code::MissingField, spec, "`spec` is required"));
+            return None;
+        }
+        value => value.unwrap_or(&empty),
+    };
+    T::decode(value, &mut Cursor::new(spec, issues))
 }
 
 /// Istio's webhook refuses what stands beside `spec`; other kinds lose it.

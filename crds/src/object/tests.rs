@@ -67,7 +67,7 @@ fn wrong_types_spoil_no_neighbour() {
 
 #[test]
 fn documents_that_are_no_objects_are_findings() {
-    for text in ["[1]", "5", "a: 1", "apiVersion: v1", "{apiVersion: 1, kind: Service}"] {
+    for text in ["[1]", "5", "a: 1", "apiVersion: v1", "{apiVersion: 1, kind: Service}", "{apiVersion: v1, kind: ''}"] {
         assert_eq!(findings(&parsed(text).1), [(Code::NotAnObject, String::new())], "{text}");
     }
 }
@@ -123,6 +123,12 @@ fn metadata_is_checked_and_namespaces_are_filled_in() {
         ("{name: a, labels: {a: yes}}", "metadata.labels.a"),
         ("{name: a, creationTimestamp: now}", "metadata.creationTimestamp"),
         ("{name: 5}", "metadata.name"),
+        ("{name: a, finalizers: b}", "metadata.finalizers"),
+        ("{name: a, finalizers: [5]}", "metadata.finalizers[0]"),
+        ("{name: a, ownerReferences: [b]}", "metadata.ownerReferences[0]"),
+        ("{name: a, generation: b}", "metadata.generation"),
+        ("{name: a, resourceVersion: 5}", "metadata.resourceVersion"),
+        ("{name: a, deletionTimestamp: soon}", "metadata.deletionTimestamp"),
     ];
     for (metadata, path) in rows {
         let (_, parsed) = parsed(&format!(

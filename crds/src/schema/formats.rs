@@ -41,7 +41,8 @@ impl Check {
             }
             (Self::Items(least, most), Value::Array(items)) => bounds(items.len(), *least, *most, "items", cursor),
             (Self::Entries(least, most), Value::Object(fields)) => {
-                bounds(fields.len(), *least, *most, "entries", cursor)
+                let written = fields.values().filter(|value| !value.is_null()).count();
+                bounds(written, *least, *most, "entries", cursor)
             }
             (Self::Range(least, most), Value::Number(number)) => {
                 let whole = number.as_i64();
@@ -169,6 +170,11 @@ pub(crate) fn is_http_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
+/// A header value: visible characters, single spaces or tabs between them.
+pub(crate) fn is_header_value(text: &str) -> bool {
+    text.split([' ', '\t']).all(|word| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
 /// `domain/path`, as controllers name themselves.
 pub(crate) fn is_domain_prefixed_path(text: &str) -> bool {
     text.split_once('/').is_some_and(|(domain, path)| {
@@ -195,6 +201,17 @@ pub(crate) fn is_uri_path(text: &str) -> bool {
         }
     }
     !bytes.is_empty()
+}
+
+/// A header name without the rarer characters.
+pub(crate) fn is_plain_header(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+/// A URI with a scheme and an authority, as loosely as the Gateway API's pattern has it.
+pub(crate) fn is_uri(text: &str) -> bool {
+    text.find([':', '/', '?', '#'])
+        .is_some_and(|end| end > 0 && text.get(end..).is_some_and(|rest| rest.starts_with("://")))
 }
 
 /// A label or annotation key: an optional domain and a name of at most 63 characters.
@@ -230,8 +247,12 @@ pub(crate) fn is_port_name(text: &str) -> bool {
 /// What a Gateway listener's protocol looks like: a word, or `domain/word`.
 pub(crate) fn is_protocol(text: &str) -> bool {
     let is_word = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    match text.split_once('/') {
-        Some((domain, word)) => is_dns_subdomain(domain) && is_word(word),
+    match text.rsplit_once('/') {
+        // The CRD's pattern anchors the domain at its end alone.
+        Some((domain, word)) => {
+            domain.bytes().last().is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+                && is_word(word)
+        }
         None => {
             let bytes = text.as_bytes();
             bytes.first().is_some_and(u8::is_ascii_alphanumeric)

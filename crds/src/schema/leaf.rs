@@ -59,7 +59,7 @@ macro_rules! integers {
     )*};
 }
 
-integers!(i32, u16, u32, u64);
+integers!(i32, i64, u16, u32, u64);
 
 impl Decode for f64 {
     fn decode(value: &Value, cursor: &mut Cursor<'_>) -> Option<Self> {

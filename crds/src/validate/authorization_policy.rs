@@ -4,7 +4,7 @@ use super::host::{is_cidr, is_ip};
 use super::policy_target;
 use crate::codes::Code;
 use crate::istio::{Action, AuthorizationPolicy, Condition, Operation, Rule, RuleEntry, Source};
-use crate::schema::Cursor;
+use crate::schema::{Cursor, nearest};
 
 const CODE: Code = Code::AuthorizationRule;
 
@@ -221,6 +221,25 @@ fn check_condition(action: Action, condition: &Condition, cursor: &mut Cursor<'_
 
 type ValueCheck = fn(&str) -> Result<(), String>;
 
+/// Keys of conditions, as far as they are fixed.
+const ATTRIBUTES: [&str; 15] = [
+    "request.headers",
+    "request.auth.principal",
+    "request.auth.audiences",
+    "request.auth.presenter",
+    "request.auth.claims",
+    "source.ip",
+    "remote.ip",
+    "source.namespace",
+    "source.principal",
+    "source.serviceAccount",
+    "source.trustDomain",
+    "destination.ip",
+    "destination.port",
+    "connection.sni",
+    "experimental.envoy.filters",
+];
+
 /// How the values of an attribute are checked; the error says what is wrong with the key.
 fn attribute(key: &str) -> Result<Option<ValueCheck>, String> {
     let is_indexed = key.ends_with(']') && key.find('[').is_some_and(|open| open > 0 && open + 2 < key.len());
@@ -241,7 +260,11 @@ fn attribute(key: &str) -> Result<Option<ValueCheck>, String> {
         "destination.namespace" => Err(format!("`{key}` is replaced by the policy's namespace")),
         _ if key.starts_with("destination.labels") => Err(format!("`{key}` is replaced by the selector")),
         "destination.name" | "destination.user" => Err(format!("`{key}` is no longer supported")),
-        _ => Err(format!("`{key}` is not a known attribute")),
+        _ => {
+            let name = key.split('[').next().unwrap_or_default();
+            let hint = nearest(name, &ATTRIBUTES).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            Err(format!("`{key}` is not a known attribute{hint}"))
+        }
     }
 }
 
@@ -261,7 +284,7 @@ fn not_empty(value: &str) -> Result<(), String> {
 
 fn address(value: &str) -> Result<(), String> {
     let is_valid = if value.contains('/') { is_cidr(value) } else { is_ip(value) };
-    if is_valid || value.is_empty() { Ok(()) } else { Err(format!("`{value}` is neither an address nor a CIDR")) }
+    if is_valid { Ok(()) } else { Err(format!("`{value}` is neither an address nor a CIDR")) }
 }
 
 /// 0 to 65535, as Istio has it.

@@ -18,13 +18,15 @@ pub(super) fn is_claim(name: &str) -> bool {
 
 /// Why a name cannot be matched on.
 pub(super) fn match_name(name: &str) -> Result<(), String> {
-    if is_claim(name)
-        || matches!(name, ":method" | ":scheme" | ":authority" | ":path" | ":status")
-        || is_http_token(name)
-    {
+    if is_claim(name) || matches!(name, ":method" | ":scheme" | ":authority" | ":path" | ":status") || is_name(name) {
         return Ok(());
     }
     Err(format!("`{name}` is not a header name"))
+}
+
+/// A token, or one with commas: Istio's own pattern lets them pass.
+pub(super) fn is_name(name: &str) -> bool {
+    name.split(',').all(|part| part.is_empty() || is_http_token(part)) && !name.is_empty()
 }
 
 pub(super) fn is_authority(name: &str) -> bool {

@@ -51,7 +51,7 @@ fn dns_labels(text: &str) -> Result<(), String> {
     }
     // A trailing dot makes the name unambiguous.
     let labels = text.strip_suffix('.').unwrap_or(text);
-    if text == "." || text.is_empty() {
+    if text.is_empty() {
         return Ok(());
     }
     match labels.split('.').find(|label| !is_label(label)) {
@@ -99,11 +99,7 @@ pub(super) fn gateway_host(text: &str) -> Result<(), String> {
 
 fn gateway_host_part(host: &str) -> Result<(), String> {
     if host != "*" && !host.contains('.') {
-        return if is_ip(host) {
-            Ok(())
-        } else {
-            Err(format!("`{host}` is a short name; a full host name is required"))
-        };
+        return Err(format!("`{host}` is a short name; a full host name is required"));
     }
     if let Err(message) = wildcard_domain(host)
         && !is_ip(host)
@@ -187,7 +183,7 @@ mod tests {
         {
             assert_eq!(wildcard_domain(host), Ok(()), "{host}");
         }
-        for host in ["", "foo_bar", "a.*.b", "-a", "foo..com", "10.0.0.1", "a.b.5"] {
+        for host in ["", ".", "foo_bar", "a.*.b", "-a", "foo..com", "foo..", "10.0.0.1", "a.b.5"] {
             assert!(wildcard_domain(host).is_err(), "{host}");
         }
         assert!(gateway_domain(true, "outbound_.80_._.e2e.foobar.mesh").is_ok());
@@ -199,7 +195,7 @@ mod tests {
         for host in ["*", "*.foo.com", "ns/foo.com", "*/foo.com", "./*", "10.0.0.1"] {
             assert_eq!(gateway_host(host), Ok(()), "{host}");
         }
-        for host in ["short", "ns/short", "/foo.com", "ns/", "~/foo.com", "*foo.com", "a/b/c.com"] {
+        for host in ["short", "ns/short", "/foo.com", "ns/", "~/foo.com", "*foo.com", "a/b/c.com", "fd00::1"] {
             assert!(gateway_host(host).is_err(), "{host}");
         }
     }

@@ -25,6 +25,17 @@ pub(super) fn check(telemetry: &Telemetry, cursor: &mut Cursor<'_>) {
             });
         }
     });
+    cursor.within("accessLogging", |cursor| {
+        for (index, logging) in telemetry.access_logging.iter().enumerate() {
+            if let Some(filter) = &logging.filter
+                && let Err(message) = crate::cel::check(&filter.expression)
+            {
+                cursor.within(index, |cursor| {
+                    cursor.within("filter", |cursor| cursor.report_at("expression", CODE, message));
+                });
+            }
+        }
+    });
     cursor.within("metrics", |cursor| {
         for (index, metrics) in telemetry.metrics.iter().enumerate() {
             for (position, change) in metrics.overrides.iter().enumerate() {

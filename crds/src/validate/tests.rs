@@ -5,6 +5,9 @@ use crate::document;
 use crate::issue::Severity;
 use crate::object::{Parsed, parse};
 
+mod admission;
+mod extension;
+
 fn check(api_version: &str, kind: &str, metadata: &str, spec: &str) -> Parsed {
     let text = format!(
         "{{apiVersion: {api_version}, kind: {kind}, metadata: {{name: x, namespace: ns{metadata}}}, spec: {spec}}}"
@@ -354,7 +357,10 @@ fn authorization_policy_errors() {
             "{rules: [{from: [{source: {serviceAccounts: [a/b/c]}}]}]}",
             "spec.rules[0].from[0].source.serviceAccounts[0]",
         ),
-        ("{rules: [{from: [{source: {serviceAccounts: [a], namespaces: [b]}}]}]}", "spec.rules[0].from[0].source"),
+        (
+            "{rules: [{from: [{source: {serviceAccounts: [a], namespaces: [b]}}]}]}",
+            "spec.rules[0].from[0].source.serviceAccounts",
+        ),
         ("{rules: [{from: [{source: {trustDomains: ['a*b']}}]}]}", "spec.rules[0].from[0].source.trustDomains[0]"),
         ("{rules: [{to: [{operation: {}}]}]}", "spec.rules[0].to[0].operation"),
         ("{rules: [{to: [{operation: {ports: [http]}}]}]}", "spec.rules[0].to[0].operation.ports[0]"),

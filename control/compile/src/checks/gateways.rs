@@ -7,7 +7,7 @@ use palisade_model::{identity::SpiffeId, settings::ProxyKind};
 
 use crate::{
     lower::client::Proxy,
-    object::{self, Object, ObjectKey},
+    object::{Object, ObjectKey},
     reports::{Code, Report, Reports},
     resolve::{Resolved, gateways, secrets},
 };
@@ -17,14 +17,9 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
     let mut rejected: BTreeSet<(ObjectKey, usize, String)> = BTreeSet::new();
     let mut seen: BTreeSet<Vec<&ObjectKey>> = BTreeSet::new();
     for pod in inputs.pods.values() {
-        let selected: Vec<&ObjectKey> = inputs
-            .gateways
-            .values()
-            .filter(|gateway| {
-                !gateway.spec.selector.is_empty() && object::selects(&gateway.spec.selector, &pod.head.labels)
-            })
-            .map(|gateway| &gateway.head.key)
-            .collect();
+        let selecting = || gateways::selecting(inputs, &pod.head.key.namespace, &pod.head.labels);
+        let selected: Vec<&ObjectKey> =
+            selecting().filter(|gateway| !gateway.spec.selector.is_empty()).map(|gateway| &gateway.head.key).collect();
         // Pods that serve the same Gateways have the same conflicts.
         if selected.is_empty() || !seen.insert(selected) {
             continue;
@@ -50,9 +45,7 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
         for (key, servers) in gateways::servers_of(inputs, &proxy).1 {
             rejected.extend(servers.into_iter().map(|server| (key.clone(), server.index, server.message)));
         }
-        for gateway in
-            inputs.gateways.values().filter(|gateway| object::selects(&gateway.spec.selector, &pod.head.labels))
-        {
+        for gateway in selecting() {
             certificates(resolved, gateway, &pod.head.key.namespace, reports);
         }
     }

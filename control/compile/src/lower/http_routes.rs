@@ -160,7 +160,7 @@ fn retry(written: &HttpRouteRetry) -> RetryPolicy {
     let HttpRouteRetry { codes, attempts, backoff } = written;
     let mut policy = retries::default();
     if let Some(attempts) = attempts.filter(|attempts| *attempts > 0) {
-        policy.attempts = attempts;
+        policy.attempts = u32::try_from(attempts).unwrap_or(u32::MAX);
     }
     policy.statuses = codes.iter().copied().collect();
     if let Some(base) = backoff.and_then(time::positive) {

@@ -85,13 +85,25 @@ impl ServerKind {
     }
 }
 
+/// The Gateways that select a workload.
+pub(crate) fn selecting<'a>(
+    inputs: &'a Inputs,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+) -> impl Iterator<Item = &'a Object<Gateway>> {
+    let is_scoped = inputs.settings.gateways_in_own_namespace;
+    inputs.gateways.values().filter(move |gateway| {
+        (!is_scoped || *gateway.head.key.namespace == *namespace) && object::selects(&gateway.spec.selector, labels)
+    })
+}
+
 /// The servers of all Gateways that select a proxy, in age order, without those that conflict with an older one, and the
 /// conflicts by Gateway.
 pub(crate) fn servers_of<'a>(
     inputs: &'a Inputs,
     proxy: &Proxy,
 ) -> (Vec<Bound<'a>>, BTreeMap<object::ObjectKey, Vec<Rejected>>) {
-    let selected = inputs.gateways.values().filter(|gateway| object::selects(&gateway.spec.selector, &proxy.labels));
+    let selected = selecting(inputs, &proxy.namespace, &proxy.labels);
     let mut merged: Vec<Bound<'a>> = Vec::new();
     let mut rejected: BTreeMap<object::ObjectKey, Vec<Rejected>> = BTreeMap::new();
     for gateway in object::by_age(selected) {

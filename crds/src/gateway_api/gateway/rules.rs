@@ -7,11 +7,11 @@ use crate::codes::Code;
 use crate::schema::Cursor;
 use crate::schema::formats::is_hostname;
 
-pub(super) fn listeners_are_consistent(gateway: &Gateway, cursor: &mut Cursor<'_>) {
+pub(crate) fn listeners_are_consistent(listeners: &[Listener], cursor: &mut Cursor<'_>) {
     cursor.within("listeners", |cursor| {
-        for (index, listener) in gateway.listeners.iter().enumerate() {
+        for (index, listener) in listeners.iter().enumerate() {
             cursor.within(index, |cursor| protocol_fits(listener, cursor));
-            let earlier = gateway.listeners.iter().take(index);
+            let earlier = listeners.iter().take(index);
             if earlier.clone().any(|other| {
                 (other.port, &other.protocol, &other.hostname)
                     == (listener.port, &listener.protocol, &listener.hostname)

@@ -1,15 +1,17 @@
 //! The rules between fields of an HTTPRoute that its CRD states in CEL.
 
+use std::collections::BTreeSet;
+
 use super::{CookieLifetimeType, DefaultScope, HttpRouteFilter, ParentReference};
 use super::{
-    HttpBackendRef, HttpPathMatch, HttpRoute, HttpRouteRule, HttpRouteTimeouts, PathMatchType, SessionPersistence,
-    SessionPersistenceType,
+    HttpBackendRef, HttpPathMatch, HttpRoute, HttpRouteMatch, HttpRouteRule, HttpRouteTimeouts, PathMatchType,
+    SessionPersistence, SessionPersistenceType,
 };
 use crate::codes::Code;
 use crate::gateway_api::filter::{HttpPathModifierType, filters_are_consistent};
 use crate::gateway_api::object_reference::require_port;
-use crate::schema::Cursor;
-use crate::schema::formats::is_uri_path;
+use crate::schema::formats::{is_header_value, is_uri_path};
+use crate::schema::{Cursor, shorten};
 
 /// The most matches of all rules together.
 const MAX_MATCHES: usize = 128;
@@ -51,19 +53,30 @@ pub(in crate::gateway_api) fn experimental_defaults(written: Option<DefaultScope
 
 pub(super) fn parents_are_distinct(route: &HttpRoute, cursor: &mut Cursor<'_>) {
     parents_differ(&route.parent_refs, cursor);
+    rules_fit_together(route.rules.iter().map(|rule| (rule.name.as_deref(), rule.matches.len())), cursor);
+    experimental_defaults(route.use_default_gateways, cursor);
+}
+
+/// Names of rules differ, and all together have not too many matches.
+pub(in crate::gateway_api) fn rules_fit_together<'a>(
+    rules: impl Iterator<Item = (Option<&'a str>, usize)>,
+    cursor: &mut Cursor<'_>,
+) {
     cursor.within("rules", |cursor| {
-        if route.rules.iter().map(|rule| rule.matches.len()).sum::<usize>() > MAX_MATCHES {
-            cursor.report(Code::GatewayApiRule, format!("all rules together may have {MAX_MATCHES} matches"));
-        }
-        for (index, rule) in route.rules.iter().enumerate() {
-            if rule.name.is_some() && route.rules.iter().take(index).any(|other| other.name == rule.name) {
+        let mut names = BTreeSet::new();
+        let mut matches = 0;
+        for (index, (name, count)) in rules.enumerate() {
+            matches += count;
+            if name.is_some_and(|name| !names.insert(name)) {
                 cursor.within(index, |cursor| {
                     cursor.report_at("name", Code::GatewayApiRule, "rule names must be unique within the route")
                 });
             }
         }
+        if matches > MAX_MATCHES {
+            cursor.report(Code::GatewayApiRule, format!("all rules together may have {MAX_MATCHES} matches"));
+        }
     });
-    experimental_defaults(route.use_default_gateways, cursor);
 }
 
 fn same_object(a: &ParentReference, b: &ParentReference) -> bool {
@@ -129,6 +142,18 @@ pub(super) fn path_is_plain(path: &HttpPathMatch, cursor: &mut Cursor<'_>) {
     if !is_uri_path(value) {
         cursor.report_at("value", Code::GatewayApiRule, "the path has characters that a URI path cannot have");
     }
+}
+
+/// Only HTTPRoutes have a form for the values; gRPC's may be any.
+pub(super) fn header_values_are_plain(matched: &HttpRouteMatch, cursor: &mut Cursor<'_>) {
+    cursor.within("headers", |cursor| {
+        for (index, header) in matched.headers.iter().enumerate().filter(|(_, h)| !is_header_value(&h.value)) {
+            cursor.within(index, |cursor| {
+                let message = format!("`{}` is not a header value", shorten(&header.value));
+                cursor.report_at("value", Code::InvalidFormat, message);
+            });
+        }
+    });
 }
 
 pub(super) fn timeouts_nest(timeouts: &HttpRouteTimeouts, cursor: &mut Cursor<'_>) {

@@ -37,3 +37,17 @@ fn a_text_that_is_no_settings_opens_nothing() {
         assert!(is_strict(&parse(text)), "{text}");
     }
 }
+
+#[test]
+fn what_calls_to_unknown_hosts_lose_is_said() {
+    let findings = |text: &str| {
+        let found = MeshConfig::parse(text).1;
+        found.iter().map(|issue| (issue.code.id(), issue.path.to_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(findings("outboundTrafficPolicy: {mode: ALLOW_ANY}\n"), []);
+    let place = "data.mesh.outboundTrafficPolicy";
+    let dynamic = findings("outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}\n");
+    assert_eq!(dynamic, [("PLS0301", format!("{place}.mode"))]);
+    let tls = findings("outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: SIMPLE}}\n");
+    assert_eq!(tls, [("PLS0302", format!("{place}.tls"))]);
+}

@@ -9,7 +9,6 @@ use crate::istio::{
 };
 use crate::re2;
 use crate::schema::Cursor;
-use crate::schema::formats::is_http_token;
 use crate::validate::{header, host, labels, port};
 
 pub(super) fn check(route: &HttpRoute, is_delegate: bool, at_gateways: bool, cursor: &mut Cursor<'_>) {
@@ -184,7 +183,7 @@ fn check_cors(cors: &CorsPolicy, cursor: &mut Cursor<'_>) {
     });
     for (field, names) in [("allowHeaders", &cors.allow_headers), ("exposeHeaders", &cors.expose_headers)] {
         cursor.within(field, |cursor| {
-            for (index, name) in names.iter().enumerate().filter(|(_, name)| !is_http_token(name)) {
+            for (index, name) in names.iter().enumerate().filter(|(_, name)| !header::is_name(name)) {
                 cursor.report_at(index, ROUTE, format!("`{name}` is not a header name"));
             }
         });
