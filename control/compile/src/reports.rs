@@ -7,6 +7,9 @@ use serde::{Serialize, Serializer};
 
 use crate::object::Head;
 
+#[cfg(test)]
+mod page;
+
 /// All findings about all documents.
 #[derive(Debug, Clone, Default)]
 pub struct Reports {
@@ -69,10 +72,10 @@ pub struct Condition {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $id:literal, $severity:ident;)*) => {
+    ($(#[doc = $doc:literal] $name:ident = $id:literal, $severity:ident;)*) => {
         /// Codes of findings that only compiling all documents together can make.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Code { $($(#[$doc])* $name,)* }
+        pub enum Code { $(#[doc = $doc] $name,)* }
 
         impl Code {
             /// Every code, in order of number.
@@ -81,6 +84,11 @@ macro_rules! codes {
             /// The code as printed. Never reused for another meaning.
             pub const fn id(self) -> &'static str {
                 match self { $(Self::$name => $id,)* }
+            }
+
+            /// What it means.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $doc,)* }
             }
 
             /// How bad a finding with this code is.
