@@ -343,7 +343,7 @@ fn ingress_replaces_the_ports_of_services() {
 #[test]
 fn a_port_that_asks_for_tls_of_its_own_takes_mesh_peers_only() {
     let text = pod("client", "a", "")
-        + &istio("PeerAuthentication", "off", "a", "{mtls: {mode: DISABLE}}")
+        + &istio("PeerAuthentication", "plaintext", "a", "{mtls: {mode: DISABLE}}")
         + &istio(
             "Sidecar",
             "default",
