@@ -56,7 +56,7 @@ pub(crate) enum Warnings {
 }
 
 pub(crate) fn check(text: &str, warnings: Warnings) -> Result<Checked, Vec<Finding>> {
-    let whole = |message: String| vec![Finding { line: None, column: None, message }];
+    let whole = |message: String| vec![Finding { line: None, column: None, message: one_line(&message) }];
     if text.len() > MAX_TEXT_BYTES {
         return Err(whole(format!("{} bytes of policy are more than {MAX_TEXT_BYTES}", text.len())));
     }
@@ -110,8 +110,13 @@ pub(crate) fn parse_finding(text: &str, error: &dyn Diagnostic) -> Finding {
     Finding {
         line: before.map(|b| b.matches('\n').count() + 1),
         column: before.map(|b| b.rsplit('\n').next().unwrap_or_default().chars().count() + 1),
-        message: error.to_string(),
+        message: one_line(&error.to_string()),
     }
+}
+
+/// Cedar quotes the user's text, line ends and all; a finding is one line.
+fn one_line(message: &str) -> String {
+    message.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// An upper bound of how deep a text's syntax tree is, texts and comments left out: open brackets, the operators of each open level (they

@@ -6,6 +6,7 @@ pub mod latency;
 pub mod load;
 pub mod measure;
 pub mod memory;
+pub mod policies;
 pub mod process;
 pub mod propagation;
 pub mod sidecars;

@@ -180,9 +180,9 @@ fn operation(rng: &mut Rng) -> Operation {
     }
 }
 
-fn condition(rng: &mut Rng) -> Condition {
-    let key = *rng.pick(KEYS);
-    let pool = match key {
+/// The values that a key is asked about.
+fn pool_of(key: &str) -> &'static [&'static str] {
+    match key {
         "source.ip" | "remote.ip" | "destination.ip" => BLOCKS,
         "source.namespace" => NAMESPACES,
         "source.principal" => PRINCIPALS,
@@ -193,7 +193,12 @@ fn condition(rng: &mut Rng) -> Condition {
         "request.auth.principal" => REQUEST_PRINCIPALS,
         key if key.starts_with("request.headers") => HEADER_VALUES,
         _ => CLAIM_VALUES,
-    };
+    }
+}
+
+fn condition(rng: &mut Rng) -> Condition {
+    let key = *rng.pick(KEYS);
+    let pool = pool_of(key);
     let values = rng.maybe(2, pool);
     let not_values = if values.is_empty() { rng.some(pool) } else { rng.maybe(4, pool) };
     Condition { key: key.to_owned(), values, not_values }
@@ -213,6 +218,59 @@ pub(super) fn rule(rng: &mut Rng, number: usize) -> RuleSpec {
         rule.when = (0..1 + rng.below(2)).map(|_| condition(rng)).collect();
     }
     rule
+}
+
+/// A rule for each field and key with each form of value: alone, forbidden, and all of them together.
+pub(super) fn shapes() -> Vec<RuleSpec> {
+    type Fill<T> = fn(&mut T, [Vec<String>; 2]);
+    let sources: [(&[&str], Fill<Source>); 7] = [
+        (PRINCIPALS, |s, [values, not]| (s.principals, s.not_principals) = (values, not)),
+        (NAMESPACES, |s, [values, not]| (s.namespaces, s.not_namespaces) = (values, not)),
+        (ACCOUNTS, |s, [values, not]| (s.service_accounts, s.not_service_accounts) = (values, not)),
+        (DOMAINS, |s, [values, not]| (s.trust_domains, s.not_trust_domains) = (values, not)),
+        (BLOCKS, |s, [values, not]| (s.ip_blocks, s.not_ip_blocks) = (values, not)),
+        (BLOCKS, |s, [values, not]| (s.remote_ip_blocks, s.not_remote_ip_blocks) = (values, not)),
+        (REQUEST_PRINCIPALS, |s, [values, not]| (s.request_principals, s.not_request_principals) = (values, not)),
+    ];
+    let operations: [(&[&str], Fill<Operation>); 4] = [
+        (HOSTS, |o, [values, not]| (o.hosts, o.not_hosts) = (values, not)),
+        (PORTS, |o, [values, not]| (o.ports, o.not_ports) = (values, not)),
+        (METHODS, |o, [values, not]| (o.methods, o.not_methods) = (values, not)),
+        (PATHS, |o, [values, not]| (o.paths, o.not_paths) = (values, not)),
+    ];
+    let mut rules = Vec::new();
+    let mut add = |fill: &dyn Fn(&mut RuleSpec)| {
+        let mut rule = numbered_rule(RuleAction::Deny, rules.len());
+        fill(&mut rule);
+        rules.push(rule);
+    };
+    for (pool, fill) in sources {
+        for values in forms(pool) {
+            let mut source = Source::default();
+            fill(&mut source, values);
+            add(&|rule| rule.from = Some(vec![source.clone()]));
+        }
+    }
+    for (pool, fill) in operations {
+        for values in forms(pool) {
+            let mut operation = Operation::default();
+            fill(&mut operation, values);
+            add(&|rule| rule.to = Some(vec![operation.clone()]));
+        }
+    }
+    for key in KEYS {
+        for [values, not_values] in forms(pool_of(key)) {
+            let condition = Condition { key: (*key).to_owned(), values, not_values };
+            add(&|rule| rule.when = vec![condition.clone()]);
+        }
+    }
+    rules
+}
+
+/// Each value as one that is asked for and as one that is not wanted, and all of them as both.
+fn forms(pool: &[&str]) -> Vec<[Vec<String>; 2]> {
+    let alone = pool.iter().flat_map(|value| [[strings(&[value]), Vec::new()], [Vec::new(), strings(&[value])]]);
+    alone.chain([[strings(pool), Vec::new()], [Vec::new(), strings(pool)], [strings(pool), strings(pool)]]).collect()
 }
 
 fn ip(rng: &mut Rng) -> std::net::IpAddr {

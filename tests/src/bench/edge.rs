@@ -3,7 +3,7 @@
 use super::{
     load::Seen,
     measure::{self, Run, words},
-    stand::{Edge, EdgePeer},
+    stand::{Edge, EdgePeer, Policies},
     table::{Comparison, render},
 };
 
@@ -119,7 +119,7 @@ pub async fn handshake(runs: Option<usize>) -> anyhow::Result<String> {
 }
 
 async fn compare(rows: &[Row], runs: usize) -> anyhow::Result<String> {
-    let edge = Edge::start(0).await?;
+    let edge = Edge::start(0, Policies::Ten).await?;
     let mut table = Vec::new();
     for row in rows {
         let peers: Vec<&EdgePeer> = edge.peers.iter().take(row.peers).collect();

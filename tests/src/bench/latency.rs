@@ -2,7 +2,7 @@
 
 use super::{
     measure::{self, words},
-    stand::{Edge, HOST, Sidecars},
+    stand::{Edge, HOST, Policies, Sidecars},
     table::{Comparison, render},
 };
 
@@ -17,7 +17,7 @@ const QUANTILES: [&str; 3] = ["p50", "p90", "p99"];
 /// When a peer does not come up or answers wrongly.
 pub async fn run(runs: Option<usize>) -> anyhow::Result<String> {
     let runs = runs.unwrap_or(RUNS);
-    let edge = Edge::start(0).await?;
+    let edge = Edge::start(0, Policies::Ten).await?;
     let targets = edge.peers.iter().take(2).map(|peer| (peer.name, edge.namespace, format!("127.0.0.1:{}", peer.http)));
     let targets: Vec<_> = targets.collect();
     let direct = (edge.namespace, "127.0.0.1:9080".to_owned());

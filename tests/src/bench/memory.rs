@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::{
     measure::{Prepared, words},
     process::anonymous_memory,
-    stand::{Edge, Sidecars},
+    stand::{Edge, Policies, Sidecars},
     table::{Comparison, render},
 };
 
@@ -31,7 +31,7 @@ pub async fn run(runs: Option<usize>) -> anyhow::Result<String> {
     let mut sidecar = Comparison::new("sidecar, idle, MB", &peers, 1);
     let mut mutual = Comparison::new("per idle connection, mutual TLS, KiB", &peers, 1);
     for _ in 0..runs.unwrap_or(3) {
-        let edge = Edge::start(0).await?;
+        let edge = Edge::start(0, Policies::Ten).await?;
         let (mut idle, mut per_connection) = (Vec::new(), Vec::new());
         for peer in edge.peers.iter().take(peers.len()) {
             let load = format!("--kind idle --connections {CONNECTIONS} --target 127.0.0.1:{}", peer.http);
@@ -42,7 +42,7 @@ pub async fn run(runs: Option<usize>) -> anyhow::Result<String> {
         plain.push(&per_connection);
         edge.stop().await?;
 
-        let edge = Edge::start(ROUTES).await?;
+        let edge = Edge::start(ROUTES, Policies::Ten).await?;
         let ours = edge.peers.first().context("no gateway")?;
         routes.push(&[megabytes(ours.pid).await?]);
         edge.stop().await?;

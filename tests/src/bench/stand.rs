@@ -11,9 +11,11 @@ use anyhow::{Context, ensure};
 
 mod edge;
 mod envoy;
+mod policies;
 mod sidecars;
 
 pub use edge::{Edge, EdgePeer};
+pub use policies::Policies;
 pub use sidecars::{HOST, Sidecars};
 
 /// Threads of each peer: the cores of the machines that these benchmarks are meant for; our proxies take all cores too.

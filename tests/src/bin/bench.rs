@@ -31,6 +31,8 @@ enum Command {
     Memory,
     /// Latency that the gateway and two sidecars add.
     Latency,
+    /// Requests through the gateway with up to 10,000 policies.
+    Policies,
     /// How long an edit takes to every proxy.
     Propagation,
     /// The load generator.
@@ -67,6 +69,7 @@ async fn run(command: Option<Command>, runs: Option<usize>) -> anyhow::Result<()
                 Command::Handshake,
                 Command::Memory,
                 Command::Latency,
+                Command::Policies,
                 Command::Propagation,
             ] {
                 table(&command, runs).await?;
@@ -84,6 +87,7 @@ async fn table(command: &Command, runs: Option<usize>) -> anyhow::Result<()> {
         Command::Sidecar => bench::sidecars::sidecar(runs).await,
         Command::Memory => bench::memory::run(runs).await,
         Command::Latency => bench::latency::run(runs).await,
+        Command::Policies => bench::policies::run(runs).await,
         Command::Propagation => bench::propagation::run().await,
         Command::Load(_) | Command::Upstream(_) => return Ok(()),
     };

@@ -5,7 +5,11 @@ use std::{fmt::Write, fs, path::PathBuf, time::Duration};
 use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
-use super::{THREADS, envoy_program, indent, open_folder, shell};
+use super::{
+    THREADS, envoy_program, indent, open_folder,
+    policies::{HAPROXY_POLICIES, Policies, envoy_gateway_policies, gateway_policies},
+    shell,
+};
 use crate::{
     bench::{
         load::PATHS,
@@ -51,11 +55,11 @@ pub struct EdgePeer {
 }
 
 impl Edge {
-    /// Starts everything. `extra_routes` are added to our gateway alone.
+    /// Starts everything. `extra_routes` are added to our gateway alone; HAProxy always has the ten policies.
     ///
     /// # Errors
     /// When a peer is not installed or does not come up. Needs root.
-    pub async fn start(extra_routes: usize) -> anyhow::Result<Self> {
+    pub async fn start(extra_routes: usize, policies: Policies) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("palisade-bench-").tempdir()?;
         open_folder(folder.path())?;
         certificates(folder.path())?;
@@ -67,7 +71,7 @@ impl Edge {
             .replace("ROUTES", &indent(&routes(extra_routes), 2))
             .replace("CERTIFICATE", &base64("server.pem")?)
             .replace("KEY", &base64("server-key.pem")?)
-            .replace("POLICIES", &policies("istio-system", "{istio: bench}", "\"8080\", \"8443\""));
+            .replace("POLICIES", &gateway_policies(policies));
         let path = folder.path().join("gateway.yaml");
         fs::write(&path, documents)?;
         let images = folder.path().join("images.yaml");
@@ -88,7 +92,7 @@ impl Edge {
             &std::env::current_exe()?,
             &words("upstream"),
         )?;
-        let (envoy, haproxy) = peers(&folder, namespace)?;
+        let (envoy, haproxy) = peers(&folder, namespace, policies)?;
         let peers = vec![
             EdgePeer { name: "palisade", pid: namespace, http: 8080, https: 8443, tcp: 8082 },
             EdgePeer { name: "envoy", pid: envoy.pid(), http: 10080, https: 10443, tcp: 10082 },
@@ -130,7 +134,7 @@ fn certificates(folder: &std::path::Path) -> anyhow::Result<()> {
     )
 }
 
-fn peers(folder: &TempDir, namespace: u32) -> anyhow::Result<(Process, Process)> {
+fn peers(folder: &TempDir, namespace: u32, policies: Policies) -> anyhow::Result<(Process, Process)> {
     let at = folder.path().display().to_string();
     let write = |file: &str, template: &str| -> anyhow::Result<PathBuf> {
         let path = folder.path().join(file);
@@ -139,7 +143,7 @@ fn peers(folder: &TempDir, namespace: u32) -> anyhow::Result<(Process, Process)>
     };
     let config = include_str!("envoy-gateway.yaml")
         .replace("ROUTES", &indent(&envoy_routes(), 14))
-        .replace("POLICIES", &indent(&envoy_policies(), 10));
+        .replace("POLICIES", &indent(&envoy_gateway_policies(policies), 10));
     let config = write("envoy.yaml", &config)?;
     let arguments =
         format!("--concurrency {THREADS} --disable-hot-restart --log-level warning -c {}", config.display());
@@ -190,98 +194,3 @@ fn envoy_routes() -> String {
     text.push_str(&route("/bytes/".to_owned()));
     text
 }
-
-/// Nine policies that deny what the load never is, and one that allows it.
-///
-/// `ports`, if any, are those that carry HTTP; on the others nothing is denied, as far as bytes can be judged.
-pub(super) fn policies(namespace: &str, labels: &str, ports: &str) -> String {
-    let rules = [
-        "to: [{operation: {paths: [/admin/*]PORTS}}]",
-        "to: [{operation: {methods: [DELETE], paths: [/svc1/*]PORTS}}]",
-        "from: [{source: {ipBlocks: [203.0.113.0/24]}}]",
-        "to: [{operation: {paths: [/*]PORTS}}]\n    when: [{key: \"request.headers[x-blocked]\", values: [\"yes\"]}]",
-        "to: [{operation: {paths: [/internal/*, \"*/debug\"]PORTS}}]",
-        "to: [{operation: {hosts: [evil.example.com]PORTS}}]",
-        "to: [{operation: {methods: [TRACE, CONNECT]PORTS}}]",
-        "to: [{operation: {paths: [/*]PORTS}}]\n    when: [{key: \"request.headers[user-agent]\", values: [\"bad*\"]}]",
-        "from: [{source: {ipBlocks: [198.51.100.0/24]}}]\n    to: [{operation: {paths: [/svc3/private/*]PORTS}}]",
-    ];
-    let policy = |name: &str, action: &str, rule: &str| {
-        format!(
-            "---
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {{name: {name}, namespace: {namespace}}}
-spec:
-  selector: {{matchLabels: {labels}}}
-  action: {action}
-  rules:
-  - {rule}
-"
-        )
-    };
-    let mut text: String =
-        rules.iter().enumerate().map(|(number, rule)| policy(&format!("deny-{number}"), "DENY", rule)).collect();
-    if !ports.is_empty() {
-        text.push_str(&policy("allow-bytes", "ALLOW", "to: [{operation: {notPorts: [PORTS_ONLY]}}]"));
-    }
-    text.push_str(&policy("allow", "ALLOW", "to: [{operation: {methods: [GET, POST]PORTS}}]"));
-    let only = if ports.is_empty() { String::new() } else { format!(", ports: [{ports}]") };
-    text.replace("PORTS_ONLY", ports).replace("PORTS", &only)
-}
-
-/// The same as Envoy's filters, in the way Istio writes them.
-pub(super) fn envoy_policies() -> String {
-    const ANY: &str = "[{any: true}]";
-    let header = |name: &str, matcher: &str| format!("[{{header: {{name: \"{name}\", string_match: {matcher}}}}}]");
-    let path = |matcher: &str| format!("{{url_path: {{path: {matcher}}}}}");
-    let all = |rules: &[String]| format!("[{{and_rules: {{rules: [{}]}}}}]", rules.join(", "));
-    let method = |name: &str| format!("{{header: {{name: \":method\", string_match: {{exact: {name}}}}}}}");
-    let address = |prefix: &str| format!("[{{direct_remote_ip: {{address_prefix: {prefix}, prefix_len: 24}}}}]");
-    let either = |rules: &[String]| format!("[{{or_rules: {{rules: [{}]}}}}]", rules.join(", "));
-    let any = ANY.to_owned();
-    let deny = [
-        (format!("[{}]", path("{prefix: /admin/}")), any.clone()),
-        (all(&[method("DELETE"), path("{prefix: /svc1/}")]), any.clone()),
-        (any.clone(), address("203.0.113.0")),
-        (any.clone(), header("x-blocked", "{exact: \"yes\"}")),
-        (either(&[path("{prefix: /internal/}"), path("{suffix: /debug}")]), any.clone()),
-        (header(":authority", "{exact: evil.example.com, ignore_case: true}"), any.clone()),
-        (either(&[method("TRACE"), method("CONNECT")]), any.clone()),
-        (any.clone(), header("user-agent", "{prefix: bad}")),
-        (format!("[{}]", path("{prefix: /svc3/private/}")), address("198.51.100.0")),
-    ];
-    let filter = |action: &str, policies: &str| {
-        format!(
-            "- name: envoy.filters.http.rbac
-  typed_config:
-    \"@type\": type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
-    rules:
-      action: {action}
-      policies:
-{policies}"
-        )
-    };
-    let policy = |name: &str, permissions: &str, principals: &str| {
-        format!("        {name}:\n          permissions: {permissions}\n          principals: {principals}\n")
-    };
-    let denied: String = deny
-        .iter()
-        .enumerate()
-        .map(|(number, (permissions, principals))| policy(&format!("deny-{number}"), permissions, principals))
-        .collect();
-    let allowed = policy("allow", &either(&[method("GET"), method("POST")]), ANY);
-    filter("DENY", &denied) + &filter("ALLOW", &allowed)
-}
-
-const HAPROXY_POLICIES: &str = "  http-request deny if { path_beg /admin/ }
-  http-request deny if METH_DELETE { path_beg /svc1/ }
-  http-request deny if { src 203.0.113.0/24 }
-  http-request deny if { req.hdr(x-blocked) yes }
-  http-request deny if { path_beg /internal/ } or { path_end /debug }
-  http-request deny if { req.hdr(host) -i evil.example.com }
-  http-request deny if { method TRACE CONNECT }
-  http-request deny if { req.hdr(user-agent) -m beg bad }
-  http-request deny if { src 198.51.100.0/24 } { path_beg /svc3/private/ }
-  http-request deny unless { method GET POST }
-";

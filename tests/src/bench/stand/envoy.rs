@@ -1,6 +1,6 @@
 //! Parts of Envoy's configuration that listeners of its sidecars have in common.
 
-use super::{edge::envoy_policies, indent};
+use super::{indent, policies::envoy_policies};
 
 /// What Istio's default log line says, as JSON.
 const LOG: &str = r#"access_log:

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
-use super::{THREADS, edge::policies, envoy_program, open_folder, shell};
+use super::{THREADS, envoy_program, open_folder, policies::policies, shell};
 use crate::{
     bench::{
         measure::{self, words},
