@@ -55,6 +55,11 @@ pub enum Discovery {
     },
     /// The address that the client dialled.
     OriginalDestination,
+    /// The address that the client dialled, on this port.
+    OriginalAddress {
+        /// The port to connect to.
+        port: u16,
+    },
     /// The pod itself: the address that was dialled, on this port, from `127.0.0.6` or `::6`; `None` = the dialled port.
     Workload {
         /// The pod's port.

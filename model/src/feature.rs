@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    cluster::{Cluster, LoadBalancer, TrafficPolicy, UpstreamTls},
+    cluster::{Cluster, Discovery, LoadBalancer, TrafficPolicy, UpstreamTls},
     listener::{Chain, TlsVersion},
     resource::{Feature, Resource},
     route::{RouteAction, RouteRule},
@@ -36,6 +36,8 @@ pub const CONSISTENT_HASH: &str = "cluster.consistent-hash";
 pub const MISDIRECTED: &str = "listener.misdirected";
 /// Settings of clients' connections and paths beside the mesh's own.
 pub const CONNECTION_SETTINGS: &str = "settings.connections";
+/// Dialled addresses with another port.
+pub const ORIGINAL_ADDRESS: &str = "cluster.original-address";
 
 /// The filter of all names and addresses.
 pub const MEMBERSHIP: &str = "membership";
@@ -55,6 +57,7 @@ pub const ALL: &[&str] = &[
     BACKEND_PATHS,
     CLUSTER_TRAFFIC,
     CONSISTENT_HASH,
+    ORIGINAL_ADDRESS,
     REQUEST_AUTHENTICATION,
     EXTERNAL_AUTHORIZATION,
     EXTERNAL_AUTHORIZATION_CACHE,
@@ -120,10 +123,16 @@ fn of_cluster(cluster: &Cluster) -> Vec<&'static str> {
         UpstreamTls::Originate(tls) => tls.min_version != TlsVersion::V1_2 || !tls.algorithms.is_default(),
         UpstreamTls::Off | UpstreamTls::Auto(_) | UpstreamTls::Mesh(_) | UpstreamTls::Refuse { message: _ } => false,
     };
-    [(has_policy, CLUSTER_TRAFFIC), (is_hashed, CONSISTENT_HASH), (is_limited, TLS_LIMITS)]
-        .into_iter()
-        .filter_map(|(is_needed, name)| is_needed.then_some(name))
-        .collect()
+    let has_own_port = matches!(&cluster.discovery, Discovery::OriginalAddress { port: _ });
+    [
+        (has_policy, CLUSTER_TRAFFIC),
+        (is_hashed, CONSISTENT_HASH),
+        (is_limited, TLS_LIMITS),
+        (has_own_port, ORIGINAL_ADDRESS),
+    ]
+    .into_iter()
+    .filter_map(|(is_needed, name)| is_needed.then_some(name))
+    .collect()
 }
 
 fn of_rule(rule: &RouteRule) -> Vec<&'static str> {

@@ -227,6 +227,7 @@ pub fn references(resource: &Resource) -> Vec<ResourceKey> {
                     vec![key(ResourceKind::Endpoints, Arc::clone(endpoints))]
                 }
                 Discovery::OriginalDestination
+                | Discovery::OriginalAddress { port: _ }
                 | Discovery::Workload { port: _ }
                 | Discovery::DynamicName { port: _ }
                 | Discovery::BlackHole => Vec::new(),

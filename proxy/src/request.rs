@@ -241,7 +241,11 @@ pub fn decide_tcp_with(
     };
     let Some(name) = name else { return verdict };
     verdict.cluster = Some(Arc::clone(&name));
+    let passes_mesh_tls = admitted.entry.is_auto_passthrough();
     match usable_cluster(index, &name) {
+        Ok(cluster) if passes_mesh_tls && !cluster.serving().iter().any(|(endpoint, _)| endpoint.is_mesh()) => {
+            verdict.reason = Reason::NoEndpoints;
+        }
         Ok(cluster) => {
             match egress::is_registered(index, admitted, &cluster) {
                 Ok(true) => {}
@@ -259,7 +263,9 @@ pub fn decide_tcp_with(
             verdict.action = Action::Forward(Box::new(ForwardPlan {
                 permit,
                 is_passthrough: is_passthrough(&name),
-                hash: hash::of_connection(cluster.cluster(), &admitted.facts),
+                passes_mesh_tls,
+                // A hash could lead to one that speaks no mesh TLS.
+                hash: hash::of_connection(cluster.cluster(), &admitted.facts).filter(|_| !passes_mesh_tls),
                 cluster,
                 head: UpstreamHead::default(),
                 response: Vec::new(),

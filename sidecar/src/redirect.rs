@@ -15,10 +15,8 @@ pub use apply::{Applied, RedirectError, apply};
 pub use iptables::{Hooked, restore_script};
 pub use nft::nft_script;
 
-/// Where the sidecar takes the connections that the pod's application opens.
-pub const OUTBOUND_PORT: u16 = 15001;
-/// Where the sidecar takes the connections that others open to the pod.
-pub const INBOUND_PORT: u16 = 15006;
+pub use palisade_proxy::request::connection::{INBOUND_PORT, OUTBOUND_PORT};
+
 /// Where the sidecar answers the pod's DNS queries, UDP and TCP.
 pub const DNS_PORT: u16 = 15053;
 /// HBONE connections, which are never redirected.

@@ -9,7 +9,7 @@ use palisade_model::{
     route::{HeaderMutations, RetryOn, RetryPolicy, RouteAction},
 };
 use palisade_proxy::{
-    index::{IndexedCluster, IndexedEntry, RuntimeIndex},
+    index::{IndexedCluster, IndexedEndpoint, IndexedEntry, RuntimeIndex},
     request::{
         authority::Authority,
         connection::Admitted,
@@ -123,14 +123,19 @@ fn backend(
             sans: Vec::new(),
         };
     };
-    let endpoints = endpoints(admitted, cluster);
+    let passes_mesh_tls = admitted.entry.is_auto_passthrough();
+    let tls_towards = |endpoint: Option<&IndexedEndpoint>| match passes_mesh_tls {
+        true => PlannedTls::Off,
+        false => tls_towards(cluster, endpoint),
+    };
+    let serving = cluster.serving().into_iter().filter(|(endpoint, _)| !passes_mesh_tls || endpoint.is_mesh());
+    let serving: Vec<(&IndexedEndpoint, u32)> = serving.collect();
+    let endpoints = endpoints(admitted, cluster, &serving, tls_towards);
     // Auto-mTLS is an endpoint's affair. Of several kinds the backend shows the weakest, and each endpoint its own.
-    let usable: Vec<_> = cluster.serving().into_iter().map(|(indexed, _)| indexed).collect();
-    let is_protected =
-        |endpoint: &&_| !matches!(tls_towards(cluster, Some(*endpoint)), PlannedTls::Off | PlannedTls::Refuse(_));
-    let weakest = usable.iter().find(|endpoint| !is_protected(endpoint)).or(usable.first());
-    let shown = weakest.copied().or(cluster.endpoints().first());
-    let (tls, sni, sans) = match tls_towards(cluster, shown) {
+    let usable = || serving.iter().map(|(endpoint, _)| *endpoint);
+    let is_protected = |endpoint: &&_| !matches!(tls_towards(Some(*endpoint)), PlannedTls::Off | PlannedTls::Refuse(_));
+    let weakest = usable().find(|endpoint| !is_protected(endpoint)).or_else(|| usable().next());
+    let (tls, sni, sans) = match tls_towards(weakest.or(cluster.endpoints().first())) {
         PlannedTls::Off | PlannedTls::Refuse(_) => ("none", None, Vec::new()),
         PlannedTls::Mesh { sni, sans } => {
             ("mesh", Some(sni.to_string()), sans.iter().map(ToString::to_string).collect())
@@ -144,22 +149,26 @@ fn backend(
     BackendAnswer { cluster: name.to_string(), weight, endpoints, tls, sni, sans }
 }
 
-fn endpoints(admitted: &Admitted, cluster: &IndexedCluster) -> Vec<EndpointAnswer> {
+fn endpoints(
+    admitted: &Admitted,
+    cluster: &IndexedCluster,
+    serving: &[(&IndexedEndpoint, u32)],
+    tls_towards: impl Fn(Option<&IndexedEndpoint>) -> PlannedTls,
+) -> Vec<EndpointAnswer> {
     let destination = admitted.facts.destination;
     let only = |address: String| vec![EndpointAnswer { address, priority: 0, weight: 1, tls: None }];
-    let word = |endpoint: &_| match tls_towards(cluster, Some(endpoint)) {
+    let word = |endpoint| match tls_towards(Some(endpoint)) {
         PlannedTls::Off | PlannedTls::Refuse(_) => "none",
         PlannedTls::Mesh { .. } => "mesh",
         PlannedTls::Originate(originate) if originate.client_certificate.is_some() => "mutual",
         PlannedTls::Originate(_) => "simple",
     };
-    let mut words: Vec<&str> = cluster.serving().into_iter().map(|(indexed, _)| word(indexed)).collect();
+    let mut words: Vec<&str> = serving.iter().map(|(indexed, _)| word(*indexed)).collect();
     words.dedup();
     let is_mixed = words.len() > 1;
     match &cluster.cluster().discovery {
-        Discovery::Endpoints { key: _, subset: _ } => cluster
-            .serving()
-            .into_iter()
+        Discovery::Endpoints { key: _, subset: _ } => serving
+            .iter()
             .map(|(indexed, weight)| EndpointAnswer {
                 address: match &indexed.endpoint.address {
                     Address::Socket(address) => address.to_string(),
@@ -167,11 +176,12 @@ fn endpoints(admitted: &Admitted, cluster: &IndexedCluster) -> Vec<EndpointAnswe
                     Address::Name(name, port) | Address::LogicalName(name, port) => format!("{name}:{port}"),
                 },
                 priority: indexed.priority.unwrap_or(0),
-                weight,
-                tls: is_mixed.then(|| word(indexed)),
+                weight: *weight,
+                tls: is_mixed.then(|| word(*indexed)),
             })
             .collect(),
         Discovery::OriginalDestination => only(destination.to_string()),
+        Discovery::OriginalAddress { port } => only(std::net::SocketAddr::new(destination.ip(), *port).to_string()),
         Discovery::Workload { port } => {
             let mut address = destination;
             address.set_port(port.unwrap_or(destination.port()));

@@ -19,7 +19,6 @@ use crate::{
 
 /// Adds all findings.
 pub(crate) fn check(resolved: &Resolved, reports: &mut Reports) {
-    services(resolved, reports);
     virtual_services::check(resolved, reports);
     destination_hosts(resolved, reports);
     gateways::check(resolved, reports);
@@ -27,14 +26,6 @@ pub(crate) fn check(resolved: &Resolved, reports: &mut Reports) {
     peers::check(resolved, reports);
     sidecars::check(resolved, reports);
     policies::check(resolved, reports);
-}
-
-/// Fields of Services that are not served.
-fn services(resolved: &Resolved, reports: &mut Reports) {
-    for service in resolved.inputs.services.values().filter(|service| service.spec.is_local_only) {
-        let message = "`internalTrafficPolicy: Local` is not served yet: endpoints of other nodes are used as well";
-        reports.add(Report::warning(&service.head, Code::NotServed, "spec.internalTrafficPolicy", message));
-    }
 }
 
 /// DestinationRules for hosts that nothing has.

@@ -63,8 +63,8 @@ pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query
             inbound::add(&mut assembly, &policies)?;
             let ports = ports::of(client);
             assembly.add_entry((*resolved.membership).clone()?);
-            http_ports = virtual_hosts::add_unregistered(&mut assembly)?;
-            http_ports.extend(ports.http);
+            virtual_hosts::add_unregistered(&mut assembly)?;
+            http_ports = ports.http;
             tls_ports = ports.tls;
             assembly.any_address = ports.any_address;
             add_services(&mut assembly, queries)?;
@@ -91,7 +91,7 @@ fn add_services(assembly: &mut Assembly<'_>, queries: &BTreeSet<Query>) -> Resul
     // Nothing names them before bytes arrive at an address that nobody has.
     hosts.extend(assembly.any_address.values().cloned());
     for query in queries {
-        let found: BTreeSet<Arc<str>> = match query {
+        let found: Vec<Arc<str>> = match query {
             Query::Host(host) => by_name(client, host).map(|service| Arc::clone(&service.host)).into_iter().collect(),
             Query::Address(ip) => by_address(client, *ip),
         };
@@ -130,8 +130,9 @@ fn by_name<'a>(client: Client<'a>, name: &str) -> Option<&'a Registered> {
     })
 }
 
-/// Services at an address: by their virtual addresses, and headless ones by their endpoints.
-fn by_address(client: Client<'_>, ip: IpAddr) -> BTreeSet<Arc<str>> {
+/// Services at an address, the one that counts first: by their virtual addresses, by the narrowest of their networks, and
+/// headless ones by their endpoints.
+fn by_address(client: Client<'_>, ip: IpAddr) -> Vec<Arc<str>> {
     let resolved = client.resolved;
     let by_endpoint = resolved
         .workloads
@@ -145,5 +146,10 @@ fn by_address(client: Client<'_>, ip: IpAddr) -> BTreeSet<Arc<str>> {
         .chain(by_endpoint)
         .filter(|service| client.sees(service))
         .map(|service| Arc::clone(&service.host))
-        .collect()
+        .fold(Vec::new(), |mut hosts, host| {
+            if !hosts.contains(&host) {
+                hosts.push(host);
+            }
+            hosts
+        })
 }

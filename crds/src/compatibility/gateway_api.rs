@@ -69,7 +69,7 @@ pub(super) const RECORDS: &[Record] = &[
         &["mode", "certificateRefs"],
         &[(
             "options",
-            Partly("`gateway.istio.io/tls-terminate-mode: ISTIO_MUTUAL`; other keys are those of other controllers"),
+            Partly("only `gateway.istio.io/tls-terminate-mode`: `MUTUAL`, `OPTIONAL_MUTUAL` and `ISTIO_MUTUAL`"),
         )],
     ),
     all("AllowedRoutes", &["namespaces", "kinds"]),

@@ -158,7 +158,10 @@ fn selects_own_pods(selector: Option<&Labels>, labels: Option<&Labels>, issues: 
 }
 
 fn fill_in_pod(spec: &mut PodSpec, place: &Path, issues: &mut Vec<Issue>) {
-    spec.service_account_name.get_or_insert_with(|| "default".to_owned());
+    // The older name of the field counts where the newer one says nothing.
+    let account = spec.service_account_name.take().filter(|name| !name.is_empty());
+    let account = account.or_else(|| spec.service_account.clone().filter(|name| !name.is_empty()));
+    spec.service_account_name = Some(account.unwrap_or_else(|| "default".to_owned()));
     if spec.containers.is_empty() {
         issues.push(Issue::new(Code::KubernetesRule, place.join("containers"), "a pod must have a container"));
     }

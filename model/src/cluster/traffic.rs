@@ -155,6 +155,8 @@ pub enum ProxyProtocol {
     V2,
 }
 
+/// The label of an endpoint's network.
+const NETWORK: &str = "topology.istio.io/network";
 /// Priorities that closeness tells apart.
 const STEPS: u32 = 5;
 
@@ -181,8 +183,17 @@ impl Failover {
         let carries = |(label, value): &(Arc<str>, Arc<str>)| {
             endpoint.labels.get(label).map(|written| &**written).unwrap_or_default() == &**value
         };
-        let matched = self.labels.iter().take_while(|label| carries(label)).count();
-        let missing = u32::try_from(self.labels.len().saturating_sub(matched)).unwrap_or(u32::MAX);
+        let missing_from = |labels: &[(Arc<str>, Arc<str>)]| {
+            labels.len().saturating_sub(labels.iter().take_while(|label| carries(label)).count())
+        };
+        // Another network comes after all of the own one, and is told apart by the further labels as well.
+        let missing = match self.labels.split_first() {
+            Some((network, rest)) if &*network.0 == NETWORK && !carries(network) => {
+                self.labels.len().saturating_add(missing_from(rest))
+            }
+            _ => missing_from(&self.labels),
+        };
+        let missing = u32::try_from(missing).unwrap_or(u32::MAX);
         let closeness = self.closeness.as_ref().map_or(0, |closeness| closeness.priority(endpoint));
         missing.saturating_mul(STEPS).saturating_add(closeness)
     }
@@ -243,6 +254,27 @@ mod tests {
             labels: labels.iter().map(|(k, v)| (Arc::from(*k), Arc::from(*v))).collect(),
             closeness: Some(Closeness { own: "r1/z1/s1".into(), next_region: next.map(Arc::from) }),
         })
+    }
+
+    #[test]
+    fn another_network_comes_last_and_in_the_order_of_the_other_labels() {
+        let LocalityPolicy::Failover(policy) = failover(&[(NETWORK, "n1"), ("region", "r2"), ("zone", "z2")], None)
+        else {
+            unreachable!()
+        };
+        let policy = LocalityPolicy::Failover(Failover { closeness: None, ..policy });
+        let priority = |network, region, zone| {
+            policy.priority(&endpoint("", &[(NETWORK, network), ("region", region), ("zone", zone)]))
+        };
+        let found = [
+            priority("n1", "r2", "z2"),
+            priority("n1", "r2", "z1"),
+            priority("n1", "r3", "z2"),
+            priority("n2", "r2", "z2"),
+            priority("n2", "r2", "z1"),
+            priority("n2", "r1", "z1"),
+        ];
+        assert!(found.is_sorted_by(|a, b| a < b), "{found:?}");
     }
 
     #[test]

@@ -48,6 +48,9 @@ impl Wire for Discovery {
                 subset: mapping::labels().0(subset),
             }),
             Self::OriginalDestination => discovery::Kind::OriginalDestination(v1::Empty {}),
+            Self::OriginalAddress { port } => {
+                discovery::Kind::OriginalAddress(discovery::OriginalAddress { port: port.encode() })
+            }
             Self::Workload { port } => {
                 discovery::Kind::Workload(discovery::Workload { port: mapping::optional().0(port) })
             }
@@ -64,6 +67,10 @@ impl Wire for Discovery {
                 Ok(Self::Endpoints { key: key.into(), subset: mapping::labels().1(subset)? })
             }
             discovery::Kind::OriginalDestination(v1::Empty {}) => Ok(Self::OriginalDestination),
+            discovery::Kind::OriginalAddress(discovery::OriginalAddress { port }) => {
+                let port = u16::decode(port).map_err(|error| error.inside("original_address.port"))?;
+                Ok(Self::OriginalAddress { port })
+            }
             discovery::Kind::Workload(discovery::Workload { port }) => {
                 Ok(Self::Workload { port: mapping::optional().1(port).map_err(|error| error.inside("workload.port"))? })
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 use palisade_model::{
     cluster::{Cluster, Discovery, LoadBalancer},
-    endpoint::{Address, Endpoint, EndpointHealth, Endpoints},
+    endpoint::{Address, Endpoint, EndpointHealth, Endpoints, PeerProxy},
     hash::ContentHash,
     identity::SpiffeId,
     resource::{Entry, Resource},
@@ -58,6 +58,13 @@ pub struct IndexedEndpoint {
     pub live: Arc<EndpointLive>,
 }
 
+impl IndexedEndpoint {
+    /// Whether mesh TLS ends there.
+    pub fn is_mesh(&self) -> bool {
+        self.endpoint.peer != PeerProxy::None
+    }
+}
+
 impl IndexedCluster {
     /// Indexes a cluster; `None` when the entry is not one. `endpoints` finds the resource that it draws from.
     pub(super) fn build<'a>(
@@ -70,6 +77,7 @@ impl IndexedCluster {
         let source = match &cluster.discovery {
             Discovery::Endpoints { key, subset: _ } => endpoints(key),
             Discovery::OriginalDestination
+            | Discovery::OriginalAddress { port: _ }
             | Discovery::Workload { port: _ }
             | Discovery::DynamicName { port: _ }
             | Discovery::BlackHole => None,
@@ -246,6 +254,7 @@ fn is_in_subset(discovery: &Discovery, endpoint: &Endpoint) -> bool {
             subset.iter().all(|(label, value)| endpoint.labels.get(label) == Some(value))
         }
         Discovery::OriginalDestination
+        | Discovery::OriginalAddress { port: _ }
         | Discovery::Workload { port: _ }
         | Discovery::DynamicName { port: _ }
         | Discovery::BlackHole => false,

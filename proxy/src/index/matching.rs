@@ -233,6 +233,8 @@ impl CompiledHeader {
             Named::Scheme => Some(Cow::Borrowed(facts.scheme.as_bytes())),
             Named::Impossible => None,
         };
+        // Of what is to be absent, or not of this kind, a missing header is an empty one (Envoy).
+        let found = found.or_else(|| (self.is_inverted && self.value.is_some()).then_some(Cow::Borrowed(&[][..])));
         let holds = found.is_some_and(|text| self.value.as_ref().is_none_or(|value| value.matches(&text)));
         holds != self.is_inverted
     }
@@ -385,6 +387,7 @@ mod tests {
         assert!(header("x-a", Some(StringMatch::Exact("1,2".into())), false));
         assert!(!header("x-a", Some(StringMatch::Exact("1".into())), false));
         assert!(header("x-b", Some(StringMatch::Exact("1".into())), true));
+        assert!(!header("x-b", Some(StringMatch::Regex(".*".into())), true), "a missing header is an empty one here");
         assert!(header("x-b", None, true));
         assert!(!header("x-a", None, true));
         assert!(header("cookie", Some(StringMatch::Regex("^(.*?;)?(user=jason)(;.*)?$".into())), false));

@@ -81,14 +81,9 @@ impl ServiceTable {
             let Resource::Lookup(lookup) = entry.resource() else { continue };
             table.lookups.insert(lookup.query.clone(), Arc::clone(&lookup.services));
             if let Query::Address(address) = &lookup.query {
-                let listed = table.by_address.entry(*address).or_default();
-                for host in lookup.services.iter() {
-                    if let Some(service) = table.by_host.get(host)
-                        && !listed.iter().any(|held| held.host == service.host)
-                    {
-                        listed.push(Arc::clone(service));
-                    }
-                }
+                // The answer names all of them, the one that counts first.
+                let found = lookup.services.iter().filter_map(|host| table.by_host.get(host)).map(Arc::clone);
+                table.by_address.insert(*address, found.collect());
             }
         }
         table.by_address.retain(|_, services| !services.is_empty());

@@ -48,6 +48,10 @@ pub fn pick(
         Discovery::OriginalDestination => {
             Ok(Picked { address: Address::Socket(dialled), endpoint: None, source: None })
         }
+        Discovery::OriginalAddress { port } => {
+            let address = Address::Socket(SocketAddr::new(dialled.ip(), *port));
+            Ok(Picked { address, endpoint: None, source: None })
+        }
         Discovery::Workload { port } => {
             let address = SocketAddr::new(dialled.ip(), port.unwrap_or(dialled.port()));
             Ok(Picked { address: Address::Socket(address), endpoint: None, source: Some(inbound_source(dialled.ip())) })

@@ -68,6 +68,14 @@ pub enum Entry {
     Outbound(Outbound),
 }
 
+impl Entry {
+    /// Whether a mesh peer's own TLS goes on as it is.
+    pub fn is_auto_passthrough(&self) -> bool {
+        let Self::Gateway(listener, chain) = self else { return false };
+        listener.chains.get(*chain).is_some_and(|chain| matches!(chain.handler, ChainHandler::AutoPassthrough))
+    }
+}
+
 /// What the application dialled.
 #[derive(Debug, Clone)]
 pub struct Outbound {
@@ -107,6 +115,11 @@ pub struct Refused {
     pub reason: Reason,
 }
 
+/// Where a sidecar takes the connections that the pod's application opens.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Where a sidecar takes the connections that others open to the pod.
+pub const INBOUND_PORT: u16 = 15006;
+
 /// Takes or refuses a connection. The client's certificate, if there is one, must be among the facts.
 ///
 /// # Errors
@@ -114,6 +127,10 @@ pub struct Refused {
 pub fn admit(index: &RuntimeIndex, facts: Connection, seen: Seen) -> Result<Admitted, Refused> {
     let (entry, mode, carries) = match (index.settings().kind, facts.direction) {
         (ProxyKind::Gateway, _) => gateway(index, &facts)?,
+        // A sidecar's own doors lead nowhere: what goes to them would come back for ever.
+        (ProxyKind::Sidecar, _) if [INBOUND_PORT, OUTBOUND_PORT].contains(&facts.destination.port()) => {
+            return Err(Refused { reason: Reason::NoFilterChain });
+        }
         (ProxyKind::Sidecar, Direction::Inbound) => inbound(index, &facts, seen)?,
         (ProxyKind::Sidecar, Direction::Outbound) => outbound(index, &facts, seen),
     };
@@ -124,10 +141,8 @@ pub fn admit(index: &RuntimeIndex, facts: Connection, seen: Seen) -> Result<Admi
             Some(set) => policies.engine(set),
             None => policies.egress(),
         },
-        Entry::Gateway(listener, chain) => match listener.chains.get(*chain).map(|chain| &chain.handler) {
-            Some(ChainHandler::AutoPassthrough) => policies.auto_passthrough(),
-            _ => policies.engine(&listener.policies),
-        },
+        Entry::Gateway(_, _) if entry.is_auto_passthrough() => policies.auto_passthrough(),
+        Entry::Gateway(listener, _) => policies.engine(&listener.policies),
     };
     let engine = Arc::clone(engine);
     let mut known = policy_facts(&facts, mode);
@@ -138,11 +153,9 @@ pub fn admit(index: &RuntimeIndex, facts: Connection, seen: Seen) -> Result<Admi
     let standing = engine.connect(&known);
     let target = match &entry {
         Entry::Inbound(port) => Some(&port.policies),
-        Entry::Gateway(listener, chain) => match listener.chains.get(*chain).map(|chain| &chain.handler) {
-            // As with every other policy, nothing stands before AUTO_PASSTHROUGH.
-            Some(ChainHandler::AutoPassthrough) => None,
-            _ => Some(&listener.policies),
-        },
+        // As with every other policy, nothing stands before AUTO_PASSTHROUGH.
+        Entry::Gateway(_, _) if entry.is_auto_passthrough() => None,
+        Entry::Gateway(listener, _) => Some(&listener.policies),
         Entry::Outbound(_) => None,
     };
     let access = index.access();

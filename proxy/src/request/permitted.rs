@@ -194,6 +194,7 @@ impl Permitted<'_> {
             hash: hashed.hash,
             cluster,
             is_passthrough: is_passthrough(name),
+            passes_mesh_tls: false,
             head,
             response,
             timeout: deadline::limit(
@@ -315,6 +316,7 @@ pub(super) fn usable_cluster(index: &RuntimeIndex, name: &str) -> Result<Arc<Ind
         Discovery::BlackHole => Err(Reason::EgressUnknownHost),
         Discovery::Endpoints { key: _, subset: _ }
         | Discovery::OriginalDestination
+        | Discovery::OriginalAddress { port: _ }
         | Discovery::DynamicName { port: _ }
         | Discovery::Workload { port: _ } => Ok(Arc::clone(cluster)),
     }

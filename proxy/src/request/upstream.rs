@@ -86,7 +86,7 @@ pub fn tls_towards(cluster: &IndexedCluster, endpoint: Option<&IndexedEndpoint>)
 /// Whether clients choose the endpoint, and every one that is known speaks mesh TLS.
 fn is_mesh_throughout(cluster: &IndexedCluster) -> bool {
     cluster.cluster().load_balancer == LoadBalancer::Passthrough
-        && cluster.endpoints().iter().all(|known| known.endpoint.peer != PeerProxy::None)
+        && cluster.endpoints().iter().all(IndexedEndpoint::is_mesh)
 }
 
 /// What is spoken to an endpoint for a request of `version`.

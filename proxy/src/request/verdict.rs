@@ -100,6 +100,8 @@ pub struct ForwardPlan {
     pub hash: Option<u64>,
     /// The cluster is one of the two passthrough clusters.
     pub is_passthrough: bool,
+    /// The bytes are a mesh peer's own TLS: they go as they are, and only to endpoints that end it.
+    pub passes_mesh_tls: bool,
     /// The request as it goes out; empty for opaque bytes.
     pub head: UpstreamHead,
     /// Changes to the response's headers.

@@ -187,7 +187,9 @@ pub(super) fn pod(pod: &k8s::Pod) -> Pod {
 }
 
 fn pod_spec(spec: &k8s::PodSpec) -> Pod {
-    let account = spec.service_account_name.as_deref().filter(|name| !name.is_empty());
+    // The older name of the field counts where the newer one says nothing.
+    let names = [spec.service_account_name.as_deref(), spec.service_account.as_deref()];
+    let account = names.into_iter().flatten().find(|name| !name.is_empty());
     Pod {
         ips: Vec::new(),
         is_host_network: spec.host_network.unwrap_or(false),

@@ -70,7 +70,7 @@ impl<'a> Client<'a> {
 
     /// The service that the application means by a host.
     pub(crate) fn service(&self, host: &str) -> Option<&'a Registered> {
-        let imports = |service: &Registered| self.scope.is_none_or(|scope| scope.imports(service));
+        let imports = |service: &Registered| self.scope.is_none_or(|scope| scope.imports(service, self.namespace()));
         self.resolved.services.visible_where(host, self.namespace(), imports)
     }
 
@@ -91,12 +91,12 @@ impl<'a> Client<'a> {
 
     /// Whether a service is seen on a port.
     pub(crate) fn sees_at(&self, service: &Registered, port: u16) -> bool {
-        self.scope.is_none_or(|scope| scope.imports_at(service, port))
+        self.scope.is_none_or(|scope| scope.imports_at(service, port, self.namespace()))
     }
 
     /// Whether a VirtualService counts on a port.
     pub(crate) fn sees_rules(&self, bound: &Bound, port: u16) -> bool {
-        self.scope.is_none_or(|scope| scope.imports_rules(bound, port))
+        self.scope.is_none_or(|scope| scope.imports_rules(bound, port, self.namespace()))
     }
 
     /// Whether it is a sidecar.

@@ -24,6 +24,7 @@ use crate::{
             self, Balancing, Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, Http2Upgrade,
         },
         gateway_api::BackendTls,
+        locality,
         services::{Registered, RegisteredPort, Resolution},
         workloads,
     },
@@ -220,10 +221,18 @@ fn discovery(
     client: Client<'_>,
     service: &Registered,
     port: &RegisteredPort,
-    subset: BTreeMap<Arc<str>, Arc<str>>,
+    mut subset: BTreeMap<Arc<str>, Arc<str>>,
 ) -> Discovery {
+    let node = &client.proxy.node;
+    // Where no node is known, everything is on the same one.
+    if service.is_node_local && !node.is_empty() {
+        subset.insert(locality::HOSTNAME.into(), node.as_str().into());
+    }
     match (service.resolution, &port.target) {
         // Nobody dials a destination through a gateway: it takes the endpoints that are listed.
+        (Resolution::OriginalDestination, TargetPort::Number(at)) if client.is_sidecar() && port.is_target_written => {
+            Discovery::OriginalAddress { port: *at }
+        }
         (Resolution::OriginalDestination, _) if client.is_sidecar() => Discovery::OriginalDestination,
         (Resolution::DynamicDns, TargetPort::Number(port)) => Discovery::DynamicName { port: *port },
         _ => Discovery::Endpoints { key: workloads::endpoints_key(&service.host, port.number), subset },

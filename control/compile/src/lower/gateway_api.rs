@@ -8,7 +8,7 @@ use std::{
 use palisade_model::{
     hash::HashError,
     host::HostPattern,
-    listener::{Chain, ChainHandler, Listener, ServerTls, ServerTlsMode, TlsVersion},
+    listener::{Chain, ChainHandler, ClientValidation, Listener, ServerTls, ServerTlsMode, TlsVersion},
     origin::Origin,
     resource::{Resource, ResourceKind},
     route::VirtualHost,
@@ -104,7 +104,7 @@ fn chains(
                 let mut routes = Vec::new();
                 for attached in &listener.routes {
                     let hosts = if attached.route.kind == RouteKind::Tls { attached.hosts.as_slice() } else { &[] };
-                    routes.push(add_l4(assembly, listener, &attached.route, hosts)?);
+                    routes.push(add_l4(assembly, &listener.name, &attached.route, hosts)?);
                 }
                 Ok(ChainHandler::Tcp { routes: routes.into() })
             }
@@ -117,7 +117,7 @@ fn chains(
             ListenerProtocol::Tcp => {
                 // Without anything to tell connections apart the oldest route has them all.
                 let routes = match listener.routes.first() {
-                    Some(Attached { route, hosts: _ }) => [add_l4(assembly, listener, route, &[])?].into(),
+                    Some(Attached { route, hosts: _ }) => [add_l4(assembly, &listener.name, route, &[])?].into(),
                     None => [].into(),
                 };
                 let name = Arc::clone(&listener.name);
@@ -152,7 +152,7 @@ fn passthrough(
 ) -> Result<BTreeMap<HostPattern, Chain>, HashError> {
     let mut chains = BTreeMap::new();
     for attached in &listener.routes {
-        let key = add_l4(assembly, listener, &attached.route, &attached.hosts)?;
+        let key = add_l4(assembly, &listener.name, &attached.route, &attached.hosts)?;
         for host in &attached.hosts {
             let sni: Arc<[HostPattern]> = if *host == HostPattern::Any { [].into() } else { [host.clone()].into() };
             let handler = ChainHandler::Tcp { routes: [Arc::clone(&key)].into() };
@@ -163,14 +163,14 @@ fn passthrough(
     Ok(chains)
 }
 
-/// Adds the rule of a TLSRoute or TCPRoute and gives its key.
-fn add_l4(
+/// Adds the rule of a TLSRoute or TCPRoute at a place and gives its key.
+pub(super) fn add_l4(
     assembly: &mut Assembly<'_>,
-    listener: &ResolvedListener,
+    place: &str,
     route: &Route,
     hosts: &[HostPattern],
 ) -> Result<Arc<str>, HashError> {
-    let key: Arc<str> = format!("{}/{}/rules/0@{}", route.kind.as_str(), route.head.key, listener.name).into();
+    let key: Arc<str> = format!("{}/{}/rules/0@{place}", route.kind.as_str(), route.head.key).into();
     let mut backends = Vec::new();
     for written in route.rules.first().into_iter().flat_map(|rule| &rule.backend_refs) {
         let Some(weight) = u32::try_from(written.weight).ok().filter(|weight| *weight > 0) else { continue };
@@ -192,8 +192,23 @@ fn add_l4(
     Ok(key)
 }
 
+/// What is asked of a listener's clients. The option of Istio's goes before what the Gateway says, whose roots count also then.
+fn validation(assembly: &Assembly<'_>, listener: &ResolvedListener) -> Option<ClientValidation> {
+    let Some(is_required) = listener.asks_clients else { return listener.frontend.clone() };
+    let ca = match &listener.frontend {
+        Some(frontend) => Arc::clone(&frontend.ca),
+        // Without a certificate there is no bundle either, and every handshake fails.
+        None => {
+            let secrets = &assembly.client.resolved.secrets;
+            listener.certificates.first().map(|first| secrets.bundle_beside(first)).unwrap_or_default()
+        }
+    };
+    Some(ClientValidation { ca, is_required, subject_alt_names: [].into() })
+}
+
 fn tls(assembly: &mut Assembly<'_>, listener: &ResolvedListener, is_http: bool) -> Result<ServerTls, HashError> {
-    let ca = listener.frontend.as_ref().map(|validation| &validation.ca);
+    let client = validation(assembly, listener);
+    let ca = client.as_ref().map(|validation| &validation.ca);
     for key in listener.certificates.iter().chain(ca) {
         assembly.add_secret(key)?;
     }
@@ -201,10 +216,7 @@ fn tls(assembly: &mut Assembly<'_>, listener: &ResolvedListener, is_http: bool) 
     Ok(ServerTls {
         mode: match listener.is_mesh {
             true => ServerTlsMode::Mesh,
-            false => ServerTlsMode::Secrets {
-                certificates: listener.certificates.as_slice().into(),
-                client: listener.frontend.clone(),
-            },
+            false => ServerTlsMode::Secrets { certificates: listener.certificates.as_slice().into(), client },
         },
         min_version: defaults.min_version,
         max_version: TlsVersion::V1_3,

@@ -7,15 +7,15 @@ use palisade_model::{
     hash::HashError,
     resource::{Resource, ResourceKind},
     route::{
-        Backend, Fault, Forward, HeaderMutations, Mirror, PathMatch, Percent, RetryPolicy, RouteAction, RouteEntry,
-        RouteMatch, RouteRule,
+        Backend, Fault, Forward, HeaderMutations, Mirror, PathMatch, Percent, Redirect, RetryPolicy, RouteAction,
+        RouteEntry, RouteMatch, RouteRule,
     },
 };
 
 use crate::{
     hosts,
     lower::{assembly::Assembly, clusters::Destination, http::number, regexes, retries},
-    resolve::gateway_api::{GROUP, ISTIO_GROUP, Referrer, Route, RouteKind, routes::Rule},
+    resolve::gateway_api::{GROUP, ISTIO_GROUP, Referrer, Route, routes::Rule},
     time,
 };
 
@@ -97,10 +97,10 @@ fn lower(assembly: &mut Assembly<'_>, route: &Route, index: usize, rule: &Rule) 
         RouteAction::Refuse { message: Arc::clone(message) }
     } else if let Some(redirect) = effects.redirect {
         RouteAction::Redirect(redirect)
-    } else if backend_refs.is_empty() && route.kind == RouteKind::Http {
-        // Gateway API: without backends and without a filter that answers there is nothing to be found.
-        RouteAction::DirectResponse { status: 404, body: bytes::Bytes::new(), content_type: None }
+    } else if let Some(redirect) = only_backend_redirects(backend_refs) {
+        RouteAction::Redirect(redirect)
     } else {
+        // Without backends: an answer of 500 (Gateway API).
         RouteAction::Forward(forward(assembly, route, rule, effects)?)
     };
     Ok(RouteRule {
@@ -114,6 +114,13 @@ fn lower(assembly: &mut Assembly<'_>, route: &Route, index: usize, rule: &Rule) 
         action,
         response_headers,
     })
+}
+
+/// The redirect of a rule whose only backend has one.
+fn only_backend_redirects(backends: &[HttpBackendRef]) -> Option<Redirect> {
+    let mut used = backends.iter().filter(|backend| backend.weight > 0);
+    let effects = filters::read(&used.next()?.filters);
+    effects.redirect.filter(|_| effects.refusal.is_none() && used.next().is_none())
 }
 
 fn forward(
@@ -219,7 +226,9 @@ pub(super) fn resolve(
         return Ok(Resolved { destination, is_present });
     }
     let is_service = matches!(written.group.as_str(), "" | "core") && written.kind == "Service";
-    let is_permitted = client.resolved.gateway_api.grants().permits(from, namespace, "", "Service", &written.name);
+    // A route in the mesh gives no access that its clients do not have anyway: only Gateways ask for permission (Istio).
+    let is_permitted = client.is_sidecar()
+        || client.resolved.gateway_api.grants().permits(from, namespace, "", "Service", &written.name);
     let host = hosts::service_host(&written.name, namespace, &client.resolved.settings.cluster_domain);
     let services = &client.resolved.services;
     let destination = Destination {

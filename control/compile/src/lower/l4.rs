@@ -7,6 +7,7 @@ use palisade_crds::istio::{L4MatchAttributes, RouteDestination, TcpRoute, TlsMat
 use palisade_model::{
     hash::HashError,
     host::HostPattern,
+    listener::Protocol,
     resource::Resource,
     service::{L4Backend, L4Route},
 };
@@ -15,6 +16,7 @@ use crate::{
     lower::{
         assembly::Assembly,
         client::Client,
+        gamma,
         http::{self, Place},
         services,
     },
@@ -25,7 +27,8 @@ use crate::{
     },
 };
 
-/// Adds the L4 routes of a service port and gives their keys: TLS rules first, then TCP rules, then the service itself.
+/// Adds the L4 routes of a service port and gives their keys. On TLS ports TLS rules count, elsewhere TCP rules; the service
+/// itself takes what TCP rules leave, and TLS where there is no rule at all (`buildSidecarOutboundTCPListenerOpts`).
 pub(crate) fn add_outbound(
     assembly: &mut Assembly<'_>,
     service: &Registered,
@@ -36,24 +39,41 @@ pub(crate) fn add_outbound(
     let suffix = format!("@{}:{}", service.host, port.number);
     let place = Place { port: port.number, gateways: &mesh, is_tls: false, suffix: &suffix };
     let seen = client.resolved.virtual_services.seen_by(client.namespace(), MESH);
-    let mut bound = seen.for_host(&service.host);
+    let mut bound = seen.for_bytes(&service.pattern);
     bound.retain(|bound| client.sees_rules(bound, port.number));
+    let routes = gamma::byte_routes(client, service, port);
+    // The rules before the oldest route, and those after the routes.
+    let first = routes.first();
+    let (before, after): (Vec<_>, Vec<_>) =
+        bound.into_iter().partition(|bound| first.is_none_or(|route| gamma::precedes(client, bound, route)));
     let mut keys = Vec::new();
-    for bound in &bound {
-        keys.extend(add_tls(assembly, bound, place)?.into_iter().map(|(key, _)| key));
+    if port.protocol == Protocol::Tls {
+        for bound in before {
+            keys.extend(add_tls(assembly, bound, place)?.into_iter().map(|(key, _)| key));
+        }
+        for route in &routes {
+            keys.push(gamma::add_bytes(assembly, route, &suffix)?);
+        }
+        for bound in after {
+            keys.extend(add_tls(assembly, bound, place)?.into_iter().map(|(key, _)| key));
+        }
+        if keys.is_empty() {
+            keys.extend(services::default_l4_routes(assembly, service, port)?);
+        }
+        return Ok(keys.into());
     }
-    let mut takes_everything = false;
-    for bound in &bound {
+    for bound in before {
         let (added, is_catch_all) = add_tcp(assembly, bound, place)?;
         keys.extend(added);
         if is_catch_all {
-            takes_everything = true;
-            break;
+            return Ok(keys.into());
         }
     }
-    if !takes_everything {
-        keys.extend(services::default_l4_routes(assembly, service, port)?);
+    if let Some(route) = first {
+        keys.push(gamma::add_bytes(assembly, route, &suffix)?);
+        return Ok(keys.into());
     }
+    keys.extend(services::default_l4_routes(assembly, service, port)?);
     Ok(keys.into())
 }
 
@@ -81,7 +101,7 @@ pub(crate) fn add_tls(
             if sni.is_empty() {
                 continue;
             }
-            let Some(destinations) = networks(destination_subnets) else { continue };
+            let Some(destinations) = networks(assembly.client, destination_subnets) else { continue };
             let key: Arc<str> =
                 format!("VirtualService/{}/tls/{rule}/{alternative}{}", bound.head.key, place.suffix).into();
             let backends = backends(assembly, route, place)?;
@@ -131,7 +151,7 @@ pub(crate) fn add_tcp(
             if !conditions.apply(assembly.client, place) {
                 continue;
             }
-            let Some(destinations) = networks(destination_subnets) else { continue };
+            let Some(destinations) = networks(assembly.client, destination_subnets) else { continue };
             let is_catch_all = destinations.is_empty();
             let key: Arc<str> =
                 format!("VirtualService/{}/tcp/{rule}/{alternative}{}", bound.head.key, place.suffix).into();
@@ -177,8 +197,12 @@ impl Conditions<'_> {
     }
 }
 
-/// Destination networks; `None` when one of them is none: the alternative then takes nothing.
-fn networks(texts: &[String]) -> Option<Vec<IpNet>> {
+/// Destination networks; `None` when one of them is none: the alternative then takes nothing. At a gateway they do not count
+/// (`l4SingleMatch`).
+fn networks(client: Client<'_>, texts: &[String]) -> Option<Vec<IpNet>> {
+    if !client.is_sidecar() {
+        return Some(Vec::new());
+    }
     texts
         .iter()
         .map(|text| {

@@ -12,7 +12,7 @@ use crate::lower::client::Client;
 /// Ports by what is to be looked for there.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
-    /// HTTP, by the authority.
+    /// HTTP, by the authority. A port that is detected is told by its address wherever there is one.
     pub(super) http: BTreeSet<u16>,
     /// TLS, by the server name.
     pub(super) tls: BTreeSet<u16>,
@@ -28,7 +28,12 @@ pub(super) fn of(client: Client<'_>) -> Ports {
     let mut oldest: BTreeMap<u16, (i64, &str, &str, &Arc<str>)> = BTreeMap::new();
     for service in client.services() {
         for port in service.ports.iter().filter(|port| client.sees_at(service, port.number)) {
-            if port.may_be_http() {
+            let is_http = match port.protocol {
+                Protocol::Http | Protocol::Http2 => true,
+                Protocol::Auto => service.is_unaddressed,
+                Protocol::Tcp | Protocol::Tls => false,
+            };
+            if is_http {
                 ports.http.insert(port.number);
             }
             if !service.is_unaddressed {

@@ -34,8 +34,8 @@ pub(crate) fn add_service(
     port: &RegisteredPort,
 ) -> Result<(), HashError> {
     let rules = rules_for(assembly.client, service, port.number);
-    let older = rules.as_ref().map(|(bound, _)| &bound.head);
-    let (entries, origins) = match gamma::service_routes(assembly, service, port, older)? {
+    let virtual_service = rules.as_ref().map(|(bound, _)| &**bound);
+    let (entries, origins) = match gamma::service_routes(assembly, service, port, virtual_service)? {
         Some(from_routes) => from_routes,
         None => match rules {
             Some((bound, lowered)) => {
@@ -60,14 +60,13 @@ pub(crate) fn add_service(
     Ok(())
 }
 
-/// The VirtualService whose rules a service's requests meet on a port: of those with the most specific host the first, in the
-/// client's order, that has any rule for this client and port.
+/// The VirtualService whose rules a service's requests meet on a port: the first that has any rule for this client and port.
 fn rules_for(client: Client<'_>, service: &Registered, port: u16) -> Option<(Arc<Bound>, Vec<Lowered>)> {
     let mesh = [MESH.to_owned()];
     let suffix = format!("@{port}");
     let place = Place { port, gateways: &mesh, is_tls: false, suffix: &suffix };
     let seen = client.resolved.virtual_services.seen_by(client.namespace(), MESH);
-    seen.for_host(&service.host).into_iter().filter(|bound| client.sees_rules(bound, port)).find_map(|bound| {
+    seen.for_requests(&service.pattern, |bound| client.sees_rules(bound, port)).into_iter().find_map(|bound| {
         let lowered = http::rules(client, bound, place);
         (!lowered.is_empty()).then(|| (Arc::clone(bound), lowered))
     })
@@ -111,20 +110,17 @@ pub(crate) fn add_rules(
     Ok(entries)
 }
 
-/// Adds hosts of VirtualServices that no service has: they are served on the ports of the services that the same document
-/// matches, and on port 80 if there are none. Gives those ports.
-pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<BTreeSet<u16>, HashError> {
+/// Adds hosts of VirtualServices that no service of a port has: they are served on port 80, and on the ports of the services
+/// that the same document matches. Requests come to them wherever some service speaks HTTP at any address.
+pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<(), HashError> {
     let client = assembly.client;
-    let mut served = BTreeSet::new();
     let seen = client.resolved.virtual_services.seen_by(client.namespace(), MESH);
     for bound in &seen.all {
         let mut ports: BTreeSet<u16> = matched(client, bound)
             .into_iter()
             .flat_map(|service| service.ports.iter().filter(|port| port.may_be_http()).map(|port| port.number))
             .collect();
-        if ports.is_empty() {
-            ports.insert(80);
-        }
+        ports.insert(80);
         for port in ports {
             if !client.sees_rules(bound, port) {
                 continue;
@@ -140,7 +136,6 @@ pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<BTreeSet<u
             if lowered.is_empty() {
                 continue;
             }
-            served.insert(port);
             let entries = add_rules(assembly, lowered, bound)?;
             let table = services::table(port);
             for host in hosts {
@@ -150,7 +145,7 @@ pub(crate) fn add_unregistered(assembly: &mut Assembly<'_>) -> Result<BTreeSet<u
             }
         }
     }
-    Ok(served)
+    Ok(())
 }
 
 /// Services that a VirtualService's hosts take.

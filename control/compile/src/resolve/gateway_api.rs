@@ -64,6 +64,8 @@ pub(crate) struct ResolvedListener {
     pub(crate) protocol: ListenerProtocol,
     /// The mesh's certificates on both sides (option `gateway.istio.io/tls-terminate-mode: ISTIO_MUTUAL`).
     pub(crate) is_mesh: bool,
+    /// Client certificates are asked for (option `MUTUAL` or `OPTIONAL_MUTUAL`), and whether every client must have one.
+    pub(crate) asks_clients: Option<bool>,
     /// Keys of the certificates that may be read.
     pub(crate) certificates: Vec<Arc<str>>,
     /// What is asked of client certificates.
@@ -195,9 +197,15 @@ impl GatewayApi {
         self.gateways.values()
     }
 
-    /// Routes that a client in `client` meets at a Service port: those of its own namespace if there are any (consumer), else
-    /// those of the Service's namespace (producer).
-    pub(crate) fn service_routes(&self, service: &Registered, port: u16, client: &str) -> Vec<&Arc<Route>> {
+    /// Routes of some kinds that a client in `client` meets at a Service port: those of its own namespace if there are any
+    /// (consumer), else those of the Service's namespace (producer).
+    pub(crate) fn service_routes(
+        &self,
+        service: &Registered,
+        port: u16,
+        client: &str,
+        is_meant: impl Fn(RouteKind) -> bool,
+    ) -> Vec<&Arc<Route>> {
         let attached = match service.registry {
             Registry::Kubernetes => &self.services,
             Registry::Entries => &self.entries,
@@ -209,7 +217,7 @@ impl GatewayApi {
                 .flatten()
                 .filter(|attached| attached.port.is_none_or(|own| own == port))
                 .map(|attached| &attached.route)
-                .filter(|route| *route.head.key.namespace == *namespace)
+                .filter(|route| *route.head.key.namespace == *namespace && is_meant(route.kind))
                 .collect()
         };
         let own = at_port(client);

@@ -6,13 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use palisade_crds::istio::{Gateway, Server, ServerTlsMode};
+use palisade_crds::istio::{Gateway, Server, ServerTlsMode, ServiceEntry, WorkloadEntry};
 use palisade_model::host::HostPattern;
 
 use crate::{
     inputs::{Inputs, core::TargetPort},
     lower::client::Proxy,
     object::{self, Head, Object},
+    resolve::{service_entries::port_of, workloads::entries},
 };
 
 /// One server on one port of a gateway proxy.
@@ -170,12 +171,16 @@ fn server_host(text: &str, own: &Arc<str>) -> Option<(Option<Arc<str>>, HostPatt
     host.parse().ok().map(|host| (namespace, host))
 }
 
-/// The ports of the pod behind a declared port: where a Service carries the pod, its target ports; else the port itself.
+/// Label of a Service or ServiceEntry that is not to translate ports.
+const NO_TRANSLATION: &str = "experimental.istio.io/disable-gateway-port-translation";
+
+/// The ports of the pod behind a declared port: where a Service or a ServiceEntry of its namespace carries the pod, their target
+/// ports; else the port itself.
 pub(crate) fn target_ports(inputs: &Inputs, proxy: &Proxy, declared: u16) -> BTreeSet<u16> {
     let mut ports = BTreeSet::new();
     for service in inputs.services_in(&proxy.namespace) {
         let carries = !service.spec.selector.is_empty() && object::selects(&service.spec.selector, &proxy.labels);
-        if !carries || service.head.labels.contains_key("experimental.istio.io/disable-gateway-port-translation") {
+        if !carries || service.head.labels.contains_key(NO_TRANSLATION) {
             continue;
         }
         for port in service.spec.ports.iter().filter(|port| port.port == declared && port.transport == "TCP") {
@@ -190,10 +195,26 @@ pub(crate) fn target_ports(inputs: &Inputs, proxy: &Proxy, declared: u16) -> BTr
             }
         }
     }
+    let entries = inputs
+        .service_entries
+        .values()
+        .filter(|entry| entry.head.key.namespace == proxy.namespace && !entry.head.labels.contains_key(NO_TRANSLATION));
+    ports.extend(entries.flat_map(|entry| ports_of_entry(&entry.spec, proxy, declared)));
     if ports.is_empty() {
         ports.insert(declared);
     }
     ports
+}
+
+/// The ports at the pod's addresses that a ServiceEntry's endpoints lead to from a declared port.
+fn ports_of_entry(entry: &ServiceEntry, proxy: &Proxy, declared: u16) -> Vec<u16> {
+    let is_own = |endpoint: &&WorkloadEntry| {
+        let address = endpoint.address.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
+        address.is_some_and(|address| proxy.addresses.contains(&address))
+    };
+    let own: Vec<&WorkloadEntry> = entry.endpoints.iter().flatten().filter(is_own).collect();
+    let ports = entry.ports.iter().filter_map(port_of).filter(|port| port.number == declared);
+    ports.flat_map(|port| own.iter().filter_map(move |endpoint| entries::port_at(endpoint, &port))).collect()
 }
 
 /// Why a server cannot stand beside those already there on its port (`mergeGateways`).

@@ -6,7 +6,8 @@ const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const SUBZONE: &str = "topology.istio.io/subzone";
 const NETWORK: &str = "topology.istio.io/network";
-const HOSTNAME: &str = "kubernetes.io/hostname";
+/// The label of a workload's node.
+pub(crate) const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// A region, zone and subzone; empty = unknown.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -38,7 +39,7 @@ impl TrafficDistribution {
     /// Labels in which endpoints are to agree with the client, the weightiest first.
     pub(crate) const fn labels(self) -> &'static [&'static str] {
         match self {
-            Self::SameZone => &[NETWORK, REGION, ZONE, SUBZONE],
+            Self::SameZone => &[NETWORK, REGION, ZONE],
             Self::SameNode => &[NETWORK, REGION, ZONE, SUBZONE, HOSTNAME],
         }
     }

@@ -39,6 +39,7 @@ pub(crate) fn entry(services: &Services, workloads: &Workloads) -> Result<Arc<En
             ports: _,
             selector: _,
             publish_not_ready: _,
+            is_node_local: _,
             traffic_distribution: _,
             aliases,
         } = service;

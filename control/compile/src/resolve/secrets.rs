@@ -55,9 +55,14 @@ impl Secrets {
     pub(crate) fn keys_for(&self, namespace: &str, name: &str) -> (Arc<str>, Arc<str>) {
         let name = name.strip_prefix("kubernetes://").unwrap_or(name);
         let certificate = secret_key(&ObjectKey::new(namespace, name));
-        let cacert = secret_key(&ObjectKey::new(namespace, format!("{name}-cacert")));
-        let ca = if self.by_key.contains_key(&cacert) { cacert } else { Arc::clone(&certificate) };
+        let ca = self.bundle_beside(&certificate);
         (certificate, ca)
+    }
+
+    /// The key of the CA bundle that belongs to the certificate with a key.
+    pub(crate) fn bundle_beside(&self, certificate: &Arc<str>) -> Arc<str> {
+        let cacert: Arc<str> = format!("{certificate}-cacert").into();
+        if self.by_key.contains_key(&cacert) { cacert } else { Arc::clone(certificate) }
     }
 }
 

@@ -146,6 +146,7 @@ fn service_of(
         ports: ports.iter().filter_map(port_of).collect(),
         selector: BTreeMap::new(),
         publish_not_ready: false,
+        is_node_local: false,
         traffic_distribution: entry
             .head
             .annotations
@@ -168,7 +169,13 @@ pub(super) fn port_of(written: &ServicePort) -> Option<RegisteredPort> {
         },
     };
     let target = target_port.and_then(|target| u16::try_from(target).ok()).filter(|target| *target > 0);
-    Some(RegisteredPort { number, name: name.clone(), target: TargetPort::Number(target.unwrap_or(number)), protocol })
+    Some(RegisteredPort {
+        number,
+        name: name.clone(),
+        target: TargetPort::Number(target.unwrap_or(number)),
+        is_target_written: target.is_some(),
+        protocol,
+    })
 }
 
 /// Addresses for hosts that have none: a function of namespace, name and host, the oldest document first, so that a new one

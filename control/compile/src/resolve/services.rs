@@ -54,6 +54,8 @@ pub(crate) struct Registered {
     pub(crate) selector: BTreeMap<String, String>,
     /// Not ready pods count as ready.
     pub(crate) publish_not_ready: bool,
+    /// Only endpoints on the client's node take its calls.
+    pub(crate) is_node_local: bool,
     /// Endpoints near the client are preferred; `None` = as the mesh says.
     pub(crate) traffic_distribution: Option<TrafficDistribution>,
     /// Hosts of ExternalName services that lead here, with their namespaces.
@@ -93,6 +95,8 @@ pub(crate) struct RegisteredPort {
     pub(crate) name: String,
     /// Where it leads at the pod.
     pub(crate) target: TargetPort,
+    /// The target is written, not the port itself for want of one.
+    pub(crate) is_target_written: bool,
     /// What it carries.
     pub(crate) protocol: Protocol,
 }
@@ -169,12 +173,14 @@ impl Services {
                             number: port.port,
                             name: port.name.clone(),
                             target: port.target.clone(),
+                            is_target_written: true,
                             protocol,
                         })
                     })
                     .collect(),
                 selector: service.spec.selector.clone(),
                 publish_not_ready: service.spec.publish_not_ready,
+                is_node_local: service.spec.is_local_only,
                 traffic_distribution: TrafficDistribution::parse(&service.spec.traffic_distribution),
                 aliases: Vec::new(),
             });

@@ -61,6 +61,8 @@ struct Import {
 enum Namespace {
     Any,
     Nobody,
+    /// The workload's; of a Sidecar for the whole mesh not the document's.
+    Own,
     Of(Arc<str>),
 }
 
@@ -114,7 +116,6 @@ impl Scope {
     fn new(document: &Object<Sidecar>) -> Self {
         let Sidecar { workload_selector, ingress, egress, inbound_connection_pool: _, outbound_traffic_policy } =
             &document.spec;
-        let namespace = &document.head.key.namespace;
         // A selector without labels selects every workload, which is what none does.
         let selector = workload_selector.as_ref().map(|selector| selector.labels.clone());
         let egress = egress.as_ref().filter(|listeners| !listeners.is_empty());
@@ -122,7 +123,7 @@ impl Scope {
         Self {
             origin: document.head.origin(),
             selector: selector.filter(|labels| !labels.is_empty()),
-            egress: egress.map(|listeners| listeners.iter().map(|one| Listener::new(one, namespace)).collect()),
+            egress: egress.map(|listeners| listeners.iter().map(Listener::new).collect()),
             ingress: ingress.map(|listeners| listeners.iter().filter_map(Ingress::new).collect()),
             outbound: outbound_traffic_policy.as_ref().map(|policy| match policy.mode {
                 OutboundTrafficPolicyMode::RegistryOnly => OutboundPolicy::RegistryOnly,
@@ -141,24 +142,25 @@ impl Scope {
     }
 
     /// Whether a service is seen on any port.
-    pub(crate) fn imports(&self, service: &Registered) -> bool {
-        self.egress.is_none() || service.ports.iter().any(|port| self.imports_at(service, port.number))
+    /// `own`: the workload's namespace, here and below.
+    pub(crate) fn imports(&self, service: &Registered, own: &str) -> bool {
+        self.egress.is_none() || service.ports.iter().any(|port| self.imports_at(service, port.number, own))
     }
 
     /// Whether a service is seen on a port.
-    pub(crate) fn imports_at(&self, service: &Registered, port: u16) -> bool {
+    pub(crate) fn imports_at(&self, service: &Registered, port: u16, own: &str) -> bool {
         self.egress.is_none()
-            || self
-                .listener(port)
-                .is_some_and(|listener| listener.takes(&service.key.namespace, |host| host.covers(&service.pattern)))
+            || self.listener(port).is_some_and(|listener| {
+                listener.takes(&service.key.namespace, own, |host| host.covers(&service.pattern))
+            })
     }
 
     /// Whether a VirtualService counts on a port: one of its hosts and one that is imported have something in common.
-    pub(crate) fn imports_rules(&self, bound: &Bound, port: u16) -> bool {
+    pub(crate) fn imports_rules(&self, bound: &Bound, port: u16, own: &str) -> bool {
         self.egress.is_none()
             || self.listener(port).is_some_and(|listener| {
                 let namespace = &bound.head.key.namespace;
-                bound.hosts.iter().any(|own| listener.takes(namespace, |host| host.intersect(own).is_some()))
+                bound.hosts.iter().any(|named| listener.takes(namespace, own, |host| host.intersect(named).is_some()))
             })
     }
 
@@ -170,7 +172,7 @@ impl Scope {
 }
 
 impl Listener {
-    fn new(written: &IstioEgressListener, own: &Arc<str>) -> Self {
+    fn new(written: &IstioEgressListener) -> Self {
         let IstioEgressListener { port, bind: _, capture_mode: _, hosts } = written;
         let number = port.as_ref().and_then(|port| u16::try_from(port.number).ok());
         let protocol = port.as_ref().map(|port| protocol_of(&port.protocol));
@@ -178,12 +180,13 @@ impl Listener {
             port: number,
             is_http: matches!(protocol, Some(Protocol::Http | Protocol::Http2)),
             // What is no host was refused by validation and takes nothing.
-            imports: hosts.iter().filter_map(|text| Import::parse(text, own)).collect(),
+            imports: hosts.iter().filter_map(|text| Import::parse(text)).collect(),
         }
     }
 
-    fn takes(&self, namespace: &str, is_meant: impl Fn(&HostPattern) -> bool) -> bool {
-        let takes = |import: &Import| import.namespace.takes(namespace) && is_meant(&import.host);
+    /// `own`: the workload's namespace.
+    fn takes(&self, namespace: &str, own: &str, is_meant: impl Fn(&HostPattern) -> bool) -> bool {
+        let takes = |import: &Import| import.namespace.takes(namespace, own) && is_meant(&import.host);
         let (excluded, imported): (Vec<&Import>, Vec<&Import>) =
             self.imports.iter().partition(|import| import.is_exclusion);
         imported.into_iter().any(takes) && !excluded.into_iter().any(takes)
@@ -191,31 +194,32 @@ impl Listener {
 }
 
 impl Import {
-    fn parse(text: &str, own: &Arc<str>) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let (namespace, host) = text.split_once('/')?;
         let (namespace, is_exclusion) = match namespace.strip_prefix('~') {
             Some("") => (Namespace::Nobody, false),
-            Some(excluded) => (Namespace::parse(excluded, own), true),
-            None => (Namespace::parse(namespace, own), false),
+            Some(excluded) => (Namespace::parse(excluded), true),
+            None => (Namespace::parse(namespace), false),
         };
         Some(Self { namespace, host: host.parse().ok()?, is_exclusion })
     }
 }
 
 impl Namespace {
-    fn parse(text: &str, own: &Arc<str>) -> Self {
+    fn parse(text: &str) -> Self {
         match text {
             "*" => Self::Any,
-            "." => Self::Of(Arc::clone(own)),
+            "." => Self::Own,
             other => Self::Of(other.into()),
         }
     }
 
-    fn takes(&self, namespace: &str) -> bool {
+    fn takes(&self, namespace: &str, own: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Nobody => false,
-            Self::Of(own) => **own == *namespace,
+            Self::Own => *own == *namespace,
+            Self::Of(named) => **named == *namespace,
         }
     }
 }

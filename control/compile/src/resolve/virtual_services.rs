@@ -1,6 +1,9 @@
 //! VirtualServices with every name in full, delegates merged in, in the order in which each client sees them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use palisade_crds::istio::{Delegate, HttpRoute, TcpRoute, TlsRoute, VirtualService};
 use palisade_model::{host::HostPattern, origin::Origin};
@@ -86,10 +89,33 @@ impl Seen {
         Self { all, exact, wildcards }
     }
 
-    /// Those with a host that takes `host`: the most specific host first, then in order.
-    pub(crate) fn for_host(&self, host: &str) -> Vec<&Arc<Bound>> {
-        let wild = self.wildcards.iter().filter(|(pattern, _)| pattern.matches(host)).map(|(_, positions)| positions);
-        self.exact.get(host).into_iter().chain(wild).flatten().filter_map(|position| self.all.get(*position)).collect()
+    /// Those whose HTTP rules a service's requests may meet, of those that are admitted: those with exactly its host, in
+    /// order; if there are none, the first with the most specific wildcard that takes it (Istio's `MostSpecificHostMatch`).
+    pub(crate) fn for_requests(&self, host: &HostPattern, admits: impl Fn(&Bound) -> bool) -> Vec<&Arc<Bound>> {
+        let at = |positions: &[usize]| -> Vec<&Arc<Bound>> {
+            positions.iter().filter_map(|at| self.all.get(*at)).filter(|bound| admits(bound)).collect()
+        };
+        let exact = match host {
+            HostPattern::Exact(name) => self.exact.get(name).map(|positions| at(positions)).unwrap_or_default(),
+            HostPattern::Suffix(_) | HostPattern::Any => Vec::new(),
+        };
+        if !exact.is_empty() {
+            return exact;
+        }
+        let wild = self.wildcards.iter().filter(|(pattern, _)| pattern.covers(host));
+        wild.map(|(_, positions)| at(positions)).find_map(|found| found.first().copied()).into_iter().collect()
+    }
+
+    /// Those with a host that overlaps a service's, in order, however specific (Istio's `getConfigsForHost`).
+    pub(crate) fn for_bytes(&self, host: &HostPattern) -> Vec<&Arc<Bound>> {
+        let exact: Vec<&Vec<usize>> = match host {
+            HostPattern::Exact(name) => self.exact.get(name).into_iter().collect(),
+            wildcard => self.exact.iter().filter(|(name, _)| wildcard.matches(name)).map(|(_, at)| at).collect(),
+        };
+        let wild = self.wildcards.iter().filter(|(pattern, _)| pattern.intersect(host).is_some());
+        let positions: BTreeSet<usize> =
+            exact.into_iter().chain(wild.map(|(_, positions)| positions)).flatten().copied().collect();
+        positions.into_iter().filter_map(|position| self.all.get(position)).collect()
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     settings::MeshSettings,
 };
 
-mod entries;
+pub(super) mod entries;
 
 use entries::{Entries, EntryEndpoint};
 

@@ -248,7 +248,7 @@ fn a_service_may_prefer_near_endpoints_and_a_rule_wins_over_it() {
         let text = pod("client", "a", "") + &close + documents;
         cluster(&of(&text, &client(), &[]), CLUSTER).traffic.locality.clone()
     };
-    assert!(matches!(policy(""), LocalityPolicy::Failover(failover) if failover.labels.len() == 4));
+    assert!(matches!(policy(""), LocalityPolicy::Failover(failover) if failover.labels.len() == 3));
     let off = rule("loadBalancer: {localityLbSetting: {enabled: false}}");
     assert_eq!(policy(&off), LocalityPolicy::Any);
 }

@@ -43,6 +43,7 @@ pub(super) fn cluster() -> impl Strategy<Value = Cluster> {
     let discovery = prop_oneof![
         (name(), labels()).prop_map(|(key, subset)| Discovery::Endpoints { key, subset }),
         Just(Discovery::OriginalDestination),
+        any::<u16>().prop_map(|port| Discovery::OriginalAddress { port }),
         option::of(any::<u16>()).prop_map(|port| Discovery::Workload { port }),
         any::<u16>().prop_map(|port| Discovery::DynamicName { port }),
         Just(Discovery::BlackHole)

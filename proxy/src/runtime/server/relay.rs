@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use palisade_model::{endpoint::Address, reason::Reason};
 
 use crate::{
-    index::{Demand, IndexedCluster, Outcome, RuntimeIndex, Slot},
+    index::{Demand, IndexedCluster, IndexedEndpoint, Outcome, RuntimeIndex, Slot},
     request::{
         self,
         connection::Mode,
@@ -17,7 +17,7 @@ use crate::{
         egress::Underway,
         external::Testimony,
         facts::Chance,
-        upstream::tls_towards,
+        upstream::{PlannedTls, tls_towards},
         verdict::{Action, ForwardPlan, Route, Verdict},
     },
     runtime::{
@@ -144,7 +144,9 @@ async fn dial(
         return Err(Reason::Overflow);
     };
     let options = crate::http::limits::options(cluster, facts);
-    let mut tried: Vec<Address> = Vec::new();
+    let is_avoided = |endpoint: &&IndexedEndpoint| plan.passes_mesh_tls && !endpoint.is_mesh();
+    let avoided = cluster.endpoints().iter().filter(is_avoided);
+    let mut tried: Vec<Address> = avoided.map(|endpoint| endpoint.endpoint.address.clone()).collect();
     let mut last = Reason::NoEndpoints;
     for _ in 0..MAX_DIALS {
         let wanted = Wanted { dialled: facts.destination, host, hash: plan.hash };
@@ -157,7 +159,10 @@ async fn dial(
             Address::Name(name, _) | Address::LogicalName(name, _) if host.is_empty() => name,
             _ => host,
         };
-        let tls = tls_towards(cluster, picked.endpoint.as_ref());
+        let tls = match plan.passes_mesh_tls {
+            true => PlannedTls::Off,
+            false => tls_towards(cluster, picked.endpoint.as_ref()),
+        };
         let tls = runtime.transports.for_bytes(&standing.index, &tls, named).map_err(|error| {
             record.details = Some(error.to_string().into());
             Reason::UpstreamConnect

@@ -11,6 +11,9 @@ use crate::{
     object::{ObjectKey, selects},
 };
 
+/// The label by which Kubernetes names a namespace.
+const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
+
 /// Attaches a route to every listener that its parent reference names and that allows it; gives the `Accepted` condition.
 pub(super) fn to_gateway(
     inputs: &Inputs,
@@ -60,10 +63,6 @@ pub(super) fn to_service(
     route: &Arc<Route>,
     parent: &ParentReference,
 ) -> status::Condition {
-    if !route.kind.is_http() {
-        let message = "routes of this kind attach to Gateways only";
-        return status::refused("Accepted", "UnsupportedValue", message);
-    }
     let key = parent_key(parent, &route.head);
     let Some(service) = inputs.services.get(&key) else {
         return status::refused("Accepted", "NoMatchingParent", "the Service does not exist");
@@ -112,8 +111,10 @@ fn allows_namespace(inputs: &Inputs, written: &Written, own: &str, route: &str) 
         FromNamespaces::Selector => match &namespaces.selector {
             None => false,
             Some(selector) => {
-                let empty = BTreeMap::new();
-                matches_labels(selector, inputs.namespaces.get(route).map_or(&empty, |namespace| &namespace.labels))
+                let mut labels = inputs.namespace(route).labels;
+                // Every namespace has it, also one that no document describes.
+                labels.insert(NAMESPACE_NAME.to_owned(), route.to_owned());
+                matches_labels(selector, &labels)
             }
         },
     }

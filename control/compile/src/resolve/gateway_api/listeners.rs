@@ -38,7 +38,12 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             port: written.port,
             hostname: hostname.unwrap_or(HostPattern::Any),
             protocol,
-            is_mesh: written.tls.as_ref().is_some_and(is_mesh),
+            is_mesh: written.tls.as_ref().and_then(terminate_mode) == Some("ISTIO_MUTUAL"),
+            asks_clients: written.tls.as_ref().and_then(terminate_mode).and_then(|mode| match mode {
+                "MUTUAL" => Some(true),
+                "OPTIONAL_MUTUAL" => Some(false),
+                _ => None,
+            }),
             certificates,
             frontend,
             frontend_refused,
@@ -80,9 +85,9 @@ fn frontend(
     }
 }
 
-/// Whether TLS is terminated with the mesh's certificates, in Istio's form.
-fn is_mesh(tls: &ListenerTlsConfig) -> bool {
-    tls.options.get("gateway.istio.io/tls-terminate-mode").is_some_and(|mode| mode == "ISTIO_MUTUAL")
+/// How TLS is terminated, in Istio's words.
+fn terminate_mode(tls: &ListenerTlsConfig) -> Option<&str> {
+    tls.options.get("gateway.istio.io/tls-terminate-mode").map(String::as_str)
 }
 
 /// Why a listener cannot stand beside the others of its port (Gateway API, `ListenerConditionConflicted`).

@@ -168,6 +168,13 @@ fn plain(address: Address) -> Endpoint {
     }
 }
 
+/// The port of an endpoint behind a service port.
+pub(in crate::resolve) fn port_at(entry: &WorkloadEntry, port: &RegisteredPort) -> Option<u16> {
+    let TargetPort::Number(target) = port.target else { return None };
+    let own = entry.ports.get(&port.name).and_then(|at| u16::try_from(*at).ok());
+    Some(own.filter(|at| *at > 0).unwrap_or(target))
+}
+
 /// An endpoint as written; `None` where its address is none that the resolution takes.
 fn made(
     entry: &WorkloadEntry,
@@ -177,9 +184,8 @@ fn made(
     settings: &MeshSettings,
 ) -> Option<EntryEndpoint> {
     // Endpoints of other networks are reached like those of this one: there are no gateways between networks.
-    let WorkloadEntry { address, ports, labels: _, network, locality, weight, service_account } = entry;
-    let TargetPort::Number(target) = port.target else { return None };
-    let at = ports.get(&port.name).and_then(|at| u16::try_from(*at).ok()).filter(|at| *at > 0).unwrap_or(target);
+    let WorkloadEntry { address, ports: _, labels: _, network, locality, weight, service_account } = entry;
+    let at = port_at(entry, port)?;
     let text = address.as_deref()?;
     let address = match (text.strip_prefix("unix://"), text.parse::<IpAddr>()) {
         (Some(path), _) => Address::Unix(path.into()),
