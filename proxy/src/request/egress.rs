@@ -237,7 +237,7 @@ impl Outside<'_> {
 /// Whether a cluster's connections go to the address that the caller dialled.
 fn goes_where_dialled(cluster: &IndexedCluster) -> bool {
     match &cluster.cluster().discovery {
-        Discovery::OriginalDestination => true,
+        Discovery::OriginalDestination | Discovery::OriginalAddress { port: _ } => true,
         Discovery::Endpoints { key: _, subset: _ } => cluster.cluster().load_balancer == LoadBalancer::Passthrough,
         Discovery::Workload { port: _ } | Discovery::DynamicName { port: _ } | Discovery::BlackHole => false,
     }
