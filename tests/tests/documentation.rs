@@ -25,6 +25,24 @@ fn the_reference_page_lists_every_reason_and_no_other() {
 }
 
 #[test]
+fn every_advisory_has_the_test_that_the_page_names() {
+    let root = checkout::root();
+    let page = fs::read_to_string(root.join("docs/reference/advisories.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |"));
+    let named: Vec<&str> = rows.filter_map(|row| row.rsplit('`').nth(1)).collect();
+    assert!(named.len() > 20, "{named:?}");
+    let sources = ["cli/tests", "control/src", "policy/src", "proxy/src"].iter();
+    let sources: Vec<String> = sources
+        .flat_map(|folder| files(&root.join(folder), "rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    for name in named {
+        let is_there = sources.iter().any(|text| text.contains(&format!("fn {name}() {{")));
+        assert!(is_there, "`{name}` is no test");
+    }
+}
+
+#[test]
 fn every_example_of_the_documentation_compiles() {
     let mut pages = files(&checkout::root().join("docs"), "md");
     pages.push(checkout::root().join("README.md"));

@@ -54,6 +54,40 @@ fn parsed(id: &str, text: &str) -> CedarPolicy {
     CedarPolicy::parse(Some(PolicyId::new(id)), text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
+/// The text with its literals renamed in the order of their first appearance: whether a policy can fail depends on which of them are equal,
+/// not on what they say.
+fn shape(text: &str) -> String {
+    let (mut literals, mut shape) = (Vec::<String>::new(), String::new());
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        let mut literal = String::from(character);
+        match character {
+            '"' => {
+                while let Some(next) = characters.next() {
+                    literal.push(next);
+                    match next {
+                        '\\' => literal.extend(characters.next()),
+                        '"' => break,
+                        _ => {}
+                    }
+                }
+            }
+            '0'..='9' => literal.extend(std::iter::from_fn(|| characters.next_if(char::is_ascii_digit))),
+            _ => {
+                shape.push(character);
+                continue;
+            }
+        }
+        let known = literals.iter().position(|known| *known == literal);
+        let index = known.unwrap_or_else(|| {
+            literals.push(literal);
+            literals.len() - 1
+        });
+        shape += &format!("<{index}>");
+    }
+    shape
+}
+
 #[tokio::test]
 async fn no_policy_that_a_rule_becomes_can_fail() {
     if !has_solver() {
@@ -65,8 +99,7 @@ async fn no_policy_that_a_rule_becomes_can_fail() {
     for seed in 0..rounds {
         rules.push(random::rule(&mut Rng::new(seed + 9_000), rules.len()));
     }
-    // The whole text but its name: many rules come to the same.
-    let mut texts: BTreeMap<String, String> = BTreeMap::new();
+    let mut shapes: BTreeMap<String, (String, String)> = BTreeMap::new();
     let constants = [default_permit(), default_egress_permit()];
     let admitted = rules.iter().flat_map(|rule| {
         let admitted = admit_rule(rule, &domains);
@@ -75,11 +108,11 @@ async fn no_policy_that_a_rule_becomes_can_fail() {
     });
     for policy in constants.into_iter().chain(admitted) {
         let condition = policy.cedar.lines().filter(|line| !line.starts_with('@')).collect::<Vec<_>>().join("\n");
-        texts.entry(condition).or_insert_with(|| policy.id.to_string());
+        shapes.entry(shape(&condition)).or_insert_with(|| (policy.id.to_string(), condition));
     }
-    assert!(texts.len() > 400, "{}", texts.len());
+    assert!(shapes.len() > 100, "{}", shapes.len());
     let mut prover = Prover::new();
-    for (text, id) in &texts {
+    for (id, text) in shapes.values() {
         let failures = prover.failures(&parsed(id, text)).await;
         assert!(failures.is_empty(), "{id} can fail: {failures:?}\n{text}");
     }

@@ -214,6 +214,29 @@ fn the_edge_asserts_what_clients_may_not_say() {
 }
 
 #[test]
+fn cve_2024_45806_and_2023_27487_envoys_headers_stop_at_the_edge() {
+    let index = gateway(vec![rule("a", None, forward(vec![backend("one", 1, None)]))], true);
+    let names = [
+        "x-envoy-original-path",
+        "x-envoy-internal",
+        "x-envoy-retry-on",
+        "x-envoy-upstream-rq-timeout-ms",
+        "x-envoy-external-address",
+        "x-envoy-anything",
+    ];
+    let mut headers = HeaderMap::new();
+    for name in names {
+        headers.append(name, "forged".parse().unwrap());
+        headers.append(name, "twice".parse().unwrap());
+    }
+    let verdict = judge(&index, "/x", "a.com", &headers, 0.5);
+    changes::apply(&mut headers, &plan(&verdict).head.changes);
+    let left: Vec<_> = headers.iter().filter(|(name, _)| name.as_str().starts_with("x-envoy-")).collect();
+    // Of these, the two that the proxy itself says.
+    assert!(left.iter().all(|(_, value)| *value != "forged" && *value != "twice"), "{left:?}");
+}
+
+#[test]
 fn rewrites_and_header_changes_reach_the_upstream_and_the_rule_wins() {
     let mut action = forward(vec![Backend {
         request_headers: HeaderMutations {

@@ -96,6 +96,10 @@ fn inbound_snapshot(port: u16, mtls: MtlsMode, policies: Vec<Policy>) -> Arc<Sna
 }
 
 fn inbound_to(port: u16, mtls: MtlsMode, policies: Vec<Policy>, protocol: UpstreamProtocol) -> Arc<Snapshot> {
+    testing::snapshot(inbound_resources(port, mtls, policies, protocol))
+}
+
+fn inbound_resources(port: u16, mtls: MtlsMode, policies: Vec<Policy>, protocol: UpstreamProtocol) -> Vec<Resource> {
     let cluster = format!("inbound|{port}||");
     let mut set: Vec<PolicyId> = policies.iter().map(|policy| policy.id.clone()).collect();
     set.sort();
@@ -117,7 +121,7 @@ fn inbound_to(port: u16, mtls: MtlsMode, policies: Vec<Policy>, protocol: Upstre
         Resource::PolicySet(PolicySet { key: "workload/foo/b".into(), policies: set.into(), ..PolicySet::default() }),
     ];
     resources.extend(policies.into_iter().map(Resource::Policy));
-    testing::snapshot(resources)
+    resources
 }
 
 fn outbound_snapshot(peer: SocketAddr) -> Arc<Snapshot> {

@@ -222,6 +222,18 @@ fn a_gateways_chains_take_by_server_name() {
 }
 
 #[test]
+fn cve_2021_31921_auto_passthrough_is_for_mesh_peers() {
+    let index = gateway(None, true);
+    let name = Some("outbound_.80_._.x.local");
+    for offer in [&["h2"][..], &["http/1.1"], &[], &["istiox"], &["h2", "ISTIO"]] {
+        let taken = admit(&index, at_gateway(443, name, tls(offer, None)), Seen::Http);
+        assert_eq!(taken.err(), Some(Refused { reason: Reason::NoFilterChain }), "{offer:?}");
+    }
+    assert!(admit(&index, at_gateway(443, name, tls(&["istio"], None)), Seen::Http).is_ok());
+    assert!(admit(&index, at_gateway(443, name, None), Seen::Http).is_err(), "plaintext");
+}
+
+#[test]
 fn a_gateway_asks_for_client_certificates_as_told() {
     let validation = |is_required, sans: &[&str]| ClientValidation {
         ca: "secret/foo/ca".into(),

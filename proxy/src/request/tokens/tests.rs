@@ -1,6 +1,9 @@
 //! Istio's cases of tokens, by behaviour, and what may never verify.
 
 mod attacks;
+mod fuzz;
+#[path = "../../../../policy/src/tests/inputs.rs"]
+mod inputs;
 mod signer;
 
 use std::time::{Duration, UNIX_EPOCH};

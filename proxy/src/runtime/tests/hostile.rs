@@ -10,6 +10,7 @@ use crate::request::{
     verdict::Action,
 };
 
+mod advisories;
 mod frames;
 mod upstream;
 
@@ -69,7 +70,9 @@ impl Front {
         // The answer to a well-formed request leaves the connection open.
         while let Ok(Ok(count @ 1..)) = tokio::time::timeout(Duration::from_secs(5), client.read(&mut buffer)).await {
             received.extend_from_slice(&buffer[..count]);
-            if received.ends_with(b"content-length: 0\r\n\r\n") || received.starts_with(b"HTTP/1.1 200") {
+            let text = String::from_utf8_lossy(&received);
+            let is_denied = text.starts_with("HTTP/1.1 403 ") && text.ends_with("\r\n\r\nRBAC: access denied");
+            if is_denied || text.ends_with("content-length: 0\r\n\r\n") || text.starts_with("HTTP/1.1 200") {
                 break;
             }
         }
