@@ -44,7 +44,6 @@ async fn call(mesh: &Mesh, command: &[&str]) -> anyhow::Result<Value> {
 }
 
 #[tokio::test]
-#[ignore = "not seen to pass yet: `cargo test -p palisade-tests --test routes -- --ignored`"]
 async fn a_gateway_terminates_tls_by_server_name_and_relays_it_unread() -> anyhow::Result<()> {
     let (a, b) = (Certificate::new("a.example.com")?, Certificate::new("b.example.com")?);
     let own = Certificate::new("own.example.com")?;
@@ -100,7 +99,6 @@ async fn https(address: &str, certificate: &Certificate, name: &str, alpn: &str)
 }
 
 #[tokio::test]
-#[ignore = "not seen to pass yet: `cargo test -p palisade-tests --test routes -- --ignored`"]
 async fn grpc_goes_from_pod_to_pod_message_by_message() -> anyhow::Result<()> {
     let Some(mesh) = mesh(&documents::plain()).await? else { return Ok(()) };
     // Each message is sent only when the one before it came back: nothing on the way holds one back.
@@ -130,7 +128,6 @@ async fn grpc_goes_from_pod_to_pod_message_by_message() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-#[ignore = "not seen to pass yet: `cargo test -p palisade-tests --test routes -- --ignored`"]
 async fn copies_never_touch_the_original_and_preflights_are_answered() -> anyhow::Result<()> {
     let Some(mesh) = mesh(&documents::plain()).await? else { return Ok(()) };
     let edge = mesh.gateway("default/edge", 80)?.to_owned();
