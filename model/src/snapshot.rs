@@ -275,6 +275,8 @@ mod tests {
             cluster_domain: "cluster.local".into(),
             egress_policies: None,
             connections: None,
+            telling_namespaces: Default::default(),
+            mesh_tls: Default::default(),
         })
     }
 

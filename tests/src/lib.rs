@@ -3,6 +3,7 @@
 #![expect(clippy::indexing_slicing, reason = "test support; indexing a JSON value gives null, it does not panic")]
 
 pub mod bench;
+pub mod certificates;
 pub mod checkout;
 pub mod http;
 pub mod load;

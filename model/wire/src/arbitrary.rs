@@ -10,7 +10,7 @@ use palisade_model::{
     endpoint::{Address, Endpoint, EndpointHealth, Endpoints, PeerProxy},
     listener::{
         Chain, ChainHandler, ClientValidation, InboundPort, Listener, MtlsMode, Protocol, ServerTls, ServerTlsMode,
-        TlsAlgorithms, TlsLimits, TlsVersion,
+        TlsAlgorithms, TlsVersion,
     },
     membership::{Member, Membership},
     origin::Origin,

@@ -30,7 +30,7 @@ fn engine_with(text: &str) -> PolicyEngine {
     let set = PolicySet {
         key: "workload/foo/x".into(),
         policies: policies.iter().map(|p| p.id.clone()).collect(),
-        deny_all: None,
+        ..PolicySet::default()
     };
     PolicyEngine::build(&set, |id| policies.iter().find(|p| p.id == *id).map(|p| Arc::new(CompiledPolicy::load(p))))
 }

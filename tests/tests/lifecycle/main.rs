@@ -1,7 +1,5 @@
 //! A gateway's life as one process: it drains on SIGTERM, and no change of its documents loses a request.
 
-#[path = "../routes/certificates.rs"]
-mod certificates;
 mod gateway;
 mod machine;
 
@@ -12,12 +10,11 @@ use std::sync::{
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use certificates::Certificate;
 use gateway::{Application, Gateway, SOON, edge, free_port, plain, service};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use palisade_tests::{http::Client, load::Load, wait::until};
+use palisade_tests::{certificates::Certificate, http::Client, load::Load, wait::until};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -1,6 +1,6 @@
 //! The documents of these tests.
 
-use super::certificates::Certificate;
+use palisade_tests::certificates::Certificate;
 
 /// A pod with its Service.
 fn workload(name: &str, command: &str, port: u16, target: u16, protocol: &str, env: &str) -> String {

@@ -1,17 +1,16 @@
 //! Routes through a whole mesh of real processes: TLS at the gateway, HTTP/2 and gRPC from pod to pod, copies, CORS.
 
-mod certificates;
 mod documents;
 
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use certificates::Certificate;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use palisade_tests::{
+    certificates::Certificate,
     checkout,
     http::Client,
     mesh::{Mesh, Options},

@@ -59,7 +59,7 @@ fn sidecar(permitted: Option<&str>, discovery: Discovery) -> RuntimeIndex {
         resources.push(Resource::PolicySet(PolicySet {
             key: "egress".into(),
             policies: members.into(),
-            deny_all: None,
+            ..PolicySet::default()
         }));
         resources.extend(policies.into_iter().map(Resource::Policy));
     }

@@ -56,7 +56,7 @@ fn index(policies: Vec<Policy>) -> RuntimeIndex {
             policies: "workload/foo/a".into(),
         }),
         Resource::Cluster(testing::cluster("inbound|80||", Discovery::Workload { port: None })),
-        Resource::PolicySet(PolicySet { key: "workload/foo/a".into(), policies: ids, deny_all: None }),
+        Resource::PolicySet(PolicySet { key: "workload/foo/a".into(), policies: ids, ..PolicySet::default() }),
     ];
     resources.extend(policies.into_iter().map(Resource::Policy));
     testing::index(resources)

@@ -246,7 +246,7 @@ fn admitted(source: &str, destination: &str) -> Admitted {
             policies: "p".into(),
         }),
         Resource::Cluster(testing::cluster("inbound|80||", Discovery::Workload { port: None })),
-        Resource::PolicySet(PolicySet { key: "p".into(), policies: [].into(), deny_all: None }),
+        Resource::PolicySet(PolicySet { key: "p".into(), policies: [].into(), ..PolicySet::default() }),
     ]);
     let facts = Connection {
         direction: Direction::Inbound,

@@ -8,22 +8,22 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// A certificate of one name.
-pub(crate) struct Certificate {
+pub struct Certificate {
     /// The name.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     certificate: rcgen::Certificate,
     key: rcgen::KeyPair,
 }
 
 impl Certificate {
     /// A new one.
-    pub(crate) fn new(name: &'static str) -> anyhow::Result<Self> {
+    pub fn new(name: &'static str) -> anyhow::Result<Self> {
         let made = rcgen::generate_simple_self_signed([name.to_owned()])?;
         Ok(Self { name, certificate: made.cert, key: made.signing_key })
     }
 
     /// A Secret that holds it.
-    pub(crate) fn secret(&self, name: &str) -> String {
+    pub fn secret(&self, name: &str) -> String {
         format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default}}\ntype: kubernetes.io/tls\n\
              stringData:\n  tls.crt: {:?}\n  tls.key: {:?}\n",
@@ -33,12 +33,12 @@ impl Certificate {
     }
 
     /// Certificate and key as PEM.
-    pub(crate) fn pem(&self) -> (String, String) {
+    pub fn pem(&self) -> (String, String) {
         (self.certificate.pem(), self.key.serialize_pem())
     }
 
     /// A connection to `address` that asks for `name` and trusts this certificate only.
-    pub(crate) async fn connect(&self, address: &str, name: &str, alpn: &str) -> anyhow::Result<TlsStream<TcpStream>> {
+    pub async fn connect(&self, address: &str, name: &str, alpn: &str) -> anyhow::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.der().clone())?;
         let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
