@@ -113,7 +113,7 @@ fn tls_rules_are_for_tls_ports_and_tcp_rules_for_the_others() {
         "db",
         "shop",
         OLD,
-        "{hosts: [db], tls: [{match: [{sniHosts: [db.shop.svc.cluster.local]}], route: [{destination: {host: web, port: {number: 80}}}]}], \
+        "{hosts: [db.shop.svc.cluster.local], tls: [{match: [{sniHosts: [db.shop.svc.cluster.local]}], route: [{destination: {host: web, port: {number: 80}}}]}], \
          tcp: [{route: [{destination: {host: late, port: {number: 8080}}}]}]}",
     );
     let name = Some("db.shop.svc.cluster.local");

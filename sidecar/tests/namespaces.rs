@@ -301,24 +301,23 @@ fn every_connection_ends_where_istio_ends_it() {
             let rules = redirect(owner);
             // Twice: the second time changes nothing.
             let mut hooked = Hooked::default();
-            for _ in 0..2 {
-                let loaded = if program == "nft" {
-                    wire.pod.script("nft", &["-f", "-"], nft_script(&rules))
-                } else {
-                    let v4 = restore_script(&rules, IpFamily::V4, hooked);
-                    let v6 = restore_script(&rules, IpFamily::V6, hooked);
-                    hooked = Hooked { nat: true, raw: true };
-                    wire.pod
-                        .script("iptables-restore", &["--noflush"], v4)
-                        .and_then(|()| wire.pod.script("ip6tables-restore", &["--noflush"], v6))
-                };
-                match loaded {
-                    Err(reason) if reason.contains("No such file") => {
-                        is_skipped(&reason);
-                        continue;
-                    }
-                    loaded => loaded.unwrap(),
+            let mut load = || {
+                if program == "nft" {
+                    return wire.pod.script("nft", &["-f", "-"], nft_script(&rules));
                 }
+                let v4 = restore_script(&rules, IpFamily::V4, hooked);
+                let v6 = restore_script(&rules, IpFamily::V6, hooked);
+                hooked = Hooked { nat: true, raw: true };
+                wire.pod
+                    .script("iptables-restore", &["--noflush"], v4)
+                    .and_then(|()| wire.pod.script("ip6tables-restore", &["--noflush"], v6))
+            };
+            match load().and_then(|()| load()) {
+                Err(reason) if reason.contains("No such file") => {
+                    is_skipped(&reason);
+                    continue;
+                }
+                loaded => loaded.unwrap(),
             }
             check(&wire, owner, &format!("{program}, {owner:?}"));
         }

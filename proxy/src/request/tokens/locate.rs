@@ -111,7 +111,7 @@ pub(super) fn remove(places: &[&TokenLocation], request: &TokenRequest<'_>, auth
     }
     if !named_cookies.is_empty() {
         let kept: Vec<Vec<u8>> = cookies(request.headers)
-            .filter(|(key, value)| !named_cookies.contains(key) && !(key.is_empty() && value.is_empty()))
+            .filter(|(key, value)| !named_cookies.contains(key) && (!key.is_empty() || !value.is_empty()))
             .map(|(key, value)| [key, value].join(&b'='))
             .collect();
         let line = (!kept.is_empty()).then(|| HeaderValue::from_bytes(&kept.join(&b"; "[..])));

@@ -105,7 +105,9 @@ async fn cve_2021_39156_fragments() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn istio_security_2026_006_path_parameters() {
     let front = guarded(deny_admin(), |settings| settings.reject_path_parameters = true).await;
-    front.all_are(400, &["/..;/admin", "/;/admin", "/x;a=b/../admin", "/admin;x", "/public/;..;/admin"]).await;
+    front.all_are(400, &["/..;/admin", "/;/admin", "/admin;x", "/public/;..;/admin"]).await;
+    // A segment that the next one takes back is gone before anybody could read its parameters.
+    front.all_are(403, &["/x;a=b/../admin"]).await;
     front.all_are(200, &["/public?a;b"]).await;
 }
 
