@@ -1,5 +1,5 @@
 //! Gateways, and routes of the Gateway API, as `eval` says: whose target ports count, what is passed on, what is refused.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 #[path = "command/eval.rs"]
 mod command;

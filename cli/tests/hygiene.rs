@@ -1,5 +1,5 @@
 //! What `eval` says of requests that name two places, hide slashes, or carry names that servers read differently.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     io::Write,

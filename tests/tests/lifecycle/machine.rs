@@ -8,6 +8,9 @@ use tokio::process::Command;
 
 use crate::gateway::{Application, Gateway, SOON, edge, free_port, plain, service};
 
+/// Any free port.
+const ANY: &str = "127.0.0.1:0";
+
 /// Runs a program that is to fail soon; what it said.
 async fn failure(command: &mut Command) -> anyhow::Result<String> {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
@@ -30,18 +33,17 @@ async fn a_process_whose_own_port_is_taken_ends_and_names_it() -> anyhow::Result
         command.args(["run", "--gateway", "default/edge", "--admin", admin, "-f"]).arg(&documents);
         anyhow::Ok(command)
     };
-    let control = |flag: &str| {
+    let control = |listen: &str, admin: &str| {
         let mut command = Command::new(checkout::binary("palisade-control")?);
         command.arg("--files").arg(&documents).arg("--ca-dir").arg(folder.path().join("ca"));
         command.arg("--token-key").arg(folder.path().join("key"));
-        command.args(["--listen=127.0.0.1:0", "--admin=127.0.0.1:0"]);
-        command.arg(format!("{flag}={address}"));
+        command.args(["--listen", listen, "--admin", admin]);
         anyhow::Ok(command)
     };
     for (name, command) in [
         ("admin pages of a gateway", run(&address)?),
-        ("configuration", control("--listen")?),
-        ("admin pages of the control plane", control("--admin")?),
+        ("configuration", control(&address, ANY)?),
+        ("admin pages of the control plane", control(ANY, &address)?),
     ] {
         let mut command = command;
         let said = failure(&mut command).await.context(name)?;

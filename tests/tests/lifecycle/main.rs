@@ -56,14 +56,22 @@ async fn sigterm_lets_requests_complete_and_ends_tunnels_at_the_deadline() -> an
 
     let mut first = TcpStream::connect(&address).await?;
     first.write_all(b"GET /slow HTTP/1.1\r\nhost: a.test\r\n\r\n").await?;
-    within(async { Ok(application.arrived.notified().await) }).await?;
+    within(async {
+        application.arrived.notified().await;
+        Ok(())
+    })
+    .await?;
     let stream = TcpStream::connect(&address).await?;
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
     let request = Request::builder().uri("http://a.test/slow").body(Full::<Bytes>::default())?;
     let second = tokio::spawn(sender.send_request(request));
-    within(async { Ok(application.arrived.notified().await) }).await?;
+    within(async {
+        application.arrived.notified().await;
+        Ok(())
+    })
+    .await?;
 
     gateway.terminate()?;
     until("no new connections", SOON, async || match TcpStream::connect(&address).await {
