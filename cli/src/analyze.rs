@@ -58,23 +58,28 @@ impl Analyze {
 
 fn write_text(output: &mut impl Write, diagnostics: &[&Diagnostic]) -> io::Result<()> {
     for diagnostic in diagnostics {
-        let Diagnostic { code, severity, object, path, message, file, line } = diagnostic;
-        let place = if *line > 0 {
-            format!("{file}:{line}: ")
-        } else if file.is_empty() {
-            String::new()
-        } else {
-            format!("{file}: ")
-        };
-        let object = match (&*object.kind, &*object.namespace) {
-            ("", _) => String::new(),
-            (kind, "") => format!(" {kind} {}", object.name),
-            (kind, namespace) => format!(" {kind} {namespace}/{}", object.name),
-        };
-        let path = if path.is_empty() { String::new() } else { format!(" {path}") };
-        writeln!(output, "{place}{} {code}{object}{path}: {message}", severity.as_str())?;
+        writeln!(output, "{}", line(diagnostic))?;
     }
     let count = |wanted: Severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == wanted).count();
     let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Info));
     writeln!(output, "{errors} errors, {warnings} warnings, {notes} notes")
+}
+
+/// A diagnostic for people: place, severity, code, object, field, message.
+pub(crate) fn line(diagnostic: &Diagnostic) -> String {
+    let Diagnostic { code, severity, object, path, message, file, line } = diagnostic;
+    let place = if *line > 0 {
+        format!("{file}:{line}: ")
+    } else if file.is_empty() {
+        String::new()
+    } else {
+        format!("{file}: ")
+    };
+    let object = match (&*object.kind, &*object.namespace) {
+        ("", _) => String::new(),
+        (kind, "") => format!(" {kind} {}", object.name),
+        (kind, namespace) => format!(" {kind} {namespace}/{}", object.name),
+    };
+    let path = if path.is_empty() { String::new() } else { format!(" {path}") };
+    format!("{place}{} {code}{object}{path}: {message}", severity.as_str())
 }

@@ -57,6 +57,7 @@ struct Mesh {
     events: mpsc::Sender<(String, Event)>,
     /// Changes whenever a process has started again.
     restarts: watch::Receiver<u64>,
+    findings: report::Findings,
 }
 
 struct RunningPodPlan {
@@ -131,6 +132,7 @@ impl Mesh {
             externals: BTreeMap::new(),
             events,
             restarts,
+            findings: report::Findings::default(),
         })
     }
 
@@ -150,6 +152,7 @@ impl Mesh {
         self.await_ready().await?;
         self.publish()?;
         report::ready(self.gateways.values(), self.pods.len());
+        self.tell_findings().await;
         Ok(())
     }
 
@@ -172,6 +175,7 @@ impl Mesh {
                         if let Err(error) = self.update().await {
                             eprintln!("palisade: {error:#}; the pods stay as they are");
                         }
+                        self.tell_findings().await;
                     }
                 }
             }
@@ -196,6 +200,11 @@ impl Mesh {
         self.start_missing(plan).await?;
         self.await_ready().await?;
         self.publish()
+    }
+
+    async fn tell_findings(&mut self) {
+        let namespace = &self.options.documents.namespace;
+        self.findings.tell(&self.documents, namespace, self.options.root_namespace.as_deref()).await;
     }
 
     fn read_plan(&self) -> anyhow::Result<Plan> {

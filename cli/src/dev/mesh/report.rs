@@ -1,9 +1,14 @@
 //! What the person is told while the mesh runs.
 
+use std::{collections::BTreeSet, path::PathBuf};
+
+use palisade_compile::{ControlSettings, Inputs, SourceOptions, compile};
+use palisade_control::source::files;
+use palisade_crds::Severity;
 use tokio::sync::{mpsc, watch};
 
 use super::gateways::RunningGateway;
-use crate::dev::pod::Event;
+use crate::{analyze, dev::pod::Event};
 
 /// Tells on standard error what happens in pods; the value counts processes that have started again.
 pub(super) fn spawn(mut events: mpsc::Receiver<(String, Event)>) -> watch::Receiver<u64> {
@@ -40,5 +45,32 @@ pub(super) fn ready<'a>(gateways: impl Iterator<Item = &'a RunningGateway>, pods
         for (port, address) in gateway.ready().ports {
             println!("gateway {} port {port}: {address}", gateway.plan.name);
         }
+    }
+}
+
+/// What is wrong with the documents, as `palisade analyze` says it; each line is told once while it holds.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    told: BTreeSet<String>,
+}
+
+impl Findings {
+    /// Tells errors and warnings that are new. Documents that cannot be read are told about elsewhere.
+    pub(super) async fn tell(&mut self, documents: &[PathBuf], namespace: &str, root_namespace: Option<&str>) {
+        let (documents, namespace) = (documents.to_vec(), namespace.to_owned());
+        let control = ControlSettings { root_namespace: root_namespace.map(Into::into), ..ControlSettings::default() };
+        let lines = tokio::task::spawn_blocking(move || {
+            let texts = files::read(&documents).ok()?;
+            let inputs = Inputs::from_texts(texts, &namespace, &SourceOptions { control, is_files: true });
+            let reports = compile(&inputs.into()).reports;
+            let found = reports.diagnostics();
+            let loud = found.iter().filter(|found| found.severity != Severity::Info);
+            Some(loud.map(|found| analyze::line(found)).collect::<BTreeSet<_>>())
+        });
+        let Ok(Some(lines)) = lines.await else { return };
+        for line in lines.difference(&self.told) {
+            eprintln!("{line}");
+        }
+        self.told = lines;
     }
 }
