@@ -25,10 +25,16 @@ async fn messages_go_back_and_forth_through_two_hops() {
     let client = Arc::new(Client::connect(a.address).await);
     within("ping-pong", async {
         let mut streams = JoinSet::new();
-        for _ in 0..200 {
-            let client = Arc::clone(&client);
-            streams.spawn(async move { client.ping_pong("/echo", 10).await.unwrap().assert_whole(10_000) });
-        }
+        let ask = |streams: &mut JoinSet<()>| {
+            for _ in 0..100 {
+                let client = Arc::clone(&client);
+                streams.spawn(async move { client.ping_pong("/echo", 10).await.unwrap().assert_whole(10_000) });
+            }
+        };
+        ask(&mut streams);
+        // With the first answer the client knows how many streams it may have: more at once before would be refused.
+        streams.join_next().await.unwrap().unwrap();
+        ask(&mut streams);
         while let Some(done) = streams.join_next().await {
             done.unwrap();
         }
