@@ -1,10 +1,8 @@
 //! What `eval` says of requests that name two places, hide slashes, or carry names that servers read differently.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::{
-    io::Write,
-    process::{Command, Stdio},
-};
+#[path = "command/eval.rs"]
+mod command;
 
 use serde_json::{Value, json};
 
@@ -13,18 +11,7 @@ fn eval(documents: &str, cases: &[Value]) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("all.yaml");
     std::fs::write(&file, documents).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_palisade"))
-        .args(["eval", "--cases", "-", "-o", "jsonl", "-f"])
-        .arg(&file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let text: String = cases.iter().map(|case| format!("{case}\n")).collect();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let results: Vec<Value> =
-        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let results = command::answers_over(&file, cases, &[]);
     assert_eq!(results.len(), cases.len());
     results
 }

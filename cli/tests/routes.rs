@@ -1,10 +1,8 @@
 //! What `eval` says of routes: Istio's and the Gateway API's, each feature by a request.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::{
-    io::Write,
-    process::{Command, Stdio},
-};
+#[path = "command/eval.rs"]
+mod command;
 
 use serde_json::{Value, json};
 
@@ -16,18 +14,7 @@ fn eval(documents: &str, cases: &[Value]) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("all.yaml");
     std::fs::write(&file, documents).unwrap();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_palisade"))
-        .args(["eval", "--cases", "-", "-o", "jsonl", "-f"])
-        .arg(&file)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let text: String = cases.iter().map(|case| format!("{case}\n")).collect();
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    let lines = String::from_utf8(output.stdout).unwrap();
-    let results = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let results = command::answers_over(&file, cases, &[]).into_iter();
     results.map(|result| (result["id"].as_str().unwrap().to_owned(), result)).collect::<serde_json::Map<_, _>>().into()
 }
 
