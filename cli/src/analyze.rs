@@ -62,7 +62,8 @@ fn write_text(output: &mut impl Write, diagnostics: &[&Diagnostic]) -> io::Resul
     }
     let count = |wanted: Severity| diagnostics.iter().filter(|diagnostic| diagnostic.severity == wanted).count();
     let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Info));
-    writeln!(output, "{errors} errors, {warnings} warnings, {notes} notes")
+    let counted = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+    writeln!(output, "{}, {}, {}", counted(errors, "error"), counted(warnings, "warning"), counted(notes, "note"))
 }
 
 /// A diagnostic for people: place, severity, code, object, field, message.

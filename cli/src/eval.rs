@@ -97,9 +97,14 @@ fn judge_line(world: &mut World, line: &[u8]) -> Result<Answer, (Value, String)>
     }
     let case: Case = serde_json::from_slice(line).map_err(|error| {
         let id = serde_json::from_slice::<Value>(line).ok().and_then(|value| value.get("id").cloned());
-        (id.unwrap_or_default(), error.to_string())
+        (id.unwrap_or_default(), case_error(&error))
     })?;
     judge(world, &case).map_err(|error| (case.id.clone(), error))
+}
+
+/// What is wrong with a case; every case is one line, so only the column says where.
+pub(crate) fn case_error(error: &serde_json::Error) -> String {
+    error.to_string().replace(" at line 1 column ", " at column ")
 }
 
 fn write(output: &mut impl Write, answer: &impl serde::Serialize, format: OutputFormat) -> anyhow::Result<()> {

@@ -24,6 +24,18 @@ pub struct ClusterOptions {
     pub kubeconfig: Option<PathBuf>,
 }
 
+/// How a stream of records is written, one a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum StreamFormat {
+    /// For people.
+    #[default]
+    #[value(alias = "wide")]
+    Text,
+    /// For programs.
+    #[value(alias = "json")]
+    Jsonl,
+}
+
 /// How answers are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum OutputFormat {

@@ -66,7 +66,12 @@ impl Run {
         let is_meant = |key: &str| key == self.gateway;
         let gateway =
             plan.gateways.iter().find(|gateway| is_meant(&format!("{}/{}", gateway.key.namespace, gateway.key.name)));
-        let gateway = gateway.with_context(|| format!("no document makes a gateway `{}`", self.gateway))?;
+        let gateway = gateway.with_context(|| {
+            let known: Vec<String> =
+                plan.gateways.iter().map(|g| format!("{}/{}", g.key.namespace, g.key.name)).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            format!("no document makes a gateway `{}`; there is {known}", self.gateway)
+        })?;
         let pod = WorkloadRef { namespace: Arc::clone(&gateway.namespace), name: Arc::clone(&gateway.name) };
         let mut runtime = RuntimeSettings::new(format!("{}/{}", pod.namespace, pod.name));
         self.limits.apply(&mut runtime);

@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::{Instance, directory};
-use crate::options::OutputFormat;
+use crate::options::StreamFormat;
 
 mod line;
 mod logs;
@@ -31,8 +31,8 @@ pub(crate) struct Requests {
     #[arg(long, value_name = "REQUESTS")]
     count: Option<u64>,
     /// `text`, or `jsonl` for the proxies' own access log lines.
-    #[arg(short, long, default_value = "text")]
-    output: OutputFormat,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: StreamFormat,
 }
 
 /// Show who calls whom in a running mesh: rates, latencies, denials.
@@ -47,8 +47,8 @@ pub(crate) struct Calls {
     #[arg(long, value_name = "TABLES")]
     count: Option<u64>,
     /// `text` for tables, `jsonl` for one object for each pair and interval.
-    #[arg(short, long, default_value = "text")]
-    output: OutputFormat,
+    #[arg(short, long, value_enum, default_value_t)]
+    output: StreamFormat,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +63,7 @@ struct Follow {
 impl Requests {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { follow, count, output } = self;
-        let is_json = is_json(output)?;
+        let is_json = output == StreamFormat::Jsonl;
         let mut stdout = std::io::stdout().lock();
         let mut shown = 0;
         follow.each(|lines, names| {
@@ -83,7 +83,7 @@ impl Requests {
 impl Calls {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let Self { follow, interval, count, output } = self;
-        let is_json = is_json(output)?;
+        let is_json = output == StreamFormat::Jsonl;
         let interval = Duration::from_secs(interval);
         let mut stdout = std::io::stdout().lock();
         // On a terminal each table takes the place of the one before.
@@ -130,13 +130,5 @@ impl Follow {
             }
             std::thread::sleep(POLL);
         }
-    }
-}
-
-fn is_json(output: OutputFormat) -> anyhow::Result<bool> {
-    match output {
-        OutputFormat::Text | OutputFormat::Wide => Ok(false),
-        OutputFormat::Json | OutputFormat::Jsonl => Ok(true),
-        OutputFormat::Yaml => anyhow::bail!("`-o yaml` is not offered here; `text` and `jsonl` are"),
     }
 }

@@ -156,11 +156,33 @@ pub(super) fn running(instance: &Instance) -> anyhow::Result<Running> {
     let root = root(instance);
     let name = &instance.name.0;
     if try_lock(&root, name)?.is_some() {
-        bail!("no mesh `{name}` is running");
+        match others(&root)?.as_slice() {
+            [] => bail!("no mesh `{name}` is running"),
+            others => bail!("no mesh `{name}` is running; name one with --name: {}", others.join(", ")),
+        }
     }
     let path = root.join(name).join("running.json");
     let text = fs::read(&path).with_context(|| format!("mesh `{name}` has no pods yet"))?;
     serde_json::from_slice(&text).with_context(|| format!("`{}`", path.display()))
+}
+
+/// Names of the meshes that run.
+fn others(root: &Path) -> anyhow::Result<Vec<String>> {
+    let mut names = Vec::new();
+    let entries = match fs::read_dir(root) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(names),
+        entries => entries.with_context(|| format!("cannot read `{}`", root.display()))?,
+    };
+    for entry in entries {
+        let file_name = entry?.file_name();
+        if let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(".lock"))
+            && try_lock(root, name)?.is_none()
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Admin URL of a running mesh's control plane.

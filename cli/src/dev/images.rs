@@ -68,7 +68,11 @@ impl Images {
         }
         let (mut words, folder) = if command.is_empty() {
             let found = self.commands.iter().find(|(pattern, _)| pattern.matches(image));
-            let (_, words) = found.with_context(|| format!("no command is known for image `{image}`"))?;
+            let (_, words) = found.with_context(|| {
+                format!(
+                    "no command is known for image `{image}`: give it one in the file that --images names, or the container its own `command`"
+                )
+            })?;
             let mut words = words.clone();
             if let Some(program) = words.first_mut()
                 && program.contains('/')

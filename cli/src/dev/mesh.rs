@@ -152,6 +152,7 @@ impl Mesh {
         self.await_ready().await?;
         self.publish()?;
         report::ready(self.gateways.values(), self.pods.len());
+        report::unpublished(&self.options.publish, self.gateways.values());
         self.tell_findings().await;
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use palisade_compile::{Inputs, Mesh, ObjectKey, ProxyRef, compile, scope};
+use palisade_compile::{Inputs, Mesh, Object, ObjectKey, ProxyRef, compile, inputs::core, scope};
 use palisade_model::{service::Query, settings::ProxyKind};
 use palisade_proxy::index::RuntimeIndex;
 
@@ -42,7 +42,10 @@ impl World {
         if let Some(asked) = self.proxies.get(case) {
             return Ok(Arc::clone(&asked.index));
         }
-        let proxy = proxy_ref(case, &self.namespace)?;
+        let proxy = proxy_ref(case, &self.namespace, self.mesh.inputs())?;
+        if let Some(doubt) = doubt(case.kind, &proxy, self.mesh.inputs()) {
+            eprintln!("warning: {doubt}");
+        }
         let queries = BTreeSet::new();
         let index = build(&self.mesh, &proxy, &queries, None)?;
         self.proxies.insert(case.clone(), Asked { proxy, queries, index: Arc::clone(&index) });
@@ -106,7 +109,49 @@ fn build(
     RuntimeIndex::build(Arc::new(snapshot), previous).map(Arc::new).map_err(|error| error.to_string())
 }
 
-fn proxy_ref(case: &ProxyCase, default_namespace: &str) -> Result<ProxyRef, String> {
+/// What a reader of the verdict should know of a proxy that the documents do not: a typing error looks the same.
+fn doubt(written: Option<KindCase>, proxy: &ProxyRef, inputs: &Inputs) -> Option<String> {
+    let ProxyRef { kind, namespace, name, labels, ips, gateway, .. } = proxy;
+    let name = name.as_ref()?;
+    let key = ObjectKey::new(Arc::clone(namespace), Arc::clone(name));
+    if written.is_none()
+        && *kind == ProxyKind::Sidecar
+        && let Some(labels) = labels
+        && let Some(selecting) = selecting_gateway(inputs, &key, labels)
+    {
+        return Some(format!(
+            "proxy {key} counts as a sidecar, and its labels are those that Gateway `{selecting}` selects: a gateway needs `\"kind\": \"gateway\"`"
+        ));
+    }
+    let is_described = labels.is_some() || ips.is_some() || gateway.is_some();
+    let is_known = inputs.pods.contains_key(&key)
+        || (*kind == ProxyKind::Gateway && inputs.pods.values().any(|pod| serves(pod, &key)));
+    if is_described || is_known {
+        return None;
+    }
+    let near: Vec<String> = inputs.pods_in(namespace).take(5).map(|pod| pod.head.key.to_string()).collect();
+    let near = if near.is_empty() { String::new() } else { format!("; that namespace has {}", near.join(", ")) };
+    Some(format!(
+        "no document makes a pod `{key}`{near}; it is judged as a pod without labels and addresses, which no workload's policy selects"
+    ))
+}
+
+fn serves(pod: &Object<core::Pod>, gateway: &ObjectKey) -> bool {
+    pod.spec.gateway.as_ref().is_some_and(|(_, served)| served == gateway)
+}
+
+/// An Istio Gateway that selects exactly such labels, where no pod of the documents says what the proxy is.
+fn selecting_gateway(inputs: &Inputs, key: &ObjectKey, labels: &BTreeMap<String, String>) -> Option<ObjectKey> {
+    if inputs.pods.contains_key(key) {
+        return None;
+    }
+    let selects = |selector: &BTreeMap<String, String>| {
+        !selector.is_empty() && selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+    };
+    inputs.gateways.values().find(|gateway| selects(&gateway.spec.selector)).map(|gateway| gateway.head.key.clone())
+}
+
+fn proxy_ref(case: &ProxyCase, default_namespace: &str, inputs: &Inputs) -> Result<ProxyRef, String> {
     let ProxyCase { kind, namespace, name, labels, service_account, ip, ips, gateway, locality, node, network } = case;
     let namespace = namespace.clone().unwrap_or_else(|| default_namespace.to_owned());
     let gateway = match gateway.as_deref() {
@@ -117,9 +162,15 @@ fn proxy_ref(case: &ProxyCase, default_namespace: &str) -> Result<ProxyRef, Stri
             None => Some(ObjectKey::new(namespace.as_str(), text)),
         },
     };
+    let is_gateway_pod = || {
+        let key = ObjectKey::new(namespace.as_str(), name.as_deref()?);
+        inputs.pods.get(&key)?.spec.gateway.as_ref()
+    };
     let kind = match (kind, &gateway) {
-        (Some(KindCase::Sidecar), _) | (None, None) => ProxyKind::Sidecar,
         (Some(KindCase::Gateway), _) | (None, Some(_)) => ProxyKind::Gateway,
+        // What the pod of that name is.
+        (None, None) if is_gateway_pod().is_some() => ProxyKind::Gateway,
+        (Some(KindCase::Sidecar), _) | (None, None) => ProxyKind::Sidecar,
     };
     let ips = match (ips, ip) {
         (Some(ips), _) => Some(ips.clone()),

@@ -5,10 +5,11 @@ use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
-use palisade_compile::{Mesh, ProxyRef, plan};
+use palisade_compile::{Inputs, Mesh, ObjectKey, Plan, ProxyRef, plan};
 use palisade_model::{
     identity::SpiffeId,
     listener::{InboundPort, MtlsMode, Protocol},
@@ -28,10 +29,10 @@ use crate::{
 /// Show the effective policy of a workload: every policy that applies, where it comes from and whether it decides; who can reach the
 /// workload, and whom it can reach.
 ///
-/// Callers are the service accounts of the documents' pods, and anybody without a certificate. `depends` means: on the request.
+/// Callers are the service accounts of the documents' pods and gateways, and anybody without a certificate. `depends` means: on the request.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Show {
-    /// The workload, NAMESPACE/POD; a pod's name alone is looked for in the default namespace.
+    /// The workload, NAMESPACE/POD, or a gateway, NAMESPACE/GATEWAY; a name alone is looked for in the default namespace.
     #[arg(value_name = "WORKLOAD")]
     workload: String,
     #[command(flatten)]
@@ -58,16 +59,16 @@ impl Show {
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
         let inputs = inputs::read(&self.documents, &self.settings)?;
         let world = World::new(&inputs, &self.documents.namespace);
-        let pods = plan(&inputs).pods;
+        let pods = workloads(&inputs);
         let (namespace, name) =
             self.workload.split_once('/').unwrap_or((&self.documents.namespace, self.workload.as_str()));
-        let Some(pod) = pods.iter().find(|pod| &*pod.namespace == namespace && &*pod.name == name) else {
+        let Some(pod) = pods.iter().find(|pod| pod.is_called(namespace, name)) else {
             let known: Vec<String> =
                 pods.iter().take(10).map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
-            bail!("there is no pod `{namespace}/{name}`; there are {}", known.join(", "));
+            bail!("there is no pod or gateway `{namespace}/{name}`; there are {}", known.join(", "));
         };
         let domain = &inputs.settings.trust_domain;
-        let identity = |pod: &palisade_compile::PodPlan| {
+        let identity = |pod: &Shown| {
             SpiffeId::new(domain.clone(), &pod.namespace, &pod.service_account).context("service account")
         };
         let own = identity(pod)?;
@@ -77,14 +78,16 @@ impl Show {
             .map(|pod| identity(pod).map(Caller::Account))
             .chain([Ok(Caller::Anybody)])
             .collect::<anyhow::Result<_>>()?;
-        let index = index_of(&world, &pod.namespace, &pod.name)?;
+        let index = index_of(&world, pod)?;
         let inbound: Vec<Value> = ports(&index).iter().map(|port| port_view(&index, port, &callers)).collect();
         let mut reaches = Vec::new();
         for other in pods
             .iter()
-            .filter(|other| other.is_injected && (&other.namespace, &other.name) != (&pod.namespace, &pod.name))
+            .filter(|other| {
+                other.is_injected && !other.is_gateway && (&other.namespace, &other.name) != (&pod.namespace, &pod.name)
+            })
         {
-            let index = index_of(&world, &other.namespace, &other.name)?;
+            let index = index_of(&world, other)?;
             let caller = BTreeSet::from([Caller::Account(own.clone())]);
             let ports: Vec<Value> = ports(&index)
                 .iter()
@@ -112,8 +115,55 @@ impl Show {
     }
 }
 
-fn index_of(world: &World, namespace: &str, name: &str) -> anyhow::Result<std::sync::Arc<RuntimeIndex>> {
-    world.index_of(&ProxyRef::sidecar(namespace, name)).map_err(|error| anyhow::anyhow!("{namespace}/{name}: {error}"))
+/// A pod with a proxy, or without.
+#[derive(Debug)]
+struct Shown {
+    namespace: Arc<str>,
+    name: Arc<str>,
+    service_account: String,
+    is_injected: bool,
+    is_gateway: bool,
+    /// The Gateway by whose name it is known too.
+    gateway: Option<ObjectKey>,
+}
+
+impl Shown {
+    fn is_called(&self, namespace: &str, name: &str) -> bool {
+        let is_gateway = |key: &ObjectKey| &*key.namespace == namespace && &*key.name == name;
+        (&*self.namespace == namespace && &*self.name == name) || self.gateway.as_ref().is_some_and(is_gateway)
+    }
+}
+
+/// Pods of applications, then those of gateways, which documents may only imply.
+fn workloads(inputs: &Inputs) -> Vec<Shown> {
+    let Plan { pods, gateways } = plan(inputs);
+    let pods = pods.into_iter().map(|pod| Shown {
+        namespace: pod.namespace,
+        name: pod.name,
+        service_account: pod.service_account,
+        is_injected: pod.is_injected,
+        is_gateway: false,
+        gateway: None,
+    });
+    let gateways = gateways.into_iter().map(|gateway| Shown {
+        namespace: gateway.namespace,
+        name: gateway.name,
+        service_account: gateway.service_account,
+        is_injected: true,
+        is_gateway: true,
+        gateway: Some(gateway.key),
+    });
+    pods.chain(gateways).collect()
+}
+
+fn index_of(world: &World, pod: &Shown) -> anyhow::Result<Arc<RuntimeIndex>> {
+    let Shown { namespace, name, is_gateway, .. } = pod;
+    let proxy = if *is_gateway {
+        ProxyRef::gateway(Arc::clone(namespace), Arc::clone(name))
+    } else {
+        ProxyRef::sidecar(Arc::clone(namespace), Arc::clone(name))
+    };
+    world.index_of(&proxy).map_err(|error| anyhow::anyhow!("{namespace}/{name}: {error}"))
 }
 
 /// The inbound ports, declared ones first.

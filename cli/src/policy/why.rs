@@ -16,7 +16,7 @@ use crate::{
 /// Explain a decision: the policy and rule that decided, or the nearest miss and the clause that failed.
 ///
 /// The id stands in the access log (`decision`) and in the header `x-palisade-decision` of a refusal. With `--case` the
-/// decision is made here, from documents, on a case as `palisade eval` takes it; exit code 1 when it is a denial.
+/// decision is made here, from documents, on a case as `palisade eval` takes it; exit code 1 when it is a denial or the connection is refused.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Why {
     /// A decision id.
@@ -52,11 +52,15 @@ impl Why {
     fn explain_case(&self, case: &str) -> anyhow::Result<ExitCode> {
         let inputs = inputs::read(&self.documents, &self.settings)?;
         let mut world = eval::World::new(&inputs, &self.documents.namespace);
-        let case: eval::Case = serde_json::from_str(case).context("--case")?;
+        let case: eval::Case =
+            serde_json::from_str(case).map_err(|error| anyhow::anyhow!("--case: {}", eval::case_error(&error)))?;
         let answer = eval::judge(&mut world, &case).map_err(|error| anyhow::anyhow!("--case: {error}"))?;
         let result = serde_json::to_value(&answer)?;
         let authz = result.get("authz").cloned().unwrap_or_default();
-        let is_denied = authz.get("decision").is_some_and(|decision| decision == "deny");
+        // A connection that is refused never comes to authorization.
+        let is_denied = authz.get("decision").is_some_and(|decision| decision == "deny")
+            || matches!(result.get("outcome").and_then(Value::as_str), Some("reset"))
+            || matches!(result.get("reason").and_then(Value::as_str), Some("jwt-invalid" | "jwt-audience" | "bad-request"));
         let field = |name: &str| result.get(name).cloned().unwrap_or_default();
         let part = |name: &str| authz.get(name).cloned().unwrap_or_else(|| json!([]));
         let told = json!({

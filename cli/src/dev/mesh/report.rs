@@ -8,7 +8,10 @@ use palisade_crds::Severity;
 use tokio::sync::{mpsc, watch};
 
 use super::gateways::RunningGateway;
-use crate::{analyze, dev::pod::Event};
+use crate::{
+    analyze,
+    dev::{Publish, pod::Event},
+};
 
 /// Tells on standard error what happens in pods; the value counts processes that have started again.
 pub(super) fn spawn(mut events: mpsc::Receiver<(String, Event)>) -> watch::Receiver<u64> {
@@ -44,6 +47,25 @@ pub(super) fn ready<'a>(gateways: impl Iterator<Item = &'a RunningGateway>, pods
     for gateway in gateways {
         for (port, address) in gateway.ready().ports {
             println!("gateway {} port {port}: {address}", gateway.plan.name);
+        }
+    }
+}
+
+/// One line for each `--publish` that no gateway can honour.
+pub(super) fn unpublished<'a>(publish: &[Publish], gateways: impl Iterator<Item = &'a RunningGateway> + Clone) {
+    for Publish { host_port, gateway, port } in publish {
+        let is_meant = |running: &&RunningGateway| gateway.as_ref().is_none_or(|name| *name == running.plan.name);
+        if !gateways.clone().filter(is_meant).any(|running| running.plan.ports.contains_key(port)) {
+            let ports = |running: &RunningGateway| {
+                let ports: Vec<String> = running.plan.ports.keys().map(ToString::to_string).collect();
+                format!("{} ({})", running.plan.name, ports.join(", "))
+            };
+            let known: Vec<String> = gateways.clone().map(ports).collect();
+            let meant = gateway.as_ref().map_or_else(|| "no gateway".to_owned(), |name| format!("no gateway `{name}`"));
+            eprintln!(
+                "palisade: --publish {host_port}: {meant} has port {port}; there are {}",
+                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+            );
         }
     }
 }
