@@ -1,7 +1,7 @@
 //! Between Pingora's headers and the pipeline's facts.
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, Version, header, request::Parts as ReqParts};
 use pingora_core::{ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 
@@ -53,7 +53,8 @@ fn version_of(header: &RequestHeader, admitted: &Admitted) -> HttpVersion {
     }
 }
 
-/// Turns a request as received into the request that goes upstream.
+/// Turns a request as received into the request that goes upstream. Names lose the spelling that they came in, as behind Envoy: keeping it
+/// costs a second map, filled name by name.
 ///
 /// # Errors
 /// When the rewritten target or authority is none that HTTP can carry.
@@ -63,6 +64,23 @@ pub(super) fn write(
     carries: Option<HttpVersion>,
     attempt: u32,
 ) -> Result<()> {
+    let nothing = RequestHeader::build_no_case("GET", b"/", Some(0))?;
+    let mut parts = ReqParts::from(std::mem::replace(request, nothing));
+    let headers = &mut parts.headers;
+    apply(headers, &head.changes);
+    if !says(headers, &header::HOST, head.authority.as_bytes()) {
+        let authority = HeaderValue::from_str(&head.authority).or_err(ErrorType::InvalidHTTPHeader, "authority")?;
+        headers.insert(header::HOST, authority);
+    }
+    // The hop's own changes say it is the first; most are.
+    if !(attempt == 1 && says(headers, &ATTEMPT_COUNT, b"1")) {
+        headers.insert(ATTEMPT_COUNT, HeaderValue::from(attempt));
+    }
+    if let Some(version) = carries {
+        let text = if version == HttpVersion::Http10 { "1.0" } else { "1.1" };
+        headers.insert(VERSION_HEADER, HeaderValue::from_static(text));
+    }
+    *request = RequestHeader::from(parts);
     // Most requests go out with the target that they came with.
     if request.uri.authority().is_some() || request.raw_path() != head.target {
         match Uri::try_from(head.target.as_slice()) {
@@ -70,65 +88,19 @@ pub(super) fn write(
             Err(_) => request.set_raw_path(&head.target)?,
         }
     }
-    apply(&mut Request(request), &head.changes);
-    let is_named = says(request, header::HOST.as_str(), head.authority.as_bytes());
-    if !is_named {
-        request.insert_header("Host", head.authority.as_str()).or_err(ErrorType::InvalidHTTPHeader, "authority")?;
-    }
-    // The hop's own changes say it is the first; most are.
-    let is_counted = attempt == 1 && says(request, ATTEMPT_COUNT, b"1");
-    if !is_counted {
-        request.insert_header(ATTEMPT_COUNT, HeaderValue::from(attempt))?;
-    }
-    if let Some(version) = carries {
-        let text = if version == HttpVersion::Http10 { "1.0" } else { "1.1" };
-        request.insert_header(VERSION_HEADER, text)?;
-    }
     Ok(())
 }
 
 /// Whether a request has one line of this name, with this value.
-fn says(request: &RequestHeader, name: &str, value: &[u8]) -> bool {
-    let mut lines = request.headers.get_all(name).iter();
+fn says(headers: &HeaderMap, name: &HeaderName, value: &[u8]) -> bool {
+    let mut lines = headers.get_all(name).iter();
     lines.next().is_some_and(|line| line.as_bytes() == value) && lines.next().is_none()
 }
 
-const ATTEMPT_COUNT: &str = "x-envoy-attempt-count";
-
-/// Names that nearly every request gets.
-const OF_EVERY_HOP: [&str; 6] = [
-    "x-forwarded-for",
-    "x-envoy-external-address",
-    "x-forwarded-proto",
-    "x-request-id",
-    ATTEMPT_COUNT,
-    "x-forwarded-client-cert",
-];
-
-/// A request header that changes can be applied to.
-struct Request<'a>(&'a mut RequestHeader);
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 
 /// A response header that changes can be applied to.
 pub(super) struct Response<'a>(pub(super) &'a mut ResponseHeader);
-
-impl Headers for Request<'_> {
-    fn remove(&mut self, name: &HeaderName) {
-        self.0.remove_header(name);
-    }
-
-    fn set(&mut self, name: &HeaderName, value: &HeaderValue) {
-        // A name and value of these types are accepted always; Pingora's signature is wider than ours.
-        let _ = match OF_EVERY_HOP.iter().find(|own| **own == name.as_str()) {
-            // Spares a copy of the name.
-            Some(own) => self.0.insert_header(*own, value.clone()),
-            None => self.0.insert_header(name.clone(), value.clone()),
-        };
-    }
-
-    fn append(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let _ = self.0.append_header(name.clone(), value.clone());
-    }
-}
 
 impl Headers for Response<'_> {
     fn remove(&mut self, name: &HeaderName) {
