@@ -33,9 +33,7 @@ pub enum ClusterError {
         source: Box<KubeconfigError>,
     },
     /// The kubeconfig that kubectl would take.
-    #[error(
-        "no cluster: neither `--files` nor `--kubeconfig` is given, and $KUBECONFIG or ~/.kube/config cannot be used: {0}"
-    )]
+    #[error("no cluster: give files or `--kubeconfig`; $KUBECONFIG or ~/.kube/config cannot be used: {0}")]
     Rules(#[source] Box<KubeconfigError>),
     /// The service account of this pod.
     #[error("the service account of this pod cannot be used: {0}")]

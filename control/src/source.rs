@@ -7,7 +7,7 @@ mod live;
 mod watch;
 
 pub(crate) use cluster::follow_cluster;
-pub use cluster::{AccessRule, access_rules, cluster_mesh};
+pub use cluster::{AccessRule, ReadClusterError, access_rules, cluster_mesh, read_cluster};
 pub use followed_files::LiveError;
 pub(crate) use followed_files::follow_files;
 pub use watch::WatchError;

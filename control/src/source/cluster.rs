@@ -4,6 +4,7 @@ mod access;
 mod discovery;
 mod kinds;
 mod pending;
+mod reading;
 mod store;
 mod trim;
 mod watches;
@@ -16,7 +17,10 @@ use palisade_compile::{Inputs, Reference, ReferenceKind, SourceOptions, referenc
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-pub use self::access::{AccessRule, access_rules};
+pub use self::{
+    access::{AccessRule, access_rules},
+    reading::{ReadClusterError, read_cluster},
+};
 use self::{
     pending::{Changes, Pending},
     store::Store,

@@ -2,5 +2,6 @@
 
 mod restarts;
 mod served;
+mod source;
 mod tokens;
 mod workloads;

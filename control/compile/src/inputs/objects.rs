@@ -128,6 +128,20 @@ impl<T: Clone + PartialEq> Objects<T> {
 }
 
 impl<T: PartialEq> Objects<T> {
+    /// Names of those that one has and the other has not, or has otherwise; with both objects.
+    pub(crate) fn differences<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> impl Iterator<Item = (&'a ObjectKey, Option<&'a Object<T>>, Option<&'a Object<T>>)> {
+        let is_shared = Arc::ptr_eq(&self.0, &other.0);
+        let own = self.0.iter().filter(move |_| !is_shared).filter_map(|(key, object)| match other.0.get(key) {
+            Some(same) if Arc::ptr_eq(same, object) || same == object => None,
+            found => Some((key, Some(&**object), found.map(|found| &**found))),
+        });
+        let gone = other.0.iter().filter(move |(key, _)| !is_shared && !self.0.contains_key(key));
+        own.chain(gone.map(|(key, object)| (key, None, Some(&**object))))
+    }
+
     /// Takes the place of equal objects, so that the next comparison costs nothing.
     pub(crate) fn adopt(&mut self, other: &Self) {
         if self == other {

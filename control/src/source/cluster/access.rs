@@ -37,6 +37,8 @@ pub fn access_rules() -> Vec<AccessRule> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::Path};
+
     use super::*;
 
     #[test]
@@ -46,5 +48,20 @@ mod tests {
         assert!(rules.iter().flat_map(|rule| &rule.resources).all(|resource| resource != "*"));
         let core = rules.iter().find(|rule| rule.api_groups == [""]).unwrap();
         assert_eq!(core.resources, ["configmaps", "namespaces", "nodes", "pods", "secrets", "services"]);
+    }
+
+    #[test]
+    fn the_page_lists_these_rules_and_no_others() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations/kubernetes.md");
+        let page = fs::read_to_string(page).unwrap();
+        let rows: Vec<String> = access_rules()
+            .into_iter()
+            .map(|AccessRule { api_groups, resources, verbs: _ }| {
+                let group = if api_groups == [""] { "core".to_owned() } else { format!("`{}`", api_groups.join("`, `")) };
+                format!("| {group} | {} |", resources.join(", "))
+            })
+            .collect();
+        let expected = format!("| API group | resources |\n|---|---|\n{}\n\n", rows.join("\n"));
+        assert!(page.contains(&expected), "the page has to say:\n{expected}");
     }
 }

@@ -133,6 +133,12 @@ pub(super) async fn follow(client: Client, mut tell: impl FnMut(&Served)) {
     }
 }
 
+/// Those of some kinds that are served just now, each at the best of its versions.
+pub(super) async fn served(client: &Client, kinds: BTreeSet<Kind>) -> kube::Result<Served> {
+    let groups = versions(client, &kinds).await?;
+    Ok(Crds { present: kinds, ..Crds::default() }.served(&Served::new(), &groups))
+}
+
 /// Changes of CRDs, by name alone; failures are waited out.
 fn events(client: Client) -> impl futures::Stream<Item = Event<PartialObjectMeta<CustomResourceDefinition>>> {
     let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client);

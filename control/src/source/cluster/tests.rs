@@ -1,5 +1,7 @@
 //! A cluster's documents are compiled when all are there, and anew when something changed.
 
+mod cost;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use palisade_compile::ControlSettings;

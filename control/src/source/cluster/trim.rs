@@ -16,6 +16,9 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// The one label of EndpointSlices that is read.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
+/// Labels of Nodes that are read begin so: region, zone, subzone, network.
+const TOPOLOGY: &str = "topology.";
+
 /// An object as a document.
 pub(super) fn whole(kind: Kind, resource: &ApiResource, object: DynamicObject) -> Value {
     let DynamicObject { types: _, metadata, data } = object;
@@ -55,8 +58,11 @@ pub(super) fn metadata(resource: &ApiResource, object: PartialObjectMeta<Dynamic
     if resource.kind == "Node"
         && let Some(Value::Object(metadata)) = document.get_mut("metadata")
     {
-        // Kubelets and cloud controllers write theirs all the time.
+        // Kubelets and cloud controllers write theirs all the time; where it is stays.
         metadata.remove("annotations");
+        if let Some(Value::Object(labels)) = metadata.get_mut("labels") {
+            labels.retain(|key, _| key.starts_with(TOPOLOGY));
+        }
     }
     Value::Object(document)
 }
