@@ -4,6 +4,7 @@ mod access;
 mod command;
 mod edits;
 mod faults;
+mod memory;
 mod process;
 mod same;
 
@@ -28,14 +29,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const SOON: Duration = Duration::from_secs(30);
 
 /// Istio's and our kinds, as far as these tests write them: group, kind, plural, versions.
-const KINDS: [(&str, &str, &str, &str); 7] = [
-    ("networking.istio.io", "VirtualService", "virtualservices", "v1"),
-    ("networking.istio.io", "DestinationRule", "destinationrules", "v1beta1"),
-    ("networking.istio.io", "ServiceEntry", "serviceentries", "v1"),
-    ("networking.istio.io", "Gateway", "gateways", "v1"),
-    ("security.istio.io", "AuthorizationPolicy", "authorizationpolicies", "v1"),
-    ("security.istio.io", "PeerAuthentication", "peerauthentications", "v1"),
-    ("palisade.dev", "CedarPolicy", "cedarpolicies", "v1alpha1"),
+const KINDS: [(&str, &str, &str, &[&str]); 7] = [
+    ("networking.istio.io", "VirtualService", "virtualservices", &["v1", "v1beta1"]),
+    ("networking.istio.io", "DestinationRule", "destinationrules", &["v1beta1", "v1"]),
+    ("networking.istio.io", "ServiceEntry", "serviceentries", &["v1"]),
+    ("networking.istio.io", "Gateway", "gateways", &["v1", "v1alpha3"]),
+    ("security.istio.io", "AuthorizationPolicy", "authorizationpolicies", &["v1", "v1beta1"]),
+    ("security.istio.io", "PeerAuthentication", "peerauthentications", &["v1"]),
+    ("palisade.dev", "CedarPolicy", "cedarpolicies", &["v1alpha1"]),
 ];
 
 /// A control plane's view of a cluster.
@@ -93,8 +94,8 @@ fn text(mesh: &dyn Slices, namespace: &str, name: &str) -> anyhow::Result<String
 async fn install(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.install_gateway_api("standard").await?;
     let mut crds = String::new();
-    for (group, kind, plural, version) in KINDS {
-        writeln!(crds, "---\n{}", crd(group, kind, plural, &[version]))?;
+    for (group, kind, plural, versions) in KINDS {
+        writeln!(crds, "---\n{}", crd(group, kind, plural, versions))?;
     }
     cluster.apply(&crds).await?;
     let names = KINDS.map(|(group, _, plural, _)| format!("crd/{plural}.{group}"));

@@ -23,7 +23,7 @@ const PAGE: u32 = 500;
 
 /// The first pause after a failure, and the longest one. Each pause is drawn between half of it and all of it.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A watch that held for this long starts again with the first pause.
 const CALM: Duration = Duration::from_secs(30);
@@ -98,6 +98,7 @@ impl Watching {
         S: Stream<Item = watcher::Result<Event<K>>>,
     {
         let mut pauses = Pauses::new();
+        let mut failures: u32 = 0;
         loop {
             let mut events = pin!(start());
             let mut listing = BTreeMap::new();
@@ -105,15 +106,19 @@ impl Watching {
             while let Some(event) = events.next().await {
                 let error = match event {
                     Ok(event) => {
-                        resumes = 0;
+                        // That a list begins says nothing yet about who answers.
+                        if !matches!(event, Event::Init) {
+                            (resumes, failures) = (0, 0);
+                        }
                         self.tell(event, &mut listing, &document);
                         continue;
                     }
                     Err(error) => error,
                 };
                 resumes += 1;
+                failures = failures.saturating_add(1);
                 let cure = cure(&error);
-                self.failed(&error, cure);
+                self.failed(&error, cure, failures);
                 tokio::time::sleep(pauses.next()).await;
                 if cure == Cure::Relist || resumes > MAX_RESUMES {
                     break;
@@ -134,19 +139,23 @@ impl Watching {
         }
     }
 
-    fn failed(&self, error: &watcher::Error, cure: Cure) {
+    /// `failures` in a row, of which ever fewer are worth a line in the log.
+    fn failed(&self, error: &watcher::Error, cure: Cure, failures: u32) {
         let Self { resource: ApiResource { group, version, kind, .. }, only, .. } = self;
-        let only = only.as_ref().map(|(namespace, name)| format!("{namespace}/{name}"));
         self.metrics.watch_failed(kind);
+        if cure == Cure::Permission && only.is_some() {
+            self.teller.unreadable();
+        }
+        if !failures.is_power_of_two() {
+            return;
+        }
+        let only = only.as_ref().map(|(namespace, name)| format!("{namespace}/{name}"));
         match cure {
             Cure::Permission => {
-                tracing::warn!(group, version, kind, only, %error, "may not be read in the cluster: permission is missing");
-                if self.only.is_some() {
-                    self.teller.unreadable();
-                }
+                tracing::warn!(group, version, kind, only, failures, %error, "may not be read in the cluster: permission is missing");
             }
             Cure::Resume | Cure::Relist => {
-                tracing::info!(group, version, kind, only, %error, "a watch failed and is tried again");
+                tracing::info!(group, version, kind, only, failures, %error, "a watch failed and is tried again");
             }
         }
     }

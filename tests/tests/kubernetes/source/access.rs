@@ -72,6 +72,7 @@ async fn the_rules_are_enough_and_none_is_too_much() -> anyhow::Result<()> {
             }
             let mut fewer = rules.clone();
             fewer[index].resources.retain(|other| other != resource);
+            fewer.retain(|rule| !rule.resources.is_empty());
             let account = format!("without-{resource}-{index}");
             let mut followed = follow_as(&cluster, &account, &json!(fewer)).await?;
             let first = tokio::time::timeout(std::time::Duration::from_millis(500), followed.mesh.changed()).await;

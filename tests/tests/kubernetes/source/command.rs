@@ -37,7 +37,8 @@ async fn analyze_and_eval_read_the_cluster() -> anyhow::Result<()> {
     let (said, failed) = (String::from_utf8(analyze.stdout)?, String::from_utf8(analyze.stderr)?);
     ensure!(analyze.status.success(), "{said}{failed}");
     let found: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
-    let lost = found.iter().find(|diagnostic| diagnostic["code"] == "PLS0202" && diagnostic["object"]["name"] == "lost");
+    let lost =
+        found.iter().find(|diagnostic| diagnostic["code"] == "PLS0202" && diagnostic["object"]["name"] == "lost");
     ensure!(lost.is_some_and(|lost| lost["file"] == ""), "{said}");
 
     let folder = tempfile::tempdir()?;

@@ -36,8 +36,16 @@ fn redirect(host: &str) -> String {
     )
 }
 
+/// A page of a server beside the cluster.
+pub(super) async fn page(cluster: &Cluster, url: &str) -> anyhow::Result<String> {
+    let client: Client = legacy::Client::builder(TokioExecutor::new()).build(cluster.connector());
+    let answer = client.request(Request::get(url).body(Empty::new())?).await?;
+    ensure!(answer.status().is_success(), "{}", answer.status());
+    Ok(String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?)
+}
+
 /// Starts a program that logs to a file.
-fn start(command: &mut Command, log: &Path) -> anyhow::Result<Child> {
+pub(super) fn start(command: &mut Command, log: &Path) -> anyhow::Result<Child> {
     let log = fs::File::create(log)?;
     Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
 }
@@ -91,13 +99,8 @@ async fn an_edit_is_live_at_a_gateway() -> anyhow::Result<()> {
         .arg(path("token.key"));
     let _control = start(&mut control, &path("control.log"))?;
     let client: Client = legacy::Client::builder(TokioExecutor::new()).build(cluster.connector());
-    let page = async |url: String| -> anyhow::Result<String> {
-        let answer = client.request(Request::get(url).body(Empty::new())?).await?;
-        ensure!(answer.status().is_success(), "{}", answer.status());
-        Ok(String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?)
-    };
     let said = |name: &str| fs::read_to_string(path(name)).unwrap_or_default();
-    until("a control plane", SOON, async || page(format!("http://{admin}/metrics")).await)
+    until("a control plane", SOON, async || page(&cluster, &format!("http://{admin}/metrics")).await)
         .await
         .with_context(|| said("control.log"))?;
 
@@ -139,7 +142,7 @@ async fn an_edit_is_live_at_a_gateway() -> anyhow::Result<()> {
         until(host, SOON, live).await?;
         eprintln!("{host}: live at the gateway {:?} after kubectl ended", written.elapsed());
     }
-    let metrics = page(format!("http://{admin}/metrics")).await?;
+    let metrics = page(&cluster, &format!("http://{admin}/metrics")).await?;
     ensure!(!metrics.contains("palisade_control_watch_failures_total{"), "a rule is missing: {metrics}");
     Ok(())
 }

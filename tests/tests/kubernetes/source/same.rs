@@ -69,10 +69,14 @@ async fn apply_documents(cluster: &Cluster) -> anyhow::Result<Vec<&'static str>>
     for entry in fs::read_dir(demo)? {
         texts.push(fs::read_to_string(entry?.path())?);
     }
+    texts.push(CERTIFICATE.to_owned());
     // Namespaces first, as kubectl does not sort.
-    texts.sort_by_key(|text| !text.contains("kind: Namespace\n"));
-    cluster.apply(&texts.join("\n---\n")).await?;
-    cluster.apply(CERTIFICATE).await?;
+    let documents = texts.iter().flat_map(|text| text.split("\n---\n"));
+    let (namespaces, others): (Vec<&str>, Vec<&str>) =
+        documents.partition(|document| document.contains("kind: Namespace\n"));
+    for documents in [namespaces, others] {
+        cluster.apply(&documents.join("\n---\n")).await?;
+    }
     let Some(samples) = std::env::var_os("ISTIO_SAMPLES") else { return Ok(vec!["bookinfo"]) };
     cluster.namespace("samples").await?;
     let bookinfo = std::path::Path::new(&samples).join("bookinfo");

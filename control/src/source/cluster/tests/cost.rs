@@ -117,24 +117,16 @@ fn documents() -> Vec<Value> {
     documents
 }
 
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 #[tokio::test]
 async fn a_small_change_costs_little_in_a_large_mesh() {
     let documents = documents();
-    let before = resident_kib();
     let started = Instant::now();
     let mut cluster = Cluster::of(&documents).await;
     let read = started.elapsed();
-    let held = resident_kib().saturating_sub(before);
     let inputs = cluster.source.store.inputs();
     let started = Instant::now();
     let mut mesh: Mesh = compile(&std::sync::Arc::new(inputs)).mesh;
-    println!("{} documents: read {read:?}, {held} KiB more; compiled {:?}", documents.len(), started.elapsed());
+    println!("{} documents: read {read:?}; compiled {:?}", documents.len(), started.elapsed());
     for (what, kind, group, document) in [
         ("endpoints of one service", "EndpointSlice", "discovery.k8s.io", slice(7, |index| index != 3)),
         ("readiness of one pod", "Pod", "", pod(8, 3, false)),
@@ -169,16 +161,25 @@ async fn a_small_change_costs_little_in_a_large_mesh() {
 }
 
 #[test]
-fn memory_of_pods_is_known() {
-    for count in [1_000, 10_000] {
-        let before = resident_kib();
+fn an_object_takes_no_more_memory_than_what_is_used_of_it() {
+    let count = 1_000;
+    type Make = fn(usize) -> Value;
+    let kinds: [(&str, Make, u64); 4] = [
+        ("Pod", |index| pod(index / 10, index % 10, true), 3_000),
+        ("EndpointSlice of 10", |index| slice(index, |_| true), 6_000),
+        ("HTTPRoute", |index| route(index, "path"), 6_000),
+        ("AuthorizationPolicy", |index| policy(index, "GET"), 4_000),
+    ];
+    for (kind, make, limit) in kinds {
         let mut kept = palisade_compile::KeptInputs::new(SourceOptions::default());
-        for index in 0..count {
-            let document = palisade_crds::Document::from_value(pod(index / 10, index % 10, true));
-            kept.put(&std::sync::Arc::new(palisade_crds::parse(&document, "default")));
-        }
-        let held = resident_kib().saturating_sub(before);
-        println!("{count} pods: {held} KiB, {} bytes each", held * 1024 / u64::try_from(count).unwrap());
-        assert_eq!(kept.inputs().pods.len(), count);
+        let memory = allocation_counter::measure(|| {
+            for index in 0..count {
+                let document = palisade_crds::Document::from_value(make(index));
+                kept.put(&std::sync::Arc::new(palisade_crds::parse(&document, "default")));
+            }
+        });
+        let each = u64::try_from(memory.bytes_current).unwrap() / u64::try_from(count).unwrap();
+        println!("{kind}: {each} bytes each");
+        assert!(each < limit, "{kind}: {each} bytes each");
     }
 }
