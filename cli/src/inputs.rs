@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use palisade_compile::{ControlSettings, Inputs, SourceOptions};
-use palisade_control::source::files;
+use palisade_control::{
+    cluster,
+    source::{files, read_cluster},
+};
+use palisade_crds::Documents;
 
-use crate::options::DocumentOptions;
+use crate::options::{ClusterOptions, DocumentOptions};
 
 /// Settings of the control plane that are not in documents.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -19,28 +23,34 @@ pub(crate) struct SettingOptions {
     root_namespace: Option<String>,
 }
 
-/// Reads the documents as a file source does, which stands in for an API server.
+/// Reads the documents as a file source does, which stands in for an API server; without files those of a cluster.
 ///
 /// # Errors
-/// When no file is given, a path cannot be read, or a setting is malformed. What is wrong inside the documents is in the
-/// inputs' reports.
+/// When a path or the cluster cannot be read, or a setting is malformed. What is wrong inside the documents is in the inputs'
+/// reports.
 pub(crate) fn read(documents: &DocumentOptions, settings: &SettingOptions) -> anyhow::Result<Arc<Inputs>> {
-    if documents.files.is_empty() {
-        bail!("no documents: name files or folders with -f (reading a cluster is not there yet)");
-    }
-    let control = settings.control()?;
-    let texts = files::read(&documents.files)?;
-    let options = SourceOptions { control, is_files: true };
+    let is_files = !documents.files.is_empty();
+    let options = SourceOptions { control: settings.control(is_files)?, is_files };
+    let texts = if is_files { files::read(&documents.files)? } else { of_cluster(&documents.cluster, &options)? };
     Ok(Arc::new(Inputs::from_texts(texts, &documents.namespace, &options)))
 }
 
+fn of_cluster(which: &ClusterOptions, options: &SourceOptions) -> anyhow::Result<Documents> {
+    let ClusterOptions { context, kubeconfig } = which;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = cluster::client(kubeconfig.as_deref(), context.as_deref()).await?;
+        Ok(read_cluster(&client, options).await?)
+    })
+}
+
 impl SettingOptions {
-    /// The settings of the control plane.
+    /// The settings of the control plane. In a cluster the class `istio` is served only when that is asked for.
     ///
     /// # Errors
     /// When one is malformed.
-    pub(crate) fn control(&self) -> anyhow::Result<ControlSettings> {
-        let mut control = ControlSettings::default();
+    pub(crate) fn control(&self, is_files: bool) -> anyhow::Result<ControlSettings> {
+        let mut control = ControlSettings { istio_classes: is_files, ..ControlSettings::default() };
         for setting in &self.settings {
             control.set(setting).with_context(|| format!("--set {setting}"))?;
         }

@@ -5,12 +5,16 @@ use std::path::PathBuf;
 /// Where documents come from.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct DocumentOptions {
-    /// A YAML or JSON file, a folder read recursively, or `-`; may be repeated.
+    /// A YAML or JSON file, a folder read recursively, or `-`; may be repeated. Without any, a cluster is read where the
+    /// subcommand can.
     #[arg(short, long = "file", value_name = "PATH")]
     pub files: Vec<PathBuf>,
     /// Namespace of documents that name none.
     #[arg(short, long, default_value = "default")]
     pub namespace: String,
+    /// Which cluster.
+    #[command(flatten)]
+    pub cluster: ClusterOptions,
 }
 
 /// Which cluster is read where no file is given.
@@ -19,8 +23,8 @@ pub struct ClusterOptions {
     /// Context of the kubeconfig; default: the current one.
     #[arg(long)]
     pub context: Option<String>,
-    /// Default: as kubectl finds it.
-    #[arg(long, env = "KUBECONFIG", value_name = "PATH")]
+    /// Kubeconfig file; default: as kubectl finds it.
+    #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
 }
 

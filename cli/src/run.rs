@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use palisade_compile::SourceOptions;
 use palisade_control::standalone;
 use palisade_model::settings::{ProxyKind, WorkloadRef};
@@ -61,6 +61,9 @@ impl Drop for Scratch {
 impl Run {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let filter = log::start(&self.log).map_err(anyhow::Error::msg)?;
+        if self.documents.files.is_empty() {
+            bail!("no documents: name files or folders with -f");
+        }
         let inputs = inputs::read(&self.documents, &self.settings)?;
         let plan = palisade_compile::plan(&inputs);
         let is_meant = |key: &str| key == self.gateway;
@@ -93,7 +96,7 @@ impl Run {
 
     async fn serve(&self, process: Process, pod: &WorkloadRef, authority: &Path) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
-        let options = SourceOptions { control: self.settings.control()?, is_files: true };
+        let options = SourceOptions { control: self.settings.control(true)?, is_files: true };
         let files = self.documents.files.clone();
         let control = standalone(files, &self.documents.namespace, options, authority, stop.clone())?;
         let access = ControlAccess {

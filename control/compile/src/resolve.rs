@@ -156,7 +156,9 @@ impl Resolved {
         });
         let endpoints: &[&[Input]] = &[SERVICES, WORKLOADS, PEERS];
         let workloads = Stage::of(held.map(|h| &h.workloads), &inputs, endpoints, reports, |inputs, _| {
-            Workloads::new(inputs, &services.value(), &peers.value(), &settings)
+            let before = held.map(|held| (held.workloads.value(), held.workloads.seen()));
+            let before = before.as_ref().map(|(workloads, seen)| (&**workloads, *seen));
+            Workloads::after(before, inputs, &services.value(), &peers.value(), &settings)
         });
         let membership = Stage::of(held.map(|h| &h.membership), &inputs, endpoints, reports, |_, _| {
             membership::entry(&services.value(), &workloads.value())

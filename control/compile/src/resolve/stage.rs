@@ -40,6 +40,11 @@ impl<T> Stage<T> {
         Self { seen, value, found }
     }
 
+    /// All that it could see.
+    pub(crate) fn seen(&self) -> &Inputs {
+        &self.seen
+    }
+
     /// What it made.
     pub(crate) fn value(&self) -> Arc<T> {
         Arc::clone(&self.value)

@@ -1,6 +1,7 @@
 //! Who answers behind each service port, and which services each address belongs to.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -28,8 +29,10 @@ use crate::{
 };
 
 pub(super) mod entries;
+mod reuse;
 
 use entries::{Entries, EntryEndpoint};
+use reuse::Reuse;
 
 /// A service port that leads to an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,8 +58,11 @@ pub(crate) struct Workloads {
     /// Names of workloads that are no identities: no certificate can prove them. By service port.
     unprovable: BTreeMap<HostKey, BTreeMap<u16, BTreeSet<String>>>,
     headless: BTreeMap<Arc<str>, Vec<(String, IpAddr)>>,
-    targets: BTreeMap<IpAddr, Vec<Target>>,
-    pod_at: BTreeMap<IpAddr, ObjectKey>,
+    /// Where each service's ports lead.
+    behind: BTreeMap<HostKey, Arc<[(IpAddr, Target)]>>,
+    /// The same by address.
+    targets: Arc<BTreeMap<IpAddr, Vec<Target>>>,
+    pod_at: Arc<BTreeMap<IpAddr, ObjectKey>>,
 }
 
 /// What a workload would be called if its service account were a name.
@@ -90,50 +96,94 @@ struct Candidate<'a> {
 }
 
 impl Workloads {
-    /// Indexes all pods and the endpoints of all services.
-    pub(crate) fn new(inputs: &Inputs, services: &Services, peers: &Peers, settings: &MeshSettings) -> Self {
-        let mut workloads = Self::default();
-        for (key, pod) in &inputs.pods {
-            // Pods on the node's network share its address: it names none of them.
-            if !pod.spec.is_gone && !pod.spec.is_host_network {
-                for ip in &pod.spec.ips {
-                    workloads.pod_at.entry(*ip).or_insert_with(|| key.clone());
-                }
-            }
-        }
+    /// Indexes all pods and the endpoints of all services. Of `before`, made from the inputs beside it, what still holds is
+    /// taken over: the result is the same without it.
+    pub(crate) fn after(
+        before: Option<(&Self, &Inputs)>,
+        inputs: &Inputs,
+        services: &Services,
+        peers: &Peers,
+        settings: &MeshSettings,
+    ) -> Self {
+        let reuse = before.and_then(|(workloads, seen)| Reuse::new(workloads, seen, inputs));
+        let mut workloads = Self {
+            pod_at: match &reuse {
+                Some(reuse) if reuse.addresses_hold() => Arc::clone(&reuse.before.pod_at),
+                Some(_) | None => Arc::new(pods_by_address(inputs)),
+            },
+            ..Self::default()
+        };
         let slices = slices_by_service(inputs);
-        let labelled = Labelled::new(inputs);
+        let labelled = OnceCell::new();
+        let labelled = || labelled.get_or_init(|| Labelled::new(inputs));
+        let entries = OnceCell::new();
         let mut hosts: Vec<&Registered> = services.iter().collect();
         hosts.sort_by(|a, b| {
-            let age = |service: &Registered| {
-                (service.created, Arc::clone(&service.key.name), Arc::clone(&service.key.namespace))
-            };
-            age(a).cmp(&age(b)).then_with(|| a.host.cmp(&b.host))
+            (a.created, &a.key.name, &a.key.namespace, &a.host).cmp(&(b.created, &b.key.name, &b.key.namespace, &b.host))
         });
-        let entries = Entries::new(inputs);
-        for service in hosts {
-            if service.registry == Registry::Entries {
-                for port in &service.ports {
-                    let found = entries.of(service, port, &labelled, settings);
-                    workloads.add_entries(service, port, found, peers);
-                }
+        let mut is_moved = false;
+        for service in &hosts {
+            let key = host_key(service);
+            let slices = slices.get(&service.key).map(Vec::as_slice).unwrap_or_default();
+            if let Some(reuse) = reuse.as_ref().filter(|reuse| reuse.holds(service, slices)) {
+                workloads.take_over(reuse.before, service, key);
                 continue;
             }
-            let slices = slices.get(&service.key).map(Vec::as_slice).unwrap_or_default();
+            let mut behind = Vec::new();
             for port in &service.ports {
+                if service.registry == Registry::Entries {
+                    let entries = entries.get_or_init(|| Entries::new(inputs));
+                    let found = entries.of(service, port, labelled(), settings);
+                    workloads.add_entries(service, port, found, peers, &mut behind);
+                    continue;
+                }
                 let candidates = if slices.is_empty() {
-                    from_pods(&labelled, service, port)
+                    from_pods(labelled(), service, port)
                 } else {
                     workloads.candidates_of(inputs, service, port, slices)
                 };
-                workloads.add(service, port, &candidates, peers, settings);
+                workloads.add(service, port, &candidates, peers, settings, &mut behind);
             }
-            if service.is_headless {
-                let names = pod_names(inputs, service, slices, settings);
+            if service.is_headless && service.registry != Registry::Entries {
+                let names = pod_names(inputs, service, slices);
                 workloads.headless.insert(Arc::clone(&service.host), names);
             }
+            is_moved |= reuse.as_ref().is_none_or(|reuse| reuse.before.behind.get(&key).is_none_or(|old| **old != *behind));
+            workloads.behind.insert(key, behind.into());
         }
+        workloads.targets = match &reuse {
+            Some(reuse) if !is_moved => Arc::clone(&reuse.before.targets),
+            Some(_) | None => Arc::new(workloads.targets_by_address(&hosts)),
+        };
         workloads
+    }
+
+    /// Takes over what an earlier mesh knew of a service.
+    fn take_over(&mut self, before: &Self, service: &Registered, key: HostKey) {
+        if let Some(ports) = before.endpoints.get(&key) {
+            self.endpoints.insert(key.clone(), ports.clone());
+        }
+        if let Some(ports) = before.unprovable.get(&key) {
+            self.unprovable.insert(key.clone(), ports.clone());
+        }
+        if let Some(names) = before.headless.get(&service.host) {
+            self.headless.insert(Arc::clone(&service.host), names.clone());
+        }
+        if let Some(behind) = before.behind.get(&key) {
+            self.behind.insert(key, Arc::clone(behind));
+        }
+    }
+
+    /// Where ports of services lead, by address; those of the oldest service first.
+    fn targets_by_address(&self, hosts: &[&Registered]) -> BTreeMap<IpAddr, Vec<Target>> {
+        let mut targets: BTreeMap<IpAddr, Vec<Target>> = BTreeMap::new();
+        for (ip, target) in hosts.iter().filter_map(|service| self.behind.get(&host_key(service))).flat_map(|b| b.iter()) {
+            let at = targets.entry(*ip).or_default();
+            if !at.contains(target) {
+                at.push(target.clone());
+            }
+        }
+        targets
     }
 
     fn add(
@@ -143,11 +193,12 @@ impl Workloads {
         candidates: &[Candidate<'_>],
         peers: &Peers,
         settings: &MeshSettings,
+        behind: &mut Vec<(IpAddr, Target)>,
     ) {
         let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
         let mut identities = Identities::default();
         for candidate in candidates {
-            self.add_target(service, port, candidate.address);
+            behind.push((candidate.address.ip(), target_of(service, port, candidate.address)));
             let Some(health) = candidate.health else { continue };
             identities.extend(candidate.pod.map(|pod| identity_of(pod, settings)));
             endpoints.entry(candidate.address).or_insert_with(|| endpoint(candidate, health));
@@ -155,30 +206,24 @@ impl Workloads {
         self.set(service, port, endpoints.into_values().collect(), identities, peers);
     }
 
-    fn add_entries(&mut self, service: &Registered, port: &RegisteredPort, found: Vec<EntryEndpoint>, peers: &Peers) {
+    fn add_entries(
+        &mut self,
+        service: &Registered,
+        port: &RegisteredPort,
+        found: Vec<EntryEndpoint>,
+        peers: &Peers,
+        behind: &mut Vec<(IpAddr, Target)>,
+    ) {
         let mut endpoints: BTreeMap<Address, Endpoint> = BTreeMap::new();
         let mut identities = Identities::default();
         for EntryEndpoint { endpoint, identity } in found {
             if let Address::Socket(address) = endpoint.address {
-                self.add_target(service, port, address);
+                behind.push((address.ip(), target_of(service, port, address)));
             }
             identities.extend(identity);
             endpoints.entry(endpoint.address.clone()).or_insert(endpoint);
         }
         self.set(service, port, endpoints.into_values().collect(), identities, peers);
-    }
-
-    fn add_target(&mut self, service: &Registered, port: &RegisteredPort, address: SocketAddr) {
-        let target = Target {
-            host: Arc::clone(&service.host),
-            namespace: Arc::clone(&service.key.namespace),
-            port: port.number,
-            at: address.port(),
-        };
-        let targets = self.targets.entry(address.ip()).or_default();
-        if !targets.contains(&target) {
-            targets.push(target);
-        }
     }
 
     fn set(
@@ -201,7 +246,7 @@ impl Workloads {
         let Identities { proven, unprovable } = identities;
         let endpoints = endpoints.into();
         let resource = Endpoints { key: endpoints_key(&service.host, port.number), endpoints, identities: proven };
-        let key = (Arc::clone(&service.key.namespace), Arc::clone(&service.host));
+        let key = host_key(service);
         if !unprovable.is_empty() {
             self.unprovable.entry(key.clone()).or_default().insert(port.number, unprovable);
         }
@@ -240,13 +285,13 @@ impl Workloads {
 
     /// The endpoints of a service port; `None` when there is no such port.
     pub(crate) fn endpoints(&self, service: &Registered, port: u16) -> Option<&Arc<Endpoints>> {
-        let key = (Arc::clone(&service.key.namespace), Arc::clone(&service.host));
+        let key = host_key(service);
         self.endpoints.get(&key)?.get(&port)
     }
 
     /// What the documents call workloads behind a service port though it is no identity. `None`: there is no such workload.
     pub(crate) fn unprovable(&self, service: &Registered, port: u16) -> Option<&BTreeSet<String>> {
-        let key = (Arc::clone(&service.key.namespace), Arc::clone(&service.host));
+        let key = host_key(service);
         self.unprovable.get(&key)?.get(&port)
     }
 
@@ -264,6 +309,30 @@ impl Workloads {
     pub(crate) fn pod_names(&self, host: &str) -> &[(String, IpAddr)] {
         self.headless.get(host).map(Vec::as_slice).unwrap_or_default()
     }
+}
+
+fn host_key(service: &Registered) -> HostKey {
+    (Arc::clone(&service.key.namespace), Arc::clone(&service.host))
+}
+
+fn target_of(service: &Registered, port: &RegisteredPort, address: SocketAddr) -> Target {
+    Target {
+        host: Arc::clone(&service.host),
+        namespace: Arc::clone(&service.key.namespace),
+        port: port.number,
+        at: address.port(),
+    }
+}
+
+/// Pods by address. Pods on the node's network share its address: it names none of them.
+fn pods_by_address(inputs: &Inputs) -> BTreeMap<IpAddr, ObjectKey> {
+    let mut pod_at = BTreeMap::new();
+    for (key, pod) in &inputs.pods {
+        for ip in reuse::own_addresses(pod) {
+            pod_at.entry(*ip).or_insert_with(|| key.clone());
+        }
+    }
+    pod_at
 }
 
 /// The name of the endpoints resource of a service port.
@@ -385,10 +454,8 @@ fn pod_names(
     inputs: &Inputs,
     service: &Registered,
     slices: &[&Object<EndpointSlice>],
-    settings: &MeshSettings,
 ) -> Vec<(String, IpAddr)> {
     let mut names = BTreeSet::new();
-    let _ = settings;
     if slices.is_empty() {
         for pod in inputs.pods_in(&service.key.namespace) {
             let is_behind = !service.selector.is_empty() && object::selects(&service.selector, &pod.head.labels);

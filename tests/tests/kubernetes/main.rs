@@ -1,0 +1,7 @@
+//! The Kubernetes of the tests works as one.
+
+mod restarts;
+mod served;
+mod source;
+mod tokens;
+mod workloads;

@@ -1,0 +1,148 @@
+//! The real thing: `palisade-control` as a service account with no more than its rules, and a gateway that it tells.
+
+use std::{
+    fs,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, ensure};
+use http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::{client::legacy, rt::TokioExecutor};
+use palisade_control::{
+    source::access_rules,
+    token::{BoundPod, TokenKey},
+};
+use palisade_tests::{
+    checkout,
+    kubernetes::{Cluster, Connector},
+    wait::until,
+};
+use serde_json::json;
+use tokio::process::{Child, Command};
+
+use super::{SOON, install, pod};
+
+type Client = legacy::Client<Connector, Empty<bytes::Bytes>>;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn redirect(host: &str) -> String {
+    format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {{name: away, namespace: process}}, spec: \
+         {{parentRefs: [{{name: edge}}], rules: [{{filters: [{{type: RequestRedirect, requestRedirect: {{hostname: {host}}}}}]}}]}}}}"
+    )
+}
+
+/// A page of a server beside the cluster.
+pub(super) async fn page(cluster: &Cluster, url: &str) -> anyhow::Result<String> {
+    let client: Client = legacy::Client::builder(TokioExecutor::new()).build(cluster.connector());
+    let answer = client.request(Request::get(url).body(Empty::new())?).await?;
+    ensure!(answer.status().is_success(), "{}", answer.status());
+    Ok(String::from_utf8(answer.into_body().collect().await?.to_bytes().to_vec())?)
+}
+
+/// Starts a program that logs to a file.
+pub(super) fn start(command: &mut Command, log: &Path) -> anyhow::Result<Child> {
+    let log = fs::File::create(log)?;
+    Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
+}
+
+async fn location(client: &Client, url: &str) -> anyhow::Result<String> {
+    let answer = client.request(Request::get(url).header("host", "here.example").body(Empty::new())?).await?;
+    let location = answer.headers().get("location").with_context(|| format!("{}", answer.status()))?;
+    Ok(location.to_str()?.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edit_is_live_at_a_gateway() -> anyhow::Result<()> {
+    let cluster = Cluster::exclusive().await?;
+    install(&cluster).await?;
+    cluster.fake_nodes(1).await?;
+    cluster.namespace("process").await?;
+    let port = cluster.connector().free_address().await?.port();
+    cluster
+        .apply(&format!(
+            "{{apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, metadata: {{name: edge, namespace: process}}, spec: \
+             {{gatewayClassName: palisade, listeners: [{{name: http, port: {port}, protocol: HTTP}}]}}}}"
+        ))
+        .await?;
+    cluster.apply(&redirect("first.example")).await?;
+    pod(&cluster, "process", "edge-0", "gateway.networking.k8s.io/gateway-name: edge").await?;
+
+    // Exactly the permissions that it says it needs.
+    let rules = access_rules();
+    let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "control", "namespace": "process"}},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "control"}, "rules": rules},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "control"},
+         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "control"},
+         "subjects": [{"kind": "ServiceAccount", "name": "control", "namespace": "process"}]},
+    ]});
+    cluster.apply(&objects.to_string()).await?;
+    let token = cluster.token("process", "control", "https://kubernetes.default.svc.cluster.local", None).await?;
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name);
+    let listen = cluster.connector().free_address().await?;
+    let admin = cluster.connector().free_address().await?;
+    let mut control = cluster.command(checkout::binary("palisade-control")?);
+    control
+        .arg("--kubeconfig")
+        .arg(cluster.kubeconfig_with(&token)?)
+        .arg(format!("--listen={listen}"))
+        .arg(format!("--admin={admin}"))
+        .arg("--ca-dir")
+        .arg(path("ca"))
+        .arg("--token-key")
+        .arg(path("token.key"));
+    let _control = start(&mut control, &path("control.log"))?;
+    let client: Client = legacy::Client::builder(TokioExecutor::new()).build(cluster.connector());
+    let said = |name: &str| fs::read_to_string(path(name)).unwrap_or_default();
+    until("a control plane", SOON, async || page(&cluster, &format!("http://{admin}/metrics")).await)
+        .await
+        .with_context(|| said("control.log"))?;
+
+    let key = TokenKey::load_or_create(&path("token.key"))?;
+    let uid = cluster.kubectl(&["get", "pod", "edge-0", "-n", "process", "-o", "jsonpath={.metadata.uid}"]).await?;
+    let bound = BoundPod {
+        namespace: "process".into(),
+        name: "edge-0".into(),
+        uid: uid.trim().into(),
+        service_account: "default".into(),
+    };
+    fs::write(path("pod.token"), key.mint(&bound, SystemTime::now(), HOUR)?)?;
+    let mut gateway = cluster.command(checkout::binary("palisade-gateway")?);
+    gateway
+        .arg(format!("--control={listen}"))
+        .arg("--control-name=palisade-control")
+        .arg("--control-ca")
+        .arg(path("ca/root-cert.pem"))
+        .arg("--token-file")
+        .arg(path("pod.token"))
+        .args(["--pod-ip=127.0.0.1", "--namespace=process", "--name=edge-0"]);
+    for flag in ["admin", "metrics", "health"] {
+        gateway.arg(format!("--{flag}={}", cluster.connector().free_address().await?));
+    }
+    let _gateway = start(&mut gateway, &path("gateway.log"))?;
+    let url = format!("http://127.0.0.1:{port}/");
+    let moved = until("the first redirect", SOON, async || location(&client, &url).await).await;
+    let moved = moved.with_context(|| format!("{}\n{}", said("gateway.log"), said("control.log")))?;
+    ensure!(moved.contains("first.example"), "{moved}");
+
+    for host in ["second.example", "third.example"] {
+        cluster.apply(&redirect(host)).await?;
+        let written = Instant::now();
+        let live = async || {
+            let moved = location(&client, &url).await?;
+            ensure!(moved.contains(host), "{moved}");
+            Ok(())
+        };
+        until(host, SOON, live).await?;
+        eprintln!("{host}: live at the gateway {:?} after kubectl ended", written.elapsed());
+    }
+    let metrics = page(&cluster, &format!("http://{admin}/metrics")).await?;
+    ensure!(!metrics.contains("palisade_control_watch_failures_total{"), "a rule is missing: {metrics}");
+    Ok(())
+}
