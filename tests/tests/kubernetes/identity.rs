@@ -1,0 +1,5 @@
+//! Who callers are, and the root they all trust, on a real API server.
+
+mod bundle;
+mod root;
+mod tokens;
