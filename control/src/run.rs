@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use palisade_compile::{ControlSettings, SourceOptions};
 use tokio::{
     net::TcpListener,
@@ -87,24 +87,38 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let keys = keeper.status();
     let client =
         if is_files { None } else { Some(cluster::client(kubeconfig.as_deref(), context.as_deref()).await?) };
-    let (live, mesh) = if let Some(client) = &client {
-        let version = client.apiserver_version().await.context("the Kubernetes API server does not answer")?;
-        bail!("Kubernetes {} answers, and documents are read from files only: give --files", version.git_version);
-    } else {
-        source::follow_files(files, &namespace, options, metrics.clone(), Some(feed))?
+    // An error, too, ends everything that was started.
+    let _end = stop.clone().drop_guard();
+    let (follow, mut mesh) = match &client {
+        None => {
+            let (live, mesh) = source::follow_files(files, &namespace, options, metrics.clone(), Some(feed))?;
+            (tokio::spawn(live.follow(stop.clone())), mesh)
+        }
+        Some(client) => {
+            let (live, mesh) = source::follow_cluster(client.clone(), options, metrics.clone(), Some(feed));
+            (tokio::spawn(live.follow(stop.clone())), mesh)
+        }
     };
-    let trust_domain = mesh.borrow().as_ref().map(|mesh| mesh.trust_domain().clone()).context("nothing is compiled")?;
+    let keep_keys = tokio::spawn(keeper.run(stop.clone()));
+    // A cluster may keep everybody waiting; nothing listens, and nobody is told that this is ready, before all is read.
+    let trust_domain = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        first = mesh.wait_for(Option::is_some) => {
+            let first = first.context("reading documents ended")?;
+            first.as_ref().map(|mesh| mesh.trust_domain().clone()).context("nothing is compiled")?
+        }
+    };
     let (authority, verifier) = match &client {
+        None => {
+            let authority = CertificateAuthority::load_or_create(&ca_dir, &trust_domain, SystemTime::now())?;
+            (authority, Verifier::Local(TokenKey::load_or_create(&token_key)?))
+        }
         Some(client) => {
             let authority = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 root = root::await_root(client, &control_namespace, &trust_domain) => root?,
             };
             (authority, Verifier::Cluster(Arc::new(TokenReviews::new(client.clone(), token_audience))))
-        }
-        None => {
-            let authority = CertificateAuthority::load_or_create(&ca_dir, &trust_domain, SystemTime::now())?;
-            (authority, Verifier::Local(TokenKey::load_or_create(&token_key)?))
         }
     };
     let authority = Arc::new(authority);
@@ -116,8 +130,6 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
     let shared = Shared::new(mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
-    let follow = tokio::spawn(live.follow(stop.clone()));
-    let keep_keys = tokio::spawn(keeper.run(stop.clone()));
     if let Some(client) = client {
         let publishing = bundle::publish(client, authority.root_bundle().to_owned(), stop.clone());
         shared.tasks.spawn(publishing);
