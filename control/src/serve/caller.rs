@@ -208,3 +208,6 @@ fn certified(leaf: &CertificateDer<'_>, mesh: &dyn Slices) -> Result<SpiffeId, R
     }
     Ok(identity)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Who callers are, and the root they all trust, on a real API server.
 
 mod bundle;
+mod callers;
 mod root;
 mod tokens;
