@@ -49,7 +49,8 @@ impl Slices for CompiledMesh {
         let mut entries = self.mesh.inputs().workload_entries.values();
         // Empty: the entry names none.
         !service_account.is_empty()
-            && entries.any(|entry| &*entry.head.key.namespace == namespace && entry.spec.service_account == service_account)
+            && entries
+                .any(|entry| &*entry.head.key.namespace == namespace && entry.spec.service_account == service_account)
     }
 
     fn slice(&self, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> Result<Snapshot, String> {

@@ -85,8 +85,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let metrics = Metrics::new();
     let (keeper, feed) = KeyKeeper::new(Fetcher::new(&jwks_ca), Some(&ca_dir), metrics.clone());
     let keys = keeper.status();
-    let client =
-        if is_files { None } else { Some(cluster::client(kubeconfig.as_deref(), context.as_deref()).await?) };
+    let client = if is_files { None } else { Some(cluster::client(kubeconfig.as_deref(), context.as_deref()).await?) };
     // An error, too, ends everything that was started.
     let _end = stop.clone().drop_guard();
     let (follow, mut mesh) = match &client {

@@ -54,12 +54,7 @@ impl Material {
         params.not_before = (now - super::BACKDATE).into();
         params.not_after = (now + ROOT_LIFETIME).into();
         let certificate = params.self_signed(&key)?.pem();
-        Ok(Self {
-            roots: certificate.clone(),
-            chain: Some(certificate.clone()),
-            certificate,
-            key: key.serialize_pem(),
-        })
+        Ok(Self { roots: certificate.clone(), chain: Some(certificate.clone()), certificate, key: key.serialize_pem() })
     }
 
     /// The authority. `place` is where the texts are kept, for errors.

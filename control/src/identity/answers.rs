@@ -1,11 +1,6 @@
 //! Answers about tokens: kept for a while, asked for once however many ask, and only so many at a time.
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt,

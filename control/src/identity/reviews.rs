@@ -136,7 +136,8 @@ async fn review(
             return Err(TokenError::Unavailable(error.to_string()));
         }
     };
-    let status = review.status.ok_or_else(|| TokenError::Unavailable("the API server says nothing of it".to_owned()))?;
+    let status =
+        review.status.ok_or_else(|| TokenError::Unavailable("the API server says nothing of it".to_owned()))?;
     Ok(judge(status, &audiences, subject)?)
 }
 

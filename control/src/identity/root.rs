@@ -141,12 +141,7 @@ fn secret(material: Material) -> Secret {
     }
 }
 
-fn authority(
-    secret: Secret,
-    namespace: &str,
-    name: &str,
-    now: SystemTime,
-) -> Result<CertificateAuthority, RootError> {
+fn authority(secret: Secret, namespace: &str, name: &str, now: SystemTime) -> Result<CertificateAuthority, RootError> {
     let place = format!("{namespace}/{name}");
     let mut data = secret.data.unwrap_or_default();
     let is_tls = !data.contains_key(CERTIFICATE) && data.contains_key(TLS_CERTIFICATE);

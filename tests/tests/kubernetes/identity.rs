@@ -2,5 +2,6 @@
 
 mod bundle;
 mod callers;
+mod rights;
 mod root;
 mod tokens;

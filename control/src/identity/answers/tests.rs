@@ -32,7 +32,10 @@ struct Judge {
 }
 
 impl Judge {
-    async fn ask(self: Arc<Self>, answer: Result<(Proven, Duration), TokenError>) -> Result<(Proven, Duration), TokenError> {
+    async fn ask(
+        self: Arc<Self>,
+        answer: Result<(Proven, Duration), TokenError>,
+    ) -> Result<(Proven, Duration), TokenError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let now = self.at_a_time.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);

@@ -162,17 +162,18 @@ async fn a_proxy_gets_what_its_token_proves_and_no_more() -> anyhow::Result<()> 
     cluster.namespace("callers").await?;
     cluster.apply(PODS).await?;
     cluster.kubectl(&["wait", "-n", "callers", "--for=condition=Ready", "pod", "--all", "--timeout=30s"]).await?;
-    let (first, second) =
-        tokio::try_join!(Control::start(&cluster, folder.path(), "one"), Control::start(&cluster, folder.path(), "two"))?;
+    let (first, second) = tokio::try_join!(
+        Control::start(&cluster, folder.path(), "one"),
+        Control::start(&cluster, folder.path(), "two")
+    )?;
 
     let maps = Api::<ConfigMap>::namespaced(cluster.client().await?, "callers");
     let map = until("the roots", SOON, async || Ok(maps.get(NAME).await?)).await?;
     let roots = folder.path().join("roots.pem");
     fs::write(&roots, map.data.context("no data")?.get("root-cert.pem").context("no roots")?)?;
 
-    let token = async |audience: &str, account: &str, pod: Option<&str>| {
-        cluster.token("callers", account, audience, pod).await
-    };
+    let token =
+        async |audience: &str, account: &str, pod: Option<&str>| cluster.token("callers", account, audience, pod).await;
     let good = token("palisade", "a", Some("a-1")).await?;
     // Both replicas: there is one root.
     for control in [&first, &second] {

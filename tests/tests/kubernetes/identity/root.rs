@@ -98,7 +98,10 @@ async fn a_damaged_secret_is_named_and_left_alone() -> anyhow::Result<()> {
     secret(&cluster, "damaged", PLUGGED_IN, &all).await?;
     let unusable = error().await?;
     ensure!(unusable.to_string().contains("damaged/cacerts"), "{unusable}");
-    ensure!(!unusable.to_string().contains(foreign.trim()) && !unusable.to_string().contains(key.trim()), "a key is told");
+    ensure!(
+        !unusable.to_string().contains(foreign.trim()) && !unusable.to_string().contains(key.trim()),
+        "a key is told"
+    );
     let kept = cluster.kubectl(&["get", "secret", "-n", "damaged", OWN, "-o", r"jsonpath={.data.ca-key\.pem}"]).await?;
     ensure!(kept.is_empty(), "it was written");
     Ok(())

@@ -50,11 +50,8 @@ fn sign(cluster: &Cluster, audience: &str, subject: &str, expires: SystemTime) -
         "iat": seconds - 600, "nbf": seconds - 600, "exp": seconds,
         "kubernetes.io": {"namespace": namespace, "serviceaccount": {"name": account, "uid": "x"}},
     });
-    let text = format!(
-        "{}.{}",
-        URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#),
-        URL_SAFE_NO_PAD.encode(claims.to_string())
-    );
+    let text =
+        format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#), URL_SAFE_NO_PAD.encode(claims.to_string()));
     let signature = key.sign(&random, text.as_bytes()).map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
