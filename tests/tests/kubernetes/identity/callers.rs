@@ -17,7 +17,8 @@ use kube::Api;
 use palisade_control::identity::bundle::NAME;
 use palisade_model::{resource::ResourceKey, snapshot::Snapshot};
 use palisade_proxy::config::{
-    Applier, ApplyRejection, ConfigClient, ConfigState, Credentials, Dialer, IdentityClient, TlsDialer, TokenSource,
+    Applier, ApplyRejection, ConfigClient, ConfigState, Credentials, Dialer, IdentityClient, Subscriptions, TlsDialer,
+    TokenSource,
 };
 use palisade_tests::{
     checkout,
@@ -119,6 +120,8 @@ impl Applier for Anything {
 /// A proxy that believes to be `callers/a-1`.
 struct Proxy {
     state: watch::Receiver<ConfigState>,
+    // The client goes on for as long as somebody may ask.
+    _subscriptions: Subscriptions,
     _stop: DropGuard,
 }
 
@@ -135,7 +138,7 @@ impl Proxy {
         let (client, subscriptions) = ConfigClient::new(profile, dialer, token, Arc::new(Anything), BTreeSet::new());
         let stop = CancellationToken::new();
         tokio::spawn(client.run(stop.clone()));
-        Self { state: subscriptions.state(), _stop: stop.drop_guard() }
+        Self { state: subscriptions.state(), _subscriptions: subscriptions, _stop: stop.drop_guard() }
     }
 
     async fn error(&mut self) -> anyhow::Result<String> {
