@@ -1,4 +1,4 @@
-//! The mesh's certificate authority: the root on disk under Istio's `cacerts` names, and what it signs.
+//! The mesh's certificate authority: what it is made of, on disk under Istio's `cacerts` names, and what it signs.
 
 use std::{
     net::IpAddr,
@@ -17,6 +17,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 mod cacerts;
+mod material;
+
+pub(crate) use material::{CERTIFICATE, CHAIN, KEY, Material, ROOTS};
 
 /// How far back certificates begin, for clocks that are behind.
 const BACKDATE: Duration = Duration::from_secs(60);
@@ -155,7 +158,7 @@ impl CertificateAuthority {
         let leaf = params.signed_by(&key, &self.issuer)?;
         let mut chain = vec![leaf.der().clone()];
         for pem in &self.intermediates {
-            chain.extend(cacerts::certificates(pem).map_err(SignError::Request)?);
+            chain.extend(material::certificates(pem).map_err(SignError::Request)?);
         }
         Ok(ServingCertificate { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() })
     }

@@ -5,6 +5,7 @@ pub mod ca;
 pub mod cluster;
 pub mod decisions;
 pub mod fleet;
+pub mod identity;
 pub mod jwks;
 pub mod mesh;
 pub mod metrics;

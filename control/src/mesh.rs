@@ -45,6 +45,14 @@ impl Slices for CompiledMesh {
         })
     }
 
+    fn is_declared(&self, namespace: &str, service_account: &str) -> bool {
+        let mut entries = self.mesh.inputs().workload_entries.values();
+        // Empty: the entry names none.
+        !service_account.is_empty()
+            && entries
+                .any(|entry| &*entry.head.key.namespace == namespace && entry.spec.service_account == service_account)
+    }
+
     fn slice(&self, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> Result<Snapshot, String> {
         let WorkloadRef { namespace, name } = pod;
         let found = self

@@ -112,6 +112,8 @@ pub enum Refusal {
     Handshake,
     /// Nobody proved to be anyone.
     Unauthenticated,
+    /// A token that nobody could review.
+    Unreviewed,
     /// Someone asked for what is not theirs.
     Forbidden,
     /// The protocol was broken.

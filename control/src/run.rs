@@ -18,6 +18,7 @@ use crate::{
     admin,
     ca::CertificateAuthority,
     cluster,
+    identity::{TokenReviews, Verifier, bundle, root},
     jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
     serve::{ServingIdentity, Shared, serve},
@@ -72,6 +73,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         admin: admin_address,
         ca_dir,
         token_key,
+        token_audience,
         cert_ttl,
         server_name,
         jwks_ca,
@@ -83,15 +85,18 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let metrics = Metrics::new();
     let (keeper, feed) = KeyKeeper::new(Fetcher::new(&jwks_ca), Some(&ca_dir), metrics.clone());
     let keys = keeper.status();
+    let client = if is_files { None } else { Some(cluster::client(kubeconfig.as_deref(), context.as_deref()).await?) };
     // An error, too, ends everything that was started.
     let _end = stop.clone().drop_guard();
-    let (follow, mut mesh) = if is_files {
-        let (live, mesh) = source::follow_files(files, &namespace, options, metrics.clone(), Some(feed))?;
-        (tokio::spawn(live.follow(stop.clone())), mesh)
-    } else {
-        let client = cluster::client(kubeconfig.as_deref(), context.as_deref()).await?;
-        let (live, mesh) = source::follow_cluster(client, options, metrics.clone(), Some(feed));
-        (tokio::spawn(live.follow(stop.clone())), mesh)
+    let (follow, mut mesh) = match &client {
+        None => {
+            let (live, mesh) = source::follow_files(files, &namespace, options, metrics.clone(), Some(feed))?;
+            (tokio::spawn(live.follow(stop.clone())), mesh)
+        }
+        Some(client) => {
+            let (live, mesh) = source::follow_cluster(client.clone(), options, metrics.clone(), Some(feed));
+            (tokio::spawn(live.follow(stop.clone())), mesh)
+        }
     };
     let keep_keys = tokio::spawn(keeper.run(stop.clone()));
     // A cluster may keep everybody waiting; nothing listens, and nobody is told that this is ready, before all is read.
@@ -102,16 +107,32 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
             first.as_ref().map(|mesh| mesh.trust_domain().clone()).context("nothing is compiled")?
         }
     };
-    let authority = Arc::new(CertificateAuthority::load_or_create(&ca_dir, &trust_domain, SystemTime::now())?);
-    let tokens = TokenKey::load_or_create(&token_key)?;
+    let (authority, verifier) = match &client {
+        None => {
+            let authority = CertificateAuthority::load_or_create(&ca_dir, &trust_domain, SystemTime::now())?;
+            (authority, Verifier::Local(TokenKey::load_or_create(&token_key)?))
+        }
+        Some(client) => {
+            let authority = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                root = root::await_root(client, &control_namespace, &trust_domain) => root?,
+            };
+            (authority, Verifier::Cluster(Arc::new(TokenReviews::new(client.clone(), token_audience))))
+        }
+    };
+    let authority = Arc::new(authority);
     let names = server_names(&control_namespace, server_name);
     let addresses = serving_addresses(listen.ip());
     let identity = Arc::new(ServingIdentity::issue(&authority, names, addresses, SERVING_LIFETIME)?);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let admin_listener =
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
-    let shared = Shared::new(mesh, Arc::clone(&authority), tokens, cert_ttl, metrics, stop.clone());
+    let shared = Shared::new(mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
+    if let Some(client) = client {
+        let publishing = bundle::publish(client, authority.root_bundle().to_owned(), stop.clone());
+        shared.tasks.spawn(publishing);
+    }
     let renewing = Arc::clone(&identity);
     let renew_stop = stop.clone();
     let renew = tokio::spawn(async move { renewing.renew(authority, renew_stop).await });

@@ -21,9 +21,9 @@ use crate::{
     ca::CertificateAuthority,
     decisions::DecisionHub,
     fleet::Fleet,
+    identity::{Proven, TokenError, Verifier},
     metrics::{Metrics, Refusal},
     slices::{MeshWatch, Slices},
-    token::TokenKey,
 };
 
 mod accept;
@@ -36,7 +36,7 @@ mod reports;
 pub use identity::{ServingIdentity, ServingIdentityError};
 
 use accept::Connection;
-use caller::{Caller, PeerProof, authenticate};
+use caller::{Caller, PeerProof, Purpose, Refused, bearer, prove};
 
 /// Connections at a time: one per proxy, and room for those that come back.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -55,7 +55,7 @@ pub struct Shared {
     pub(crate) mesh: MeshWatch,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) authority: Arc<CertificateAuthority>,
-    pub(crate) tokens: TokenKey,
+    pub(crate) verifier: Verifier,
     pub(crate) metrics: Metrics,
     pub(crate) decisions: Arc<DecisionHub>,
     pub(crate) certificate_lifetime: Duration,
@@ -76,7 +76,7 @@ impl Shared {
     pub fn new(
         mesh: MeshWatch,
         authority: Arc<CertificateAuthority>,
-        tokens: TokenKey,
+        verifier: Verifier,
         certificate_lifetime: Duration,
         metrics: Metrics,
         stop: CancellationToken,
@@ -85,7 +85,7 @@ impl Shared {
             mesh,
             fleet: Arc::default(),
             authority,
-            tokens,
+            verifier,
             decisions: DecisionHub::new(metrics.clone()),
             metrics,
             certificate_lifetime,
@@ -115,24 +115,38 @@ impl Shared {
     }
 
     /// Proves a caller against the newest mesh.
-    pub(crate) fn authenticate(
+    pub(crate) async fn authenticate(
         &self,
         metadata: &MetadataMap,
         proof: &PeerProof,
+        purpose: Purpose,
     ) -> Result<(Caller, Arc<dyn Slices>), Status> {
-        let mesh = self.mesh.borrow().clone();
-        let mesh = mesh.ok_or_else(|| Status::unavailable("no configuration is compiled yet"))?;
-        match authenticate(metadata, proof, &self.tokens, &*mesh, SystemTime::now()) {
-            Ok(caller) => Ok((caller, mesh)),
-            Err(refused) => {
-                self.metrics.refuse(if refused.is_unauthenticated() {
-                    Refusal::Unauthenticated
-                } else {
-                    Refusal::Forbidden
-                });
-                tracing::warn!(error = %refused, "caller refused");
-                Err(refused.into())
+        let refused = match self.token(metadata).await {
+            Ok(token) => {
+                // After the review: what is newest now.
+                let mesh = self.mesh.borrow().clone();
+                let mesh = mesh.ok_or_else(|| Status::unavailable("no configuration is compiled yet"))?;
+                match prove(token, proof, purpose, &*mesh) {
+                    Ok(caller) => return Ok((caller, mesh)),
+                    Err(refused) => refused,
+                }
             }
+            Err(refused) => refused,
+        };
+        self.metrics.refuse(match &refused {
+            Refused::Token(TokenError::Unavailable(_)) => Refusal::Unreviewed,
+            refused if refused.is_unauthenticated() => Refusal::Unauthenticated,
+            _ => Refusal::Forbidden,
+        });
+        tracing::warn!(error = %refused, "caller refused");
+        Err(refused.into())
+    }
+
+    /// What the token of a call proves, if there is one.
+    async fn token(&self, metadata: &MetadataMap) -> Result<Option<Proven>, Refused> {
+        match bearer(metadata)? {
+            Some(token) => Ok(Some(self.verifier.verify(&token, SystemTime::now()).await?)),
+            None => Ok(None),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
+use crate::identity::AUDIENCES;
+
 /// The control plane: documents in, configuration and certificates for proxies out.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "palisade-control", version)]
@@ -39,12 +41,17 @@ pub struct Settings {
     /// Metrics for everyone who can connect, admin pages for this machine only.
     #[arg(long, env = "PALISADE_ADMIN", default_value = "127.0.0.1:15014", value_name = "ADDRESS:PORT")]
     pub admin: SocketAddr,
-    /// Folder of the mesh root under Istio's `cacerts` names; created with mode 0600 if it is not there.
+    /// Folder of the mesh root under Istio's `cacerts` names; created with mode 0600 if it is not there. In a cluster the root
+    /// is in the Secret `cacerts`, else `palisade-ca`, of the control plane's namespace.
     #[arg(long, env = "PALISADE_CA_DIR", default_value = "palisade-ca", value_name = "FOLDER")]
     pub ca_dir: PathBuf,
-    /// Key that pod tokens are signed with; created with mode 0600 if it is not there.
+    /// Key that pod tokens are signed with; created with mode 0600 if it is not there. In a cluster the API server reviews
+    /// tokens.
     #[arg(long, env = "PALISADE_TOKEN_KEY", default_value = "palisade-token.key", value_name = "FILE")]
     pub token_key: PathBuf,
+    /// In a cluster: audience of tokens that are accepted; repeatable.
+    #[arg(long, env = "PALISADE_TOKEN_AUDIENCE", value_delimiter = ',', default_values = AUDIENCES, value_name = "NAME")]
+    pub token_audience: Vec<String>,
     /// Lifetime of workload certificates: `5s`, `30m`, `24h`, or seconds.
     #[arg(long, env = "PALISADE_CERT_TTL", default_value = "24h", value_parser = lifetime, value_name = "DURATION")]
     pub cert_ttl: Duration,

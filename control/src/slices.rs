@@ -18,6 +18,9 @@ pub trait Slices: Send + Sync + 'static {
     /// A pod that runs a proxy; `None` = there is no such pod.
     fn workload(&self, pod: &WorkloadRef) -> Option<Workload>;
 
+    /// Whether a WorkloadEntry of this namespace names this service account: machines outside the cluster have it.
+    fn is_declared(&self, namespace: &str, service_account: &str) -> bool;
+
     /// Everything that the pod's proxy needs while it is subscribed to `queries`.
     ///
     /// # Errors

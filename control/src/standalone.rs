@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ca::{CaError, CertificateAuthority},
+    identity::Verifier,
     jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
     serve::{Shared, serve_pipes},
@@ -34,6 +35,7 @@ pub struct Standalone {
     /// One end of a new pipe goes here; the other is a connection to control.
     pub connect: mpsc::Sender<DuplexStream>,
     shared: Arc<Shared>,
+    tokens: TokenKey,
 }
 
 /// Why there is no control plane.
@@ -80,8 +82,9 @@ pub fn standalone(
     let (live, mesh) = source::follow_files(files, namespace, options, metrics.clone(), Some(feed))?;
     let trust_domain = mesh.borrow().as_ref().map(|mesh| mesh.trust_domain().clone()).ok_or(StandaloneError::Empty)?;
     let authority = Arc::new(CertificateAuthority::load_or_create(ca_dir, &trust_domain, SystemTime::now())?);
-    let shared =
-        Shared::new(mesh, authority, TokenKey::generate()?, LIFETIME.min(MAX_CERTIFICATE), metrics, stop.clone());
+    let tokens = TokenKey::generate()?;
+    let verifier = Verifier::Local(tokens.clone());
+    let shared = Shared::new(mesh, authority, verifier, LIFETIME.min(MAX_CERTIFICATE), metrics, stop.clone());
     let (connect, pipes) = mpsc::channel(BACKLOG);
     let serving = Arc::clone(&shared);
     shared.tasks.spawn(live.follow(stop.clone()));
@@ -92,7 +95,7 @@ pub fn standalone(
             tracing::error!(%error, "the control plane in this process ended");
         }
     }));
-    Ok(Standalone { connect, shared })
+    Ok(Standalone { connect, shared, tokens })
 }
 
 const MAX_CERTIFICATE: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -111,7 +114,7 @@ impl Standalone {
             uid: workload.uid,
             service_account: workload.service_account,
         };
-        Ok(self.shared.tokens.mint(&bound, SystemTime::now(), LIFETIME)?.into())
+        Ok(self.tokens.mint(&bound, SystemTime::now(), LIFETIME)?.into())
     }
 
     /// What its server shares: fleet, metrics, reports.

@@ -1,5 +1,5 @@
 //! Tokens bound to a pod: what a proxy proves itself with outside Kubernetes, in the shape of a projected service account
-//! token (where TokenReview takes this place).
+//! token (which [`crate::identity::TokenReviews`] are for).
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ const ISSUER: &str = "palisade";
 const KEY_BYTES: usize = 32;
 
 /// Longest token that is looked at.
-const MAX_TOKEN_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
 /// The pod that a token is bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,12 @@ pub enum InvalidToken {
     /// It is meant for someone else.
     #[error("the token is for another audience than `{AUDIENCE}`")]
     Audience,
+    /// It is meant for someone else than those.
+    #[error("the token is for another audience than `{0}`")]
+    OtherAudience(String),
+    /// The API server refuses it.
+    #[error("the API server refuses the token: {0}")]
+    Refused(String),
     /// It does not say what it must.
     #[error("the token is malformed: {0}")]
     Malformed(String),

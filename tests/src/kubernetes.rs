@@ -37,7 +37,7 @@ mod objects;
 mod pki;
 mod programs;
 
-pub use network::Connector;
+pub use network::{Connector, Exposed};
 
 use holder::Holder;
 use programs::{FIRST_SERVICE, HOST, Program};

@@ -1,6 +1,6 @@
 //! Who is calling: a pod's token, or the client certificate of a workload. Nothing else in a request is believed.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use palisade_model::{
     identity::{InvalidSpiffeId, SpiffeId},
@@ -14,8 +14,8 @@ use x509_parser::{
 };
 
 use crate::{
+    identity::{Proven, ProvenPod, TokenError},
     slices::{Slices, identity},
-    token::{BoundPod, InvalidToken, TokenKey},
 };
 
 /// What a connection proved by itself.
@@ -34,6 +34,15 @@ pub(crate) struct Caller {
     pub(crate) pod: Option<WorkloadRef>,
 }
 
+/// What a caller wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Configuration, or a say about it: for pods.
+    Configuration,
+    /// A certificate: for workloads, which may run outside the cluster.
+    Certificate,
+}
+
 /// Why a caller is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refused {
@@ -42,7 +51,11 @@ pub(crate) enum Refused {
     #[error("the authorization header is not one bearer token")]
     Header,
     #[error(transparent)]
-    Token(#[from] InvalidToken),
+    Token(#[from] TokenError),
+    #[error("the token of {0} is bound to no pod; configuration is for pods")]
+    Unbound(String),
+    #[error("the token of {0} is bound to no pod, and no WorkloadEntry of its namespace names that service account")]
+    Nowhere(String),
     #[error("the client certificate is no mesh identity: {0}")]
     Certificate(String),
     #[error("the certificate's trust domain `{0}` is not this mesh's")]
@@ -65,6 +78,8 @@ impl Refused {
         match self {
             Self::NoProof | Self::Header | Self::Token(_) | Self::Certificate(_) | Self::TrustDomain(_) => true,
             Self::TwoIdentities { .. }
+            | Self::Unbound(_)
+            | Self::Nowhere(_)
             | Self::UnknownPod(_)
             | Self::OtherPod { .. }
             | Self::OtherName { .. }
@@ -75,7 +90,10 @@ impl Refused {
 
 impl From<Refused> for Status {
     fn from(refused: Refused) -> Self {
-        if refused.is_unauthenticated() {
+        if let Refused::Token(TokenError::Unavailable(_)) = refused {
+            // It may be good: the caller is to come back.
+            Self::unavailable(refused.to_string())
+        } else if refused.is_unauthenticated() {
             Self::unauthenticated(refused.to_string())
         } else {
             Self::permission_denied(refused.to_string())
@@ -83,33 +101,49 @@ impl From<Refused> for Status {
     }
 }
 
-/// Proves the caller of one call. When both a token and a certificate are shown they must agree.
-pub(crate) fn authenticate(
-    metadata: &MetadataMap,
+/// Proves the caller of one call, whose token if any has been verified. When both a token and a certificate are shown they
+/// must agree.
+pub(crate) fn prove(
+    token: Option<Proven>,
     proof: &PeerProof,
-    tokens: &TokenKey,
+    purpose: Purpose,
     mesh: &dyn Slices,
-    now: SystemTime,
 ) -> Result<Caller, Refused> {
     let by_certificate = proof.certificates.first().map(|leaf| certified(leaf, mesh)).transpose()?;
-    let Some(token) = bearer(metadata)? else {
+    let Some(token) = token else {
         let identity = by_certificate.ok_or(Refused::NoProof)?;
         return Ok(Caller { identity, pod: None });
     };
-    let BoundPod { namespace, name, uid, service_account } = tokens.verify(&token, now)?;
-    let pod = WorkloadRef { namespace, name };
-    let text = || format!("{}/{}", pod.namespace, pod.name);
-    let known = mesh.workload(&pod).ok_or_else(|| Refused::UnknownPod(text()))?;
-    if known.service_account != service_account {
-        return Err(Refused::OtherPod { pod: text(), proof: "token", what: "service account" });
-    }
-    if !known.uid.is_empty() && known.uid != uid {
-        return Err(Refused::OtherPod { pod: text(), proof: "token", what: "uid" });
-    }
-    let identity = identity(mesh, &pod.namespace, &service_account)?;
+    let Proven { namespace, service_account, pod } = token;
+    let pod = match pod {
+        Some(ProvenPod { name, uid }) => {
+            let pod = WorkloadRef { namespace: Arc::clone(&namespace), name };
+            let text = || format!("{}/{}", pod.namespace, pod.name);
+            let known = mesh.workload(&pod).ok_or_else(|| Refused::UnknownPod(text()))?;
+            if known.service_account != service_account {
+                return Err(Refused::OtherPod { pod: text(), proof: "token", what: "service account" });
+            }
+            if !known.uid.is_empty() && known.uid != uid {
+                return Err(Refused::OtherPod { pod: text(), proof: "token", what: "uid" });
+            }
+            Some(pod)
+        }
+        None => {
+            let account = format!("service account {namespace}/{service_account}");
+            match purpose {
+                Purpose::Configuration => return Err(Refused::Unbound(account)),
+                // Istio's CA takes any token of the audience, for machines outside the cluster. Those are declared.
+                Purpose::Certificate if !mesh.is_declared(&namespace, &service_account) => {
+                    return Err(Refused::Nowhere(account));
+                }
+                Purpose::Certificate => None,
+            }
+        }
+    };
+    let identity = identity(mesh, &namespace, &service_account)?;
     match by_certificate {
         Some(certificate) if certificate != identity => Err(Refused::TwoIdentities { token: identity, certificate }),
-        Some(_) | None => Ok(Caller { identity, pod: Some(pod) }),
+        Some(_) | None => Ok(Caller { identity, pod }),
     }
 }
 
@@ -139,7 +173,8 @@ pub(crate) fn pod_of(caller: &Caller, believed: WorkloadRef, mesh: &dyn Slices) 
     Ok(believed)
 }
 
-fn bearer(metadata: &MetadataMap) -> Result<Option<String>, Refused> {
+/// The token of a call.
+pub(crate) fn bearer(metadata: &MetadataMap) -> Result<Option<String>, Refused> {
     let mut values = metadata.get_all("authorization").iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -173,3 +208,6 @@ fn certified(leaf: &CertificateDer<'_>, mesh: &dyn Slices) -> Result<SpiffeId, R
     }
     Ok(identity)
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,10 @@ use palisade_wire::proto::istio_auth::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Shared, caller::PeerProof};
+use super::{
+    Shared,
+    caller::{PeerProof, Purpose},
+};
 use crate::{
     ca::SignError,
     metrics::{CertificateLabels, CertificateResult},
@@ -27,7 +30,7 @@ impl IstioCertificateService for Certificates {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let result = self.create(&request);
+        let result = self.create(&request).await;
         let outcome = if result.is_ok() { CertificateResult::Signed } else { CertificateResult::Refused };
         self.0.metrics.certificates.get_or_create(&CertificateLabels { result: outcome }).inc();
         result
@@ -35,10 +38,13 @@ impl IstioCertificateService for Certificates {
 }
 
 impl Certificates {
-    fn create(&self, request: &Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
+    async fn create(
+        &self,
+        request: &Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
         let shared = &self.0;
         let proof = request.extensions().get::<PeerProof>().cloned().unwrap_or_default();
-        let (caller, _) = shared.authenticate(request.metadata(), &proof)?;
+        let (caller, _) = shared.authenticate(request.metadata(), &proof, Purpose::Certificate).await?;
         let IstioCertificateRequest { csr, validity_duration, metadata: _ } = request.get_ref();
         let lifetime = match u64::try_from(*validity_duration) {
             Ok(0) => shared.certificate_lifetime,

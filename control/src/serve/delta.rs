@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Shared,
-    caller::{Caller, PeerProof, pod_of},
+    caller::{Caller, PeerProof, Purpose, pod_of},
 };
 use crate::{
     fleet::{ExplainRequest, SessionId},
@@ -49,7 +49,7 @@ impl Configuration for Delta {
 
     async fn delta(&self, request: Request<Streaming<ProxyMessage>>) -> Result<Response<Self::DeltaStream>, Status> {
         let proof = request.extensions().get::<PeerProof>().cloned().unwrap_or_default();
-        let (caller, _) = self.0.authenticate(request.metadata(), &proof)?;
+        let (caller, _) = self.0.authenticate(request.metadata(), &proof, Purpose::Configuration).await?;
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let mut session = Session {
             machine: Server::new(Instant::now(), Patience::default()),

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Shared,
-    caller::{PeerProof, pod_of},
+    caller::{PeerProof, Purpose, pod_of},
 };
 use crate::metrics::Refusal;
 
@@ -37,7 +37,7 @@ impl DecisionReports for Reports {
     ) -> Result<Response<Self::ReportStream>, Status> {
         let shared = Arc::clone(&self.0);
         let proof = request.extensions().get::<PeerProof>().cloned().unwrap_or_default();
-        let (caller, mesh) = shared.authenticate(request.metadata(), &proof)?;
+        let (caller, mesh) = shared.authenticate(request.metadata(), &proof, Purpose::Configuration).await?;
         let (wishes, answers) = mpsc::channel(1);
         let mut inbound = request.into_inner();
         self.0.tasks.spawn(async move {

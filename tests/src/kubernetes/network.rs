@@ -13,7 +13,12 @@ use std::{
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use nix::sched::{CloneFlags, setns};
-use tokio::{net::TcpStream, sync::oneshot};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
+    task::JoinSet,
+};
+use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
 
 /// How long a connection may take to come about.
@@ -69,6 +74,40 @@ impl Connector {
     /// When the namespace has no port left.
     pub async fn free_address(&self) -> io::Result<SocketAddr> {
         self.inside(|| std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()).await
+    }
+}
+
+/// A loopback address of this machine that leads into the namespace, as long as the value lives.
+#[derive(Debug)]
+pub struct Exposed {
+    /// The address.
+    pub address: SocketAddr,
+    _relay: AbortOnDropHandle<()>,
+}
+
+impl Connector {
+    /// Makes an address of the namespace reachable for clients that take no connector.
+    ///
+    /// # Errors
+    /// When this machine has no port left.
+    pub async fn expose(&self, inside: SocketAddr) -> io::Result<Exposed> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let connector = self.clone();
+        let relay = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut outer, _)) = listener.accept().await {
+                let connector = connector.clone();
+                connections.spawn(async move {
+                    if let Ok(mut inner) = connector.connect(inside).await {
+                        // Either side may end it as it likes.
+                        drop(tokio::io::copy_bidirectional(&mut outer, &mut inner).await);
+                    }
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Exposed { address, _relay: AbortOnDropHandle::new(relay) })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The Kubernetes of the tests works as one.
 
+mod identity;
 mod restarts;
 mod served;
 mod source;
