@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod admission;
 pub mod ca;
+pub mod cluster;
 pub mod decisions;
 pub mod definitions;
 pub mod fleet;
