@@ -75,6 +75,9 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         cert_ttl,
         server_name,
         jwks_ca,
+        // Webhooks are for clusters.
+        admission: _,
+        injection: _,
         log: _,
     } = settings;
     let control_namespace = cluster::control_namespace(control_namespace.as_deref())?;

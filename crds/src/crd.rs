@@ -74,6 +74,16 @@ fn definition(kind: &Kind) -> Definition {
     Definition { name, object }
 }
 
+/// What is said of a spec, as said of the object.
+fn of_object(text: &str) -> String {
+    let rest = |beginning: &str| text.strip_prefix(beginning);
+    match (rest("The spec of an "), rest("The spec of a ")) {
+        (Some(rest), _) => format!("An {rest}"),
+        (None, Some(rest)) => format!("A {rest}"),
+        (None, None) => text.to_owned(),
+    }
+}
+
 fn one_version(kind: &Kind, version: &str) -> Value {
     let mut fields = Map::new();
     fields.insert("name".to_owned(), version.into());
@@ -86,7 +96,7 @@ fn one_version(kind: &Kind, version: &str) -> Value {
     }
     let mut schema = json!({
         "type": "object",
-        "description": schema::text((kind.spec)().doc()),
+        "description": of_object(&schema::text((kind.spec)().doc())),
         "properties": {
             "apiVersion": {"type": "string", "description": "Version of the API that the object is written in."},
             "kind": {"type": "string", "description": "Kind of the object."},

@@ -25,5 +25,17 @@ pub struct AdmissionOptions {
     pub revision: String,
 }
 
+impl Default for AdmissionOptions {
+    fn default() -> Self {
+        Self {
+            webhook: SocketAddr::from(([0, 0, 0, 0], 15017)),
+            webhook_service: "palisade-control".to_owned(),
+            webhook_url: None,
+            webhook_unregistered: false,
+            revision: DEFAULT_REVISION.to_owned(),
+        }
+    }
+}
+
 /// The revision that serves objects and namespaces which name none.
 pub const DEFAULT_REVISION: &str = "default";

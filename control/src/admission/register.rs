@@ -102,7 +102,7 @@ fn name(revision: &str) -> String {
 
 /// Which documents are checked. Where nobody answers, policies are refused and everything else is taken: a route that is wrong
 /// breaks itself only and says so in its status, a cluster that takes no routes is an outage.
-fn validating(revision: &str, endpoint: &Value) -> Value {
+pub(super) fn validating(revision: &str, endpoint: &Value) -> Value {
     let webhook = |part: &str, failure_policy: &str, operations: &[&str], groups: &[(&str, &[&str])], seconds: u32| {
         let rules: Vec<Value> = groups
             .iter()

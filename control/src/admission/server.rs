@@ -24,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     ANSWER, Admission,
+    injecting::inject_pod,
     review::{Request, Response},
     validate::validate,
 };
@@ -121,7 +122,8 @@ async fn validation(State(admission): State<Arc<Admission>>, request: HttpReques
 }
 
 async fn injection(State(admission): State<Arc<Admission>>, request: HttpRequest) -> HttpResponse {
-    answer(&admission, request, |_| Response::default()).await
+    let settings = admission.injection.clone();
+    answer(&admission, request, move |request| inject_pod(request, &settings)).await
 }
 
 async fn answer(
@@ -148,12 +150,10 @@ async fn review(
     decide: impl FnOnce(&Request) -> Response + Send + 'static,
 ) -> Result<serde_json::Value, Refused> {
     is_json(request.headers())?;
-    let _slot = admission
-        .slots
-        .acquire()
-        .await
-        .map_err(|_| (StatusCode::SERVICE_UNAVAILABLE, "the server is ending\n".to_owned()))?;
+    let ending = |_| (StatusCode::SERVICE_UNAVAILABLE, "the server is ending\n".to_owned());
+    let _reading = admission.readers.acquire().await.map_err(ending)?;
     let body = body(request.into_body()).await?;
+    let _slot = admission.slots.acquire().await.map_err(ending)?;
     // Reading a large object takes milliseconds, which other connections must not wait for.
     let work = tokio::task::spawn_blocking(move || {
         let request = Request::parse(&body).map_err(|error| (StatusCode::BAD_REQUEST, format!("{error}\n")))?;

@@ -12,8 +12,8 @@ use crate::admission::{options::DEFAULT_REVISION, register::NEVER_INJECTED};
 pub enum Asked {
     /// Labels of namespace and pod decide.
     ByLabels,
-    /// Somebody names this document: only what refuses a sidecar counts.
-    ByName,
+    /// A webhook, whose selectors are those labels, or somebody who names this document: only what refuses a sidecar counts.
+    Already,
 }
 
 /// Whether a pod gets a sidecar, and why.
@@ -107,7 +107,7 @@ pub fn decide(
     }
     let wish = labels.get(INJECT).map(String::as_str);
     let selected = match asked {
-        Asked::ByName => Ok(Reason::Asked),
+        Asked::Already => Ok(Reason::Asked),
         Asked::ByLabels => selectors(labels, wish, namespace, &settings.revision),
     };
     let selected = match selected {

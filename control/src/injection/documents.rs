@@ -108,7 +108,7 @@ impl Walk<'_> {
             return;
         };
         let labels = self.namespaces.get(&namespace).cloned();
-        let asked = if labels.is_some() { Asked::ByLabels } else { Asked::ByName };
+        let asked = if labels.is_some() { Asked::ByLabels } else { Asked::Already };
         let namespace = NamespaceOf { name: namespace, labels: labels.unwrap_or_default() };
         match inject(pod, &namespace, Some(&name), asked, self.settings) {
             Ok(injection) => {

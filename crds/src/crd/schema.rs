@@ -93,14 +93,11 @@ fn leaf(kind: Leaf, fields: &mut Map<String, Value>) {
         }
         Leaf::Whole(least, most) => {
             insert(fields, "type", "integer");
-            if least == i128::from(i32::MIN) {
-                insert(fields, "format", "int32");
-            } else {
-                insert(fields, "format", "int64");
-                for (key, bound) in [("minimum", least), ("maximum", most)] {
-                    if let Some(bound) = i64::try_from(bound).ok().filter(|bound| ![i64::MIN, i64::MAX].contains(bound)) {
-                        insert(fields, key, bound);
-                    }
+            // The API server takes a format for a hint: what does not fit must be bounded.
+            insert(fields, "format", if least == i128::from(i32::MIN) { "int32" } else { "int64" });
+            for (key, bound) in [("minimum", least), ("maximum", most)] {
+                if let Some(bound) = i64::try_from(bound).ok().filter(|bound| ![i64::MIN, i64::MAX].contains(bound)) {
+                    insert(fields, key, bound);
                 }
             }
         }

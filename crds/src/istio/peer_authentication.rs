@@ -20,7 +20,7 @@ record! {
         /// For single ports of the workload; absent ports follow `mtls`.
         port_level_mtls: Option<PortLevelMtls> = "portLevelMtls" [
             Entries(1, usize::MAX),
-            EachKey("a port between 1 and 65535", is_port, "0 < int(key) && int(key) <= 65535"),
+            EachKey("a port between 1 and 65535", is_port, "key.matches('^[+]?[0-9]+$') && 0 < int(key) && int(key) <= 65535"),
         ];
     }
     verify ports_need_a_selector;

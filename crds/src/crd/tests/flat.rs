@@ -74,7 +74,9 @@ fn constraints(schema: &Value) -> Vec<String> {
     let is_port = rules.iter().any(|rule| rule.starts_with("0 < self && self <= 65535"));
     let bound = |key: &str, port: f64| if is_port { Some(port) } else { schema[key].as_f64() };
     for (key, port) in [("minimum", 1.0), ("maximum", 65_535.0)] {
-        if let Some(bound) = bound(key, port) {
+        // Of 32-bit numbers Istio's schema has the format only, which binds nobody but its webhook.
+        let is_implied = |bound: &f64| [f64::from(i32::MIN), f64::from(i32::MAX)].contains(bound);
+        if let Some(bound) = bound(key, port).filter(|bound| !is_implied(bound)) {
             found.push(format!("{key}={bound}"));
         }
     }
