@@ -83,7 +83,8 @@ fn read(path: &Path, texts: &mut Vec<(String, String)>) -> anyhow::Result<()> {
         let mut entries = entries.with_context(|| format!("`{name}`"))?;
         entries.sort();
         for entry in entries {
-            let is_document = entry.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
+            let is_document =
+                entry.extension().is_some_and(|ending| ["yaml", "yml", "json"].iter().any(|known| ending == *known));
             if entry.is_dir() || is_document {
                 read(&entry, texts)?;
             }

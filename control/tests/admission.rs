@@ -66,7 +66,8 @@ impl Webhooks {
         let authority = CertificateAuthority::load_or_create(folder.path(), &trust_domain, SystemTime::now()).unwrap();
         let (sender, mesh) = watch::channel(Some(Arc::new(compiled) as Arc<dyn Slices>));
         let identity =
-            ServingIdentity::issue(&authority, vec!["webhook.test".to_owned()], Vec::new(), Duration::from_secs(600)).unwrap();
+            ServingIdentity::issue(&authority, vec!["webhook.test".to_owned()], Vec::new(), Duration::from_secs(600))
+                .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -89,7 +90,8 @@ impl Webhooks {
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         let stream = TcpStream::connect(self.address).await.unwrap();
-        let stream = TlsConnector::from(Arc::new(config)).connect("webhook.test".try_into().unwrap(), stream).await.unwrap();
+        let stream =
+            TlsConnector::from(Arc::new(config)).connect("webhook.test".try_into().unwrap(), stream).await.unwrap();
         let (sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
         Client { sender, connection: tokio::spawn(async move { drop(connection.await) }) }
@@ -159,7 +161,9 @@ async fn reviews_are_answered_and_everything_else_is_refused() {
     bad["spec"]["action"] = json!("CUSTOM");
     let refused = client.review("/validate", &bad).await;
     assert_eq!((&refused["allowed"], &refused["status"]["code"]), (&json!(false), &json!(422)));
-    let pod = object("apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: [{name: a, image: a}]}\n");
+    let pod = object(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nspec: {containers: [{name: a, image: a}]}\n",
+    );
     let injected = client.review("/inject", &pod).await;
     assert_eq!(injected["patchType"], "JSONPatch");
 
@@ -168,7 +172,12 @@ async fn reviews_are_answered_and_everything_else_is_refused() {
     let rows: [(&str, &str, Bytes, StatusCode); 8] = [
         ("/validate", json, "{".into(), StatusCode::BAD_REQUEST),
         ("/validate", json, "".into(), StatusCode::BAD_REQUEST),
-        ("/validate", json, "{\"apiVersion\":\"admission.k8s.io/v1beta1\",\"kind\":\"AdmissionReview\"}".into(), StatusCode::BAD_REQUEST),
+        (
+            "/validate",
+            json,
+            "{\"apiVersion\":\"admission.k8s.io/v1beta1\",\"kind\":\"AdmissionReview\"}".into(),
+            StatusCode::BAD_REQUEST,
+        ),
         ("/validate", json, deep.into(), StatusCode::BAD_REQUEST),
         ("/validate", "text/plain", review(&pod).to_string().into(), StatusCode::UNSUPPORTED_MEDIA_TYPE),
         ("/validate", "", review(&pod).to_string().into(), StatusCode::UNSUPPORTED_MEDIA_TYPE),
@@ -210,7 +219,8 @@ async fn answers_take_less_than_a_tenth_of_a_second() {
     let mut client = webhooks.client().await;
     let mut times = Vec::new();
     for number in 0..300 {
-        let object = object(&policy(&format!("n-{number}"), &format!("ns-{}", number % 10), &format!("a-{}", number % 100)));
+        let object =
+            object(&policy(&format!("n-{number}"), &format!("ns-{}", number % 10), &format!("a-{}", number % 100)));
         let began = Instant::now();
         assert_eq!(client.review("/validate", &object).await["allowed"], true);
         times.push(began.elapsed());

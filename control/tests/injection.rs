@@ -77,7 +77,8 @@ fn the_patch_makes_the_pod() {
     let mut seen = 0;
     for file in inputs() {
         let text = fs::read_to_string(&file).unwrap();
-        let values = |text: &str| document::read("in", text.as_bytes()).documents.into_iter().map(|document| document.value);
+        let values =
+            |text: &str| document::read("in", text.as_bytes()).documents.into_iter().map(|document| document.value);
         for (old, new) in values(&text).zip(values(&injected(&text).text)) {
             let patch = json_patch(&old, &new);
             assert_eq!(applied(old, &patch), new, "{}: {patch:#}", file.display());

@@ -36,7 +36,11 @@ pub(super) fn of_removal(parsed: &Parsed, mesh: Option<&Mesh>) -> Vec<String> {
 }
 
 fn authorization(parsed: &Parsed, policy: &AuthorizationPolicy, inputs: &Inputs, is_written: bool) -> Vec<String> {
-    let is_dry = parsed.meta.annotations.get(DRY_RUN).is_some_and(|value| matches!(value.as_str(), "true" | "1" | "t" | "T" | "TRUE" | "True"));
+    let is_dry = parsed
+        .meta
+        .annotations
+        .get(DRY_RUN)
+        .is_some_and(|value| matches!(value.as_str(), "true" | "1" | "t" | "T" | "TRUE" | "True"));
     // What attaches to named objects concerns gateways and services, whose pods labels do not tell.
     if is_dry || policy.targets().next().is_some() || !matches!(policy.action, Action::Allow | Action::Deny) {
         return Vec::new();
@@ -58,7 +62,10 @@ fn authorization(parsed: &Parsed, policy: &AuthorizationPolicy, inputs: &Inputs,
                 names(&open)
             ));
         } else if !open.is_empty() && !is_written {
-            lines.push(format!("{} will take every request that no policy denies: no other ALLOW policy is left", names(&open)));
+            lines.push(format!(
+                "{} will take every request that no policy denies: no other ALLOW policy is left",
+                names(&open)
+            ));
         }
     }
     let before = inputs.authorization_policies.get(&own).map(|object| principals(&object.spec)).unwrap_or_default();
@@ -81,7 +88,8 @@ fn strict(parsed: &Parsed, policy: &PeerAuthentication, inputs: &Inputs) -> Vec<
     let is_strict = |mode: Option<MutualTlsMode>| mode == Some(MutualTlsMode::Strict);
     let mode = policy.mtls.as_ref().map(|mtls| mtls.mode);
     let own = ObjectKey::new(parsed.meta.namespace.as_str(), parsed.meta.name.as_str());
-    let before = inputs.peer_authentications.get(&own).and_then(|object| object.spec.mtls.as_ref().map(|mtls| mtls.mode));
+    let before =
+        inputs.peer_authentications.get(&own).and_then(|object| object.spec.mtls.as_ref().map(|mtls| mtls.mode));
     if !is_strict(mode) || is_strict(before) {
         return Vec::new();
     }
@@ -117,14 +125,17 @@ fn has_other_allow(inputs: &Inputs, pod: &InputObject<core::Pod>, own: &ObjectKe
     let in_scope = [&*pod.head.key.namespace, &*inputs.settings.root_namespace];
     in_scope.into_iter().any(|namespace| {
         let start = ObjectKey::new(namespace, "");
-        inputs.authorization_policies.range(start..).take_while(|(key, _)| *key.namespace == *namespace).any(|(key, policy)| {
-            let labels = policy.spec.selector.as_ref().map(|selector| &selector.match_labels);
-            key != own
-                && policy.spec.action == Action::Allow
-                && !policy.head.annotations.contains_key(DRY_RUN)
-                && policy.spec.targets().next().is_none()
-                && labels.is_none_or(|labels| labels.iter().all(|(key, value)| pod.head.labels.get(key) == Some(value)))
-        })
+        inputs.authorization_policies.range(start..).take_while(|(key, _)| *key.namespace == *namespace).any(
+            |(key, policy)| {
+                let labels = policy.spec.selector.as_ref().map(|selector| &selector.match_labels);
+                key != own
+                    && policy.spec.action == Action::Allow
+                    && !policy.head.annotations.contains_key(DRY_RUN)
+                    && policy.spec.targets().next().is_none()
+                    && labels
+                        .is_none_or(|labels| labels.iter().all(|(key, value)| pod.head.labels.get(key) == Some(value)))
+            },
+        )
     })
 }
 

@@ -18,7 +18,9 @@ pub fn inject_pod(request: &Request, settings: &InjectionSettings) -> Response {
             let patch = injection.pod.map(|injected| json_patch(pod, &injected));
             Response { refusal: None, warnings: injection.warnings, patch }
         }
-        Err(error) => Response { refusal: Some(format!("the pod cannot have its sidecar: {error}")), ..Response::default() },
+        Err(error) => {
+            Response { refusal: Some(format!("the pod cannot have its sidecar: {error}")), ..Response::default() }
+        }
     }
 }
 
@@ -26,7 +28,8 @@ pub fn inject_pod(request: &Request, settings: &InjectionSettings) -> Response {
 fn owner(pod: &Value) -> Option<String> {
     let metadata = pod.get("metadata")?;
     let owners = metadata.get("ownerReferences").and_then(Value::as_array);
-    let controller = owners.into_iter().flatten().find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
+    let controller =
+        owners.into_iter().flatten().find(|owner| owner.get("controller").and_then(Value::as_bool) == Some(true));
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
     let Some(controller) = controller else {
         return text(metadata.get("name")).or_else(|| text(metadata.get("generateName")));

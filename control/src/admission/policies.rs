@@ -52,8 +52,7 @@ const SOURCE: &[&str] = &[
     "notRemoteIpBlocks",
 ];
 
-const OPERATION: &[&str] =
-    &["hosts", "notHosts", "ports", "notPorts", "methods", "notMethods", "paths", "notPaths"];
+const OPERATION: &[&str] = &["hosts", "notHosts", "ports", "notPorts", "methods", "notMethods", "paths", "notPaths"];
 
 /// The policies and their bindings, each with the plural of its kind.
 pub(super) fn policies() -> Vec<(&'static str, Value)> {

@@ -62,7 +62,12 @@ pub async fn keep(
 ///
 /// # Errors
 /// When the API server refuses one.
-pub async fn write(client: &Client, options: &AdmissionOptions, namespace: &str, roots: &str) -> Result<(), kube::Error> {
+pub async fn write(
+    client: &Client,
+    options: &AdmissionOptions,
+    namespace: &str,
+    roots: &str,
+) -> Result<(), kube::Error> {
     let endpoint = |path: &str| client_config(options, namespace, roots, path);
     let mut objects = vec![
         ("validatingwebhookconfigurations", validating(&options.revision, &endpoint("/validate"))),
@@ -198,21 +203,13 @@ fn mutating(revision: &str, endpoint: &Value) -> Value {
     ];
     if revision == DEFAULT_REVISION {
         webhooks.extend([
-            webhook(
-                "namespace",
-                vec![expression("istio-injection", "In", &["enabled"])],
-                vec![pod_does_not_refuse()],
-            ),
+            webhook("namespace", vec![expression("istio-injection", "In", &["enabled"])], vec![pod_does_not_refuse()]),
             webhook(
                 "own-namespace",
                 vec![no_label(), expression("palisade.dev/injection", "In", &["enabled"])],
                 vec![pod_does_not_refuse()],
             ),
-            webhook(
-                "object",
-                vec![no_label(), no_own_label(), no_revision()],
-                vec![pod_wants(), no_revision()],
-            ),
+            webhook("object", vec![no_label(), no_own_label(), no_revision()], vec![pod_wants(), no_revision()]),
         ]);
     }
     json!({

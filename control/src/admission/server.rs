@@ -45,10 +45,8 @@ pub async fn serve(
     tls: Arc<rustls::ServerConfig>,
     stop: CancellationToken,
 ) {
-    let app = Router::new()
-        .route("/validate", post(validation))
-        .route("/inject", post(injection))
-        .with_state(admission);
+    let app =
+        Router::new().route("/validate", post(validation)).route("/inject", post(injection)).with_state(admission);
     let acceptor = TlsAcceptor::from(tls);
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let tasks = TaskTracker::new();

@@ -34,7 +34,12 @@ spec:
 
 fn mesh() -> Mesh {
     let texts = document::read("mesh.yaml", MESH.as_bytes());
-    compile(&Arc::new(Inputs::from_texts(texts, "default", &SourceOptions { is_files: true, ..SourceOptions::default() }))).mesh
+    compile(&Arc::new(Inputs::from_texts(
+        texts,
+        "default",
+        &SourceOptions { is_files: true, ..SourceOptions::default() },
+    )))
+    .mesh
 }
 
 fn object(yaml: &str) -> Value {
@@ -42,7 +47,8 @@ fn object(yaml: &str) -> Value {
 }
 
 fn request(operation: &str, object: Option<Value>, old: Option<Value>) -> Request {
-    let kind = object.as_ref().or(old.as_ref()).and_then(|object| object["kind"].as_str()).unwrap_or_default().to_owned();
+    let kind =
+        object.as_ref().or(old.as_ref()).and_then(|object| object["kind"].as_str()).unwrap_or_default().to_owned();
     Request {
         uid: "1".to_owned(),
         kind: super::review::Kind { kind, ..super::review::Kind::default() },
@@ -59,17 +65,26 @@ fn refusal(yaml: &str) -> String {
 }
 
 fn policy(name: &str, rest: &str) -> String {
-    format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {rest}\n")
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop}}\nspec: {rest}\n"
+    )
 }
 
 #[test]
 fn a_refusal_says_field_reason_and_cure() {
     let refused = refusal(&policy("a", "{action: DENY, rules: [{from: [{source: {}}]}]}"));
-    assert!(refused.contains("spec.rules[0].from[0].source: `source` must not be empty (PLS0138); correct the rule"), "{refused}");
-    let refused = refusal("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {servers: [{port: {number: 80, name: h, protocol: NONE}, hosts: ['*']}]}\n");
+    assert!(
+        refused.contains("spec.rules[0].from[0].source: `source` must not be empty (PLS0138); correct the rule"),
+        "{refused}"
+    );
+    let refused = refusal(
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {servers: [{port: {number: 80, name: h, protocol: NONE}, hosts: ['*']}]}\n",
+    );
     assert!(refused.contains("spec.servers[0].port.protocol"), "{refused}");
     let cedar = |text: &str| {
-        format!("apiVersion: palisade.dev/v1alpha1\nkind: CedarPolicy\nmetadata: {{name: c}}\nspec: {{policies: '{text}'}}\n")
+        format!(
+            "apiVersion: palisade.dev/v1alpha1\nkind: CedarPolicy\nmetadata: {{name: c}}\nspec: {{policies: '{text}'}}\n"
+        )
     };
     assert!(refusal(&cedar("permit(principal, action")).contains("PLS0404"));
     assert_eq!(refusal(&cedar("permit(principal, action, resource);")), "");
@@ -125,17 +140,29 @@ fn policies_say_who_gains_and_who_loses() {
         assert_eq!(verdict.refusal, None);
         verdict.warnings.join("\n")
     };
-    let first = warnings("CREATE", &policy("web", "{selector: {matchLabels: {app: web}}, rules: [{from: [{source: {namespaces: [front]}}]}]}"));
+    let first = warnings(
+        "CREATE",
+        &policy("web", "{selector: {matchLabels: {app: web}}, rules: [{from: [{source: {namespaces: [front]}}]}]}"),
+    );
     assert!(first.contains("1 pod (shop/web-1) took every request that no policy denies"), "{first}");
     assert!(first.contains("gains access to 1 pod (shop/web-1): namespace front"), "{first}");
-    let changed = policy("cart", "{selector: {matchLabels: {app: cart}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}");
+    let changed = policy(
+        "cart",
+        "{selector: {matchLabels: {app: cart}}, rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/web]}}]}]}",
+    );
     let changed = warnings("CREATE", &changed);
     assert_eq!(changed, "loses access to 1 pod (shop/cart-1): cluster.local/ns/shop/sa/old");
     let removed = warnings("DELETE", &policy("cart", "{selector: {matchLabels: {app: cart}}, rules: []}"));
     assert!(removed.contains("1 pod (shop/cart-1) will take every request"), "{removed}");
     let nobody = warnings("CREATE", &policy("n", "{selector: {matchLabels: {app: none}}, rules: [{}]}"));
     assert!(nobody.contains("selects no pod that runs now"), "{nobody}");
-    let deny = warnings("CREATE", &policy("d", "{selector: {matchLabels: {app: cart}}, action: DENY, rules: [{from: [{source: {ipBlocks: [192.0.2.0/24]}}]}]}"));
+    let deny = warnings(
+        "CREATE",
+        &policy(
+            "d",
+            "{selector: {matchLabels: {app: cart}}, action: DENY, rules: [{from: [{source: {ipBlocks: [192.0.2.0/24]}}]}]}",
+        ),
+    );
     assert_eq!(deny, "loses access to 1 pod (shop/cart-1): 192.0.2.0/24");
     let strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: s, namespace: shop}\nspec: {mtls: {mode: STRICT}}\n";
     assert!(warnings("CREATE", strict).contains("every client without a mesh identity"));
@@ -148,7 +175,11 @@ fn bodies_that_are_no_reviews_are_refused() {
     assert!(matches!(parse("{}"), Err(InvalidReview::Kind { .. })));
     let review = |rest: &str| format!(r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"{rest}}}"#);
     assert!(matches!(parse(&review("")), Err(InvalidReview::NoRequest)));
-    let asked = |rest: &str| review(&format!(r#","request":{{"uid":"1","kind":{{"version":"v1","kind":"Pod"}},"operation":"CREATE"{rest}}}"#));
+    let asked = |rest: &str| {
+        review(&format!(
+            r#","request":{{"uid":"1","kind":{{"version":"v1","kind":"Pod"}},"operation":"CREATE"{rest}}}"#
+        ))
+    };
     assert!(matches!(parse(&asked("")), Err(InvalidReview::NoObject(_))));
     assert!(matches!(parse(&asked(r#","object":[]"#)), Err(InvalidReview::NoObject(_))));
     assert!(parse(&asked(r#","object":{}"#)).is_ok());
@@ -167,7 +198,14 @@ fn pods_of_workloads_are_named_after_them() {
     let named = |pod: Value| {
         let response = inject_pod(&request("CREATE", Some(pod), None), &InjectionSettings::default());
         let patch = response.patch.unwrap().to_string();
-        patch.split("service.istio.io~1canonical-name\",\"value\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+        patch
+            .split("service.istio.io~1canonical-name\",\"value\":\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned()
     };
     let owner = |kind: &str, name: &str| json!({"kind": kind, "name": name, "controller": true});
     assert_eq!(named(pod(owner("ReplicaSet", "web-5d4"), json!({"pod-template-hash": "5d4"}))), "web");
@@ -206,7 +244,11 @@ fn security_fails_closed_and_traffic_does_not() {
         let found: Vec<&str> = webhooks
             .iter()
             .filter(|webhook| {
-                webhook["rules"].as_array().unwrap().iter().any(|rule| has(&rule["apiGroups"], group) && has(&rule["operations"], operation))
+                webhook["rules"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .any(|rule| has(&rule["apiGroups"], group) && has(&rule["operations"], operation))
             })
             .map(|webhook| webhook["failurePolicy"].as_str().unwrap())
             .collect();

@@ -52,7 +52,13 @@ fn says_the_same(old: &Value, new: &Value) -> bool {
     let part = |object: &Value, pointer: &str| object.pointer(pointer).cloned().unwrap_or(Value::Null);
     let is_other = |key: &&String| !["apiVersion", "metadata", "status"].contains(&key.as_str());
     let content = |object: &Value| -> Map<String, Value> {
-        object.as_object().into_iter().flatten().filter(|(key, _)| is_other(key)).map(|(k, v)| (k.clone(), v.clone())).collect()
+        object
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| is_other(key))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect()
     };
     content(old) == content(new)
         && ["/metadata/annotations", "/metadata/labels"].iter().all(|pointer| part(old, pointer) == part(new, pointer))
@@ -115,7 +121,9 @@ fn cedar_errors(source: &SourceDocument) -> Vec<String> {
         .diagnostics()
         .into_iter()
         .filter(|diagnostic| is_error(diagnostic.severity))
-        .map(|diagnostic| format!("{}: {} ({}); correct the policy", diagnostic.path, diagnostic.message, diagnostic.code))
+        .map(|diagnostic| {
+            format!("{}: {} ({}); correct the policy", diagnostic.path, diagnostic.message, diagnostic.code)
+        })
         .collect()
 }
 

@@ -72,7 +72,10 @@ impl Overrides {
             }
         }
         if get("nativeSidecar").as_deref() == Some("false") {
-            warnings.push("annotation `sidecar.istio.io/nativeSidecar` has no effect: the sidecar always is a native one".to_owned());
+            warnings.push(
+                "annotation `sidecar.istio.io/nativeSidecar` has no effect: the sidecar always is a native one"
+                    .to_owned(),
+            );
         }
         let mut overrides = Self {
             redirect: redirect(annotations)?,
@@ -97,7 +100,8 @@ impl Overrides {
 
     fn proxy_config(&mut self, text: &str, warnings: &mut Vec<String>) -> Result<(), InvalidAnnotation> {
         const ANNOTATION: &str = "proxy.istio.io/config";
-        let invalid = |expected| InvalidAnnotation { annotation: ANNOTATION.to_owned(), value: shorten(text), expected };
+        let invalid =
+            |expected| InvalidAnnotation { annotation: ANNOTATION.to_owned(), value: shorten(text), expected };
         let read = document::read(ANNOTATION, text.as_bytes());
         if !read.unreadable.is_empty() || read.documents.len() > 1 {
             return Err(invalid("YAML of one proxy configuration"));
@@ -107,13 +111,17 @@ impl Overrides {
         for (key, value) in fields {
             match key.as_str() {
                 "concurrency" => {
-                    let workers = value.as_u64().ok_or_else(|| invalid("a proxy configuration: `concurrency` is a number"))?;
+                    let workers =
+                        value.as_u64().ok_or_else(|| invalid("a proxy configuration: `concurrency` is a number"))?;
                     // 0 is as many as there are cores, which is what the sidecar does unasked.
                     self.workers = Some(workers).filter(|workers| *workers > 0);
                 }
                 "terminationDrainDuration" => {
                     let duration = value.as_str().and_then(|text| palisade_crds::Duration::parse(text).ok());
-                    let seconds = duration.and_then(|duration| u64::try_from(duration.as_nanos().div_ceil(1_000_000_000)).ok());
+                    // Whole seconds, rounded up.
+                    let seconds = duration.and_then(|duration| {
+                        u64::try_from((duration.as_nanos().saturating_add(999_999_999)) / 1_000_000_000).ok()
+                    });
                     let expected = "a proxy configuration: `terminationDrainDuration` is a duration";
                     self.drain_seconds = Some(seconds.ok_or_else(|| invalid(expected))?);
                 }
@@ -150,11 +158,16 @@ fn redirect(annotations: &BTreeMap<String, String>) -> Result<Option<Vec<String>
             "excludeOutboundIPRanges" => value.split(',').all(is_range),
             "excludeInterfaces" => true,
             "kubevirtInterfaces" if value.is_empty() => continue,
-            "kubevirtInterfaces" => return Err(invalid(key, "served: interfaces of virtual machines are not redirected")),
+            "kubevirtInterfaces" => {
+                return Err(invalid(key, "served: interfaces of virtual machines are not redirected"));
+            }
             _ => return Err(invalid(key, "known: it would change which traffic the sidecar sees")),
         };
         if !is_fine {
-            return Err(invalid(key, if name.ends_with("Ports") { "a list of ports" } else { "a list of address ranges" }));
+            return Err(invalid(
+                key,
+                if name.ends_with("Ports") { "a list of ports" } else { "a list of address ranges" },
+            ));
         }
         arguments.push(format!("--annotation={key}={value}"));
     }
@@ -185,9 +198,11 @@ fn health_port(annotations: &BTreeMap<String, String>) -> Result<Option<u16>, In
         Some("15020") => Ok(Some(HEALTH_PORT)),
         Some(text) => match text.parse() {
             Ok(port) => Ok(Some(port)),
-            Err(_) => {
-                Err(InvalidAnnotation { annotation: PORT.to_owned(), value: shorten(text), expected: "a port, or 0 for none" })
-            }
+            Err(_) => Err(InvalidAnnotation {
+                annotation: PORT.to_owned(),
+                value: shorten(text),
+                expected: "a port, or 0 for none",
+            }),
         },
     }
 }

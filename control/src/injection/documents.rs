@@ -57,7 +57,8 @@ pub fn inject_text(
     settings: &InjectionSettings,
 ) -> Injected {
     let mut injected = Injected::default();
-    let mut walk = Walk { default_namespace, namespaces, settings, notes: &mut injected.notes, errors: &mut injected.errors };
+    let mut walk =
+        Walk { default_namespace, namespaces, settings, notes: &mut injected.notes, errors: &mut injected.errors };
     for piece in document::pieces(text) {
         let Piece { text, values } = piece;
         let values = match values {
@@ -128,7 +129,9 @@ impl Walk<'_> {
 fn write(text: &str, values: &[Value], output: &mut String) {
     let is_json = text.trim_start().starts_with('{');
     // The separator and the comments before a document are no part of it.
-    let is_head = |line: &&str| line.starts_with("---") && line.trim_end() == "---" || line.starts_with('#') || line.trim().is_empty();
+    let is_head = |line: &&str| {
+        line.starts_with("---") && line.trim_end() == "---" || line.starts_with('#') || line.trim().is_empty()
+    };
     for line in text.split_inclusive('\n').take_while(is_head) {
         output.push_str(line);
     }

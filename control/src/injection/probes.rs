@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 const PORT: u16 = 15020;
 
 /// The probes of a container and the last part of their paths, as Istio has them.
-const PROBES: [(&str, &str); 3] = [("readinessProbe", "readyz"), ("livenessProbe", "livez"), ("startupProbe", "startupz")];
+const PROBES: [(&str, &str); 3] =
+    [("readinessProbe", "readyz"), ("livenessProbe", "livez"), ("startupProbe", "startupz")];
 
 /// Leads probes by HTTP, TCP and gRPC through the sidecar; what they asked for, by path, is returned. Probes by command stay.
 pub(super) fn rewrite(
@@ -29,7 +30,8 @@ pub(super) fn rewrite(
         for (field, word) in PROBES {
             let Some(probe) = container.get_mut(field).and_then(Value::as_object_mut) else { continue };
             let path = format!("/app-health/{name}/{word}");
-            if let Some(asked) = ask_sidecar(probe, &ports, &path, &format!("container `{name}`: `{field}`"), warnings) {
+            if let Some(asked) = ask_sidecar(probe, &ports, &path, &format!("container `{name}`: `{field}`"), warnings)
+            {
                 moved.insert(path, asked);
             }
         }
@@ -45,7 +47,8 @@ fn ask_sidecar(
     place: &str,
     warnings: &mut Vec<String>,
 ) -> Option<Value> {
-    let kind = ["httpGet", "tcpSocket", "grpc"].into_iter().find(|kind| probe.get(*kind).is_some_and(Value::is_object))?;
+    let kind =
+        ["httpGet", "tcpSocket", "grpc"].into_iter().find(|kind| probe.get(*kind).is_some_and(Value::is_object))?;
     let mut asked = probe.get(kind)?.as_object()?.clone();
     if asked.get("host").and_then(Value::as_str).is_some_and(|host| !host.is_empty()) {
         // Another host than the pod: the sidecar does not see it.

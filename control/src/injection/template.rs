@@ -33,7 +33,8 @@ pub(super) fn is_injected(pod: &Map<String, Value>) -> bool {
 /// Whether Istio's sidecar is there. A container `istio-proxy` of image `auto` is none yet: it stands for settings of the one to come.
 pub(super) fn is_istio_injected(pod: &Map<String, Value>, annotations: &BTreeMap<String, String>) -> bool {
     let is_sidecar = |container: &Value| {
-        name_of(container) == ISTIO_PROXY && container.get("image").and_then(Value::as_str).is_some_and(|image| image != "auto")
+        name_of(container) == ISTIO_PROXY
+            && container.get("image").and_then(Value::as_str).is_some_and(|image| image != "auto")
     };
     containers(pod, "containers").chain(containers(pod, "initContainers")).any(is_sidecar)
         || annotations.get(STATUS).is_some_and(|status| status.contains(ISTIO_PROXY))
@@ -76,7 +77,8 @@ pub(super) fn with_sidecar(
     users_differ(spec, &application)?;
     ports_are_free(&application, warnings);
 
-    let moved = if overrides.keeps_probes { Map::new() } else { probes::rewrite(&mut application, &mut inits, warnings) };
+    let moved =
+        if overrides.keeps_probes { Map::new() } else { probes::rewrite(&mut application, &mut inits, warnings) };
     let mut proxy = proxy(overrides, settings, &moved, warnings);
     for written in settings_of {
         merge(&mut proxy, &written, warnings);
@@ -168,7 +170,10 @@ fn proxy(
             "PALISADE_HEALTH",
             overrides.health_port.filter(|port| *port != HEALTH_PORT).map(|port| format!("0.0.0.0:{port}")),
         ),
-        ("PALISADE_APP_PROBES", Some(moved_probes).filter(|probes| !probes.is_empty()).map(|probes| json!(probes).to_string())),
+        (
+            "PALISADE_APP_PROBES",
+            Some(moved_probes).filter(|probes| !probes.is_empty()).map(|probes| json!(probes).to_string()),
+        ),
     ];
     env.extend(further.into_iter().filter_map(|(name, value)| value.map(|value| plain(name, &value))));
     let port = overrides.health_port.unwrap_or(HEALTH_PORT);
@@ -274,7 +279,8 @@ fn own_volumes(settings: &InjectionSettings) -> [Value; 3] {
             }]},
         }),
         json!({"name": ROOTS, "configMap": {"name": settings.sidecar_roots}}),
-        json!({"name": STATE, "emptyDir": {}}),
+        // It holds the private key.
+        json!({"name": STATE, "emptyDir": {"medium": "Memory", "sizeLimit": "64Mi"}}),
     ]
 }
 
@@ -307,7 +313,8 @@ fn mark(
     settings: &InjectionSettings,
 ) -> Result<(), InjectError> {
     let first = |keys: &[&str]| keys.iter().find_map(|key| labels.get(*key)).filter(|text| !text.is_empty()).cloned();
-    let name = first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]).or_else(|| owner.map(str::to_owned));
+    let name = first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
+        .or_else(|| owner.map(str::to_owned));
     let revision = first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
     let marks = [
         ("security.istio.io/tlsMode", Some("istio".to_owned())),

@@ -47,8 +47,18 @@ pub(super) const PALISADE: &[Kind] = &[Kind {
     needs_spec: true,
     columns: &[
         Column("Mode", ".spec.mode", "string", "Enforce or Audit; empty is Enforce."),
-        Column("Accepted", ".status.conditions[?(@.type==\"Accepted\")].status", "string", "Whether it is valid and in use."),
-        Column("Enforced", ".status.conditions[?(@.type==\"Enforced\")].message", "string", "How many proxies enforce it."),
+        Column(
+            "Accepted",
+            ".status.conditions[?(@.type==\"Accepted\")].status",
+            "string",
+            "Whether it is valid and in use.",
+        ),
+        Column(
+            "Enforced",
+            ".status.conditions[?(@.type==\"Enforced\")].message",
+            "string",
+            "How many proxies enforce it.",
+        ),
         AGE,
     ],
     spec: palisade::CedarPolicy::shape,

@@ -43,8 +43,7 @@ fn golden_files_are_not_stale() {
             assert!(held == text, "stale: `make golden` writes {}", path.display());
             expected.insert(path);
         }
-        let held: BTreeSet<PathBuf> =
-            std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let held: BTreeSet<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(held, expected);
     }
 }
@@ -65,9 +64,9 @@ fn the_yaml_says_what_the_object_says() {
 fn every_known_kind_of_clusters_is_defined_at_all_its_versions() {
     let defined: Vec<Value> = palisade().into_iter().chain(istio()).map(|definition| definition.object).collect();
     let versions = |group: &str, kind: &str| -> Option<Vec<String>> {
-        let found = defined.iter().find(|object| {
-            object["spec"]["group"] == group && object["spec"]["names"]["kind"] == kind
-        })?;
+        let found = defined
+            .iter()
+            .find(|object| object["spec"]["group"] == group && object["spec"]["names"]["kind"] == kind)?;
         let versions = found["spec"]["versions"].as_array().unwrap();
         Some(versions.iter().map(|version| version["name"].as_str().unwrap().to_owned()).collect())
     };
@@ -91,7 +90,10 @@ fn schemas_are_structural_and_described() {
             || schema["x-kubernetes-preserve-unknown-fields"] == true;
         assert!(has_type, "{path} has no type");
         let is_inner = path.ends_with("[]") || path.ends_with("{}") || path.ends_with("metadata");
-        assert!(is_inner || schema["description"].as_str().is_some_and(|text| !text.is_empty()), "{path} is not described");
+        assert!(
+            is_inner || schema["description"].as_str().is_some_and(|text| !text.is_empty()),
+            "{path} is not described"
+        );
         for (name, field) in schema["properties"].as_object().into_iter().flatten() {
             check(field, &format!("{path}.{name}"));
         }
@@ -102,7 +104,10 @@ fn schemas_are_structural_and_described() {
         }
         let required = schema["required"].as_array().into_iter().flatten();
         for name in required {
-            assert!(schema["properties"].get(name.as_str().unwrap()).is_some(), "{path} requires {name}, which it does not have");
+            assert!(
+                schema["properties"].get(name.as_str().unwrap()).is_some(),
+                "{path} requires {name}, which it does not have"
+            );
         }
     }
     for definition in palisade().into_iter().chain(istio()) {
@@ -114,9 +119,10 @@ fn schemas_are_structural_and_described() {
 
 /// What Istio's own definitions say of each field, without their texts: one line a field.
 fn istio_own() -> Option<Vec<String>> {
-    let cache = std::env::var("GOMODCACHE").map(PathBuf::from).ok().or_else(|| {
-        std::env::var("HOME").ok().map(|home| Path::new(&home).join("go/pkg/mod"))
-    })?;
+    let cache = std::env::var("GOMODCACHE")
+        .map(PathBuf::from)
+        .ok()
+        .or_else(|| std::env::var("HOME").ok().map(|home| Path::new(&home).join("go/pkg/mod")))?;
     let file = cache.join(ISTIO_MODULE).join("manifests/charts/base/files/crd-all.gen.yaml");
     let text = std::fs::read(file).ok()?;
     let documents = document::read("crd-all.gen.yaml", &text).documents;
@@ -143,7 +149,11 @@ fn golden_fields_of_istio_are_the_same_here() {
         if is_writing() {
             std::fs::write(&path, &text).unwrap();
         }
-        assert!(std::fs::read_to_string(&path).unwrap_or_default() == text, "stale: `make golden` writes {}", path.display());
+        assert!(
+            std::fs::read_to_string(&path).unwrap_or_default() == text,
+            "stale: `make golden` writes {}",
+            path.display()
+        );
     }
     let theirs = std::fs::read_to_string(&path).unwrap();
     let theirs: BTreeSet<&str> = theirs.lines().collect();

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{GROUP, LocalObjectReference, ObjectReference, SecretObjectReference};
 use crate::schema::Check::{Each, EachKey, Entries, Format, Items, Length, Range, Unique};
-use crate::schema::formats::{ANNOTATION_KEY_RULE,
-    is_address_type, is_annotation_key, is_dns_subdomain, is_group, is_hostname, is_kind, is_label_value, is_protocol,
-    up_to,
+use crate::schema::formats::{
+    ANNOTATION_KEY_RULE, is_address_type, is_annotation_key, is_dns_subdomain, is_group, is_hostname, is_kind,
+    is_label_value, is_protocol, up_to,
 };
 
 mod rules;

@@ -247,7 +247,8 @@ choice! {
     }
 }
 
-const MODULE_URL_RULE: &str = "isURL(self) ? url(self).getScheme() in ['', 'http', 'https', 'oci', 'file'] : isURL('http://' + self)";
+const MODULE_URL_RULE: &str =
+    "isURL(self) ? url(self).getScheme() in ['', 'http', 'https', 'oci', 'file'] : isURL('http://' + self)";
 
 fn is_module_url(text: &str) -> bool {
     let by_host = || request_scheme(&format!("http://{text}")).filter(|_| !text.starts_with('/'));

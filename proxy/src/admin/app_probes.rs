@@ -118,7 +118,11 @@ pub fn app_probe_pages(probes: AppProbes, address: IpAddr) -> Router {
     Router::new().route("/app-health/{container}/{probe}", get(ask)).with_state(asking)
 }
 
-async fn ask(State(asking): State<Arc<Asking>>, Path((container, probe)): Path<(String, String)>, headers: HeaderMap) -> Response {
+async fn ask(
+    State(asking): State<Arc<Asking>>,
+    Path((container, probe)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
     let path = format!("/app-health/{container}/{probe}");
     let Some(probe) = asking.probes.probes.get(&path) else {
         return (StatusCode::NOT_FOUND, "there is no such probe\n").into_response();
@@ -171,7 +175,9 @@ impl HttpGet {
             let (status, location) = self.once(address, &path, from).await?;
             match location {
                 // Where it leads elsewhere, the application answered, and that is what is asked.
-                Some(next) if status.is_redirection() && next.starts_with('/') && !next.starts_with("//") => path = next,
+                Some(next) if status.is_redirection() && next.starts_with('/') && !next.starts_with("//") => {
+                    path = next
+                }
                 _ if status.is_redirection() => return Ok(StatusCode::OK),
                 _ => return Ok(status),
             }
@@ -179,14 +185,20 @@ impl HttpGet {
         Err("the application redirects without end".to_owned())
     }
 
-    async fn once(&self, address: IpAddr, path: &str, from: &HeaderMap) -> Result<(StatusCode, Option<String>), String> {
+    async fn once(
+        &self,
+        address: IpAddr,
+        path: &str,
+        from: &HeaderMap,
+    ) -> Result<(StatusCode, Option<String>), String> {
         let to = SocketAddr::new(address, self.port);
         let mut request = Request::get(path);
         let mut is_named = false;
         for ProbeHeader { name, value } in &self.http_headers {
             let header = HeaderName::try_from(name.as_str()).map_err(|_| format!("`{name}` is not a header name"))?;
             is_named |= header == header::HOST;
-            let value = HeaderValue::try_from(value.as_str()).map_err(|_| format!("the value of `{name}` is not one of a header"))?;
+            let value = HeaderValue::try_from(value.as_str())
+                .map_err(|_| format!("the value of `{name}` is not one of a header"))?;
             request = request.header(header, value);
         }
         if !is_named {
@@ -233,7 +245,8 @@ async fn exchange(
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let answer = async {
         let response = sender.send_request(request).await.map_err(failed)?;
-        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let location =
+            response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let status = response.status();
         // Read, so that the application does not see its connection cut; how it ends is no matter.
         drop(Limited::new(response.into_body(), MAX_ANSWER).collect().await);
@@ -266,7 +279,8 @@ impl Grpc {
         let answer = async {
             let response = sender.send_request(request).await.map_err(failed)?;
             let of_headers = response.headers().get("grpc-status").cloned();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+            let body =
+                Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
             let status = body.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(of_headers);
             let message = body.to_bytes();
             let is_serving = message.get(5..) == Some(&SERVING[..]);
@@ -286,7 +300,8 @@ impl Grpc {
 
 /// `HealthCheckRequest { service }` in a frame.
 fn health_request(service: &str) -> Result<Bytes, String> {
-    let length = u8::try_from(service.len()).ok().filter(|length| *length < 0x80).ok_or("the service's name is too long")?;
+    let length =
+        u8::try_from(service.len()).ok().filter(|length| *length < 0x80).ok_or("the service's name is too long")?;
     let mut message = Vec::new();
     if length > 0 {
         message.extend([0x0a, length]);
@@ -312,12 +327,20 @@ mod tests {
         let check = |request: axum::extract::Request| async move {
             let body = axum::body::to_bytes(request.into_body(), 100).await.unwrap();
             let status: u8 = if body.ends_with(b"up") { 1 } else { 2 };
-            ([("content-type", "application/grpc"), ("grpc-status", "0")], vec![0, 0, 0, 0, 2, 0x08, status]).into_response()
+            ([("content-type", "application/grpc"), ("grpc-status", "0")], vec![0, 0, 0, 0, 2, 0x08, status])
+                .into_response()
         };
         let pages = Router::new()
-            .route("/fine", get(|headers: HeaderMap| async move {
-                if headers.get("host").is_some_and(|host| host == "web.example") { StatusCode::OK } else { StatusCode::IM_A_TEAPOT }
-            }))
+            .route(
+                "/fine",
+                get(|headers: HeaderMap| async move {
+                    if headers.get("host").is_some_and(|host| host == "web.example") {
+                        StatusCode::OK
+                    } else {
+                        StatusCode::IM_A_TEAPOT
+                    }
+                }),
+            )
             .route("/bad", get(|| async { StatusCode::INTERNAL_SERVER_ERROR }))
             .route("/moved", get(|| async { (StatusCode::FOUND, [("location", "/bad")]) }))
             .route("/away", get(|| async { (StatusCode::FOUND, [("location", "https://elsewhere.example/")]) }))
@@ -337,7 +360,13 @@ mod tests {
             listener.local_addr().unwrap().port()
         };
         let rows = [
-            ("named", format!(r#"{{"httpGet":{{"path":"/fine","port":{port},"httpHeaders":[{{"name":"Host","value":"web.example"}}]}}}}"#), 200),
+            (
+                "named",
+                format!(
+                    r#"{{"httpGet":{{"path":"/fine","port":{port},"httpHeaders":[{{"name":"Host","value":"web.example"}}]}}}}"#
+                ),
+                200,
+            ),
             ("unnamed", format!(r#"{{"httpGet":{{"path":"fine","port":{port}}}}}"#), 418),
             ("bad", format!(r#"{{"httpGet":{{"path":"/bad","port":{port}}}}}"#), 500),
             ("moved", format!(r#"{{"httpGet":{{"path":"/moved","port":{port}}}}}"#), 500),
@@ -351,10 +380,15 @@ mod tests {
             ("serving", format!(r#"{{"grpc":{{"port":{port},"service":"up"}}}}"#), 200),
             ("waiting", format!(r#"{{"grpc":{{"port":{port}}}}}"#), 503),
         ];
-        let all: Vec<String> = rows.iter().map(|(name, probe, _)| format!(r#""/app-health/web/{name}":{probe}"#)).collect();
+        let all: Vec<String> =
+            rows.iter().map(|(name, probe, _)| format!(r#""/app-health/web/{name}":{probe}"#)).collect();
         let probes = AppProbes::parse(&format!("{{{}}}", all.join(","))).unwrap();
         let pages = app_probe_pages(probes, application.ip());
-        for (name, probe, expected) in rows.iter().map(|(name, probe, expected)| (*name, probe.as_str(), *expected)).chain([("other", "none", 404)]) {
+        for (name, probe, expected) in rows
+            .iter()
+            .map(|(name, probe, expected)| (*name, probe.as_str(), *expected))
+            .chain([("other", "none", 404)])
+        {
             let request = HttpRequest::get(format!("/app-health/web/{name}")).body(axum::body::Body::empty()).unwrap();
             let response = pages.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status().as_u16(), expected, "{name}: {probe}");
@@ -363,7 +397,14 @@ mod tests {
 
     #[test]
     fn what_is_no_probe_is_refused() {
-        for text in ["", "[]", r#"{"/a":{}}"#, r#"{"/a":{"exec":{}}}"#, r#"{"/a":{"tcpSocket":{"port":1},"grpc":{"port":1}}}"#, r#"{"/a":{"tcpSocket":{"port":70000}}}"#] {
+        for text in [
+            "",
+            "[]",
+            r#"{"/a":{}}"#,
+            r#"{"/a":{"exec":{}}}"#,
+            r#"{"/a":{"tcpSocket":{"port":1},"grpc":{"port":1}}}"#,
+            r#"{"/a":{"tcpSocket":{"port":70000}}}"#,
+        ] {
             assert!(AppProbes::parse(text).is_err(), "{text}");
         }
         assert!(AppProbes::parse("{}").is_ok());

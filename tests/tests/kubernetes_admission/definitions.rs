@@ -42,7 +42,9 @@ async fn all_definitions_are_established_and_structural() -> anyhow::Result<()> 
     for held in &all {
         let conditions = held.status.iter().flat_map(|status| status.conditions.iter().flatten());
         let wrong: Vec<_> = conditions
-            .filter(|condition| !(["Established", "NamesAccepted"].contains(&&*condition.type_) && condition.status == "True"))
+            .filter(|condition| {
+                !(["Established", "NamesAccepted"].contains(&&*condition.type_) && condition.status == "True")
+            })
             .collect();
         ensure!(wrong.is_empty(), "{:?}: {wrong:?}", held.metadata.name);
     }
@@ -179,7 +181,9 @@ async fn the_api_server_refuses_what_analyze_calls_an_error_of_the_schema() -> a
             let issues = parse(&Document::from_value(object.clone()), "default").issues;
             let is_of_schema = |issue: &&palisade_crds::Issue| {
                 // A spec that is null is no spec; the API server decodes a list as bytes.
-                OF_SCHEMAS.contains(&issue.code) && !object["spec"].is_null() && !issue.path.to_string().ends_with("body.bytes")
+                OF_SCHEMAS.contains(&issue.code)
+                    && !object["spec"].is_null()
+                    && !issue.path.to_string().ends_with("body.bytes")
             };
             let by_schema = issues.iter().find(is_of_schema);
             let is_error = issues.iter().any(palisade_crds::Issue::is_error);
@@ -187,14 +191,21 @@ async fn the_api_server_refuses_what_analyze_calls_an_error_of_the_schema() -> a
             refused += usize::from(answer.is_err());
             match (&answer, by_schema) {
                 (Ok(_), Some(issue)) => wrong.push(format!("taken, but {}: {}: {object}", issue.path, issue.message)),
-                (Err(message), _) if !is_error => wrong.push(format!("refused, but not by analyze: {message}: {object}")),
+                (Err(message), _) if !is_error => {
+                    wrong.push(format!("refused, but not by analyze: {message}: {object}"))
+                }
                 _ => {}
             }
         }
     }
     println!("{sent} documents, {refused} refused by the API server");
     ensure!(sent > 4000 && refused > 2000, "{sent} documents, {refused} refused");
-    ensure!(wrong.is_empty(), "{} of {sent}:\n{}", wrong.len(), wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n"));
+    ensure!(
+        wrong.is_empty(),
+        "{} of {sent}:\n{}",
+        wrong.len(),
+        wrong.iter().take(20).cloned().collect::<Vec<_>>().join("\n")
+    );
     Ok(())
 }
 
@@ -210,7 +221,9 @@ async fn the_api_server_prunes_what_analyze_calls_unknown() -> anyhow::Result<()
             // Where something else is wrong as well there is nothing to be seen.
             let Ok(stored) = dry_run(&client, definition, &object).await? else { continue };
             let issues = parse(&Document::from_value(object.clone()), "default").issues;
-            let is_warned = issues.iter().any(|issue| issue.code == Code::UnknownField && issue.path.to_string().ends_with("unknown"));
+            let is_warned = issues
+                .iter()
+                .any(|issue| issue.code == Code::UnknownField && issue.path.to_string().ends_with("unknown"));
             let is_kept = stored["spec"].to_string().contains("\"unknown\"");
             taken += 1;
             if is_kept == is_warned {

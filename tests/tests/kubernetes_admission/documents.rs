@@ -110,7 +110,9 @@ fn objects<'s>(schema: &'s Value, path: &mut Vec<Step>, found: &mut Vec<(Vec<Ste
 fn inner<'s>(schema: &'s Value, path: &mut Vec<Step>, visit: &mut dyn FnMut(&'s Value, &mut Vec<Step>)) {
     // What subsets and single ports hold is what the whole holds.
     let is_deep = path.len() > 4
-        && path.iter().any(|step| matches!(step, Step::Field(name) if name == "portLevelSettings" || name == "subsets"));
+        && path
+            .iter()
+            .any(|step| matches!(step, Step::Field(name) if name == "portLevelSettings" || name == "subsets"));
     if is_deep {
         return;
     }

@@ -35,14 +35,29 @@ async fn pods_get_their_sidecars_where_they_are_asked_for() -> anyhow::Result<()
         ("inject-silent", ""),
     ] {
         cluster.namespace(name).await?;
-        cluster.apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{labels}}}}}}}")).await?;
+        cluster
+            .apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{labels}}}}}}}"))
+            .await?;
     }
     let webhooks = Webhooks::start(&cluster, "").await?;
     let client = cluster.client().await?;
     let read = async |namespace: &str, name: &str| Api::<Pod>::namespaced(client.clone(), namespace).get(name).await;
 
     until("the webhook", SOON, async || {
-        drop(cluster.kubectl(&["delete", "pod", "-n", "inject-on", "web", "--ignore-not-found", "--grace-period=0", "--force"]).await);
+        drop(
+            cluster
+                .kubectl(&[
+                    "delete",
+                    "pod",
+                    "-n",
+                    "inject-on",
+                    "web",
+                    "--ignore-not-found",
+                    "--grace-period=0",
+                    "--force",
+                ])
+                .await,
+        );
         cluster.apply(&pod("inject-on", "web", "")).await?;
         let web = read("inject-on", "web").await?;
         ensure!(steps(&web) == ["palisade-redirect", "palisade-proxy"], "{:?}", steps(&web));
@@ -55,7 +70,8 @@ async fn pods_get_their_sidecars_where_they_are_asked_for() -> anyhow::Result<()
     ensure!(proxy.restart_policy.as_deref() == Some("Always"));
     let context = proxy.security_context.as_ref().context("a security context")?;
     ensure!(context.run_as_non_root == Some(true) && context.read_only_root_filesystem == Some(true));
-    let probe = spec.containers[0].readiness_probe.as_ref().and_then(|probe| probe.http_get.as_ref()).context("a probe")?;
+    let probe =
+        spec.containers[0].readiness_probe.as_ref().and_then(|probe| probe.http_get.as_ref()).context("a probe")?;
     ensure!(probe.path.as_deref() == Some("/app-health/web/readyz"), "{probe:?}");
     let labels = web.metadata.labels.clone().unwrap_or_default();
     ensure!(labels.get("security.istio.io/tlsMode").is_some_and(|mode| mode == "istio"), "{labels:?}");
@@ -76,14 +92,19 @@ async fn pods_get_their_sidecars_where_they_are_asked_for() -> anyhow::Result<()
         let found = read(namespace, name).await?;
         ensure!(steps(&found).contains(&"palisade-proxy") == is_injected, "{namespace}/{name}: {:?}", steps(&found));
     }
-    let refused = cluster.apply(&pod("inject-on", "tproxy", ", annotations: {sidecar.istio.io/interceptionMode: TPROXY}")).await;
-    ensure!(refused.is_err_and(|error| error.to_string().contains("sidecar.istio.io/interceptionMode")), "TPROXY was taken");
+    let refused =
+        cluster.apply(&pod("inject-on", "tproxy", ", annotations: {sidecar.istio.io/interceptionMode: TPROXY}")).await;
+    ensure!(
+        refused.is_err_and(|error| error.to_string().contains("sidecar.istio.io/interceptionMode")),
+        "TPROXY was taken"
+    );
 
     let deployment = "{apiVersion: apps/v1, kind: Deployment, metadata: {name: api, namespace: inject-on}, spec: {selector: {matchLabels: {a: b}}, \
                       template: {metadata: {labels: {a: b}}, spec: {containers: [{name: a, image: 'a:1'}]}}}}";
     cluster.apply(deployment).await?;
     until("the deployment's pod", SOON, async || {
-        let pods = Api::<Pod>::namespaced(client.clone(), "inject-on").list(&ListParams::default().labels("a=b")).await?;
+        let pods =
+            Api::<Pod>::namespaced(client.clone(), "inject-on").list(&ListParams::default().labels("a=b")).await?;
         let pod = pods.items.first().context("no pod yet")?;
         ensure!(steps(pod).contains(&"palisade-proxy"));
         let name = pod.metadata.labels.as_ref().and_then(|labels| labels.get("service.istio.io/canonical-name"));

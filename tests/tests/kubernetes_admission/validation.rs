@@ -28,7 +28,12 @@ fn policy(name: &str, spec: &Value) -> Value {
 }
 
 /// A write of which nothing stays, and the warnings that came with it.
-async fn write(client: &Client, method: &str, path: &str, object: &Value) -> anyhow::Result<(u16, String, Vec<String>)> {
+async fn write(
+    client: &Client,
+    method: &str,
+    path: &str,
+    object: &Value,
+) -> anyhow::Result<(u16, String, Vec<String>)> {
     let request = http::Request::builder()
         .method(method)
         .uri(path)
@@ -68,21 +73,35 @@ async fn the_webhook_refuses_warns_and_fails_as_each_kind_asks() -> anyhow::Resu
     })
     .await?;
     let applied = cluster.apply(&bad.to_string()).await;
-    ensure!(applied.is_err_and(|error| error.to_string().contains("spec.rules[0].when[0].key")), "kubectl does not say where");
+    ensure!(
+        applied.is_err_and(|error| error.to_string().contains("spec.rules[0].when[0].key")),
+        "kubectl does not say where"
+    );
 
-    let good = policy("good", &json!({"selector": {"matchLabels": {"app": "web"}}, "rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}]}));
+    let good = policy(
+        "good",
+        &json!({"selector": {"matchLabels": {"app": "web"}}, "rules": [{"from": [{"source": {"namespaces": ["shop"]}}]}]}),
+    );
     let (status, message, warnings) = create_policy(&client, &good).await?;
     ensure!(status == 201, "{status} {message}");
-    ensure!(warnings.iter().any(|warning| warning.contains("gains access") && warning.contains("default/web-1")), "{warnings:?}");
+    ensure!(
+        warnings.iter().any(|warning| warning.contains("gains access") && warning.contains("default/web-1")),
+        "{warnings:?}"
+    );
     cluster.apply(&good.to_string()).await?;
 
     // The status, and what says the same as before, are nobody's business.
     let patch = json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "good"}, "status": {"observedGeneration": 1}});
     let path = format!("{POLICIES}/good/status?fieldManager=test");
-    let request = http::Request::patch(&path).header("content-type", "application/merge-patch+json").body(serde_json::to_vec(&patch)?)?;
+    let request = http::Request::patch(&path)
+        .header("content-type", "application/merge-patch+json")
+        .body(serde_json::to_vec(&patch)?)?;
     client.request_text(request).await.context("the status")?;
     let (status, _, warnings) = write(&client, "DELETE", &format!("{POLICIES}/good"), &json!({})).await?;
-    ensure!(status == 200 && warnings.iter().any(|warning| warning.contains("will take every request")), "{status} {warnings:?}");
+    ensure!(
+        status == 200 && warnings.iter().any(|warning| warning.contains("will take every request")),
+        "{status} {warnings:?}"
+    );
 
     // An answer within a tenth of a second, the API server's own time included.
     let mut times = Vec::new();
@@ -106,8 +125,13 @@ async fn the_webhook_refuses_warns_and_fails_as_each_kind_asks() -> anyhow::Resu
         "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "v", "namespace": "default"},
         "spec": {"hosts": ["a"], "http": [{"route": [{"destination": {"host": "a"}}]}]},
     });
-    let (status, message, _) =
-        write(&client, "POST", &format!("/apis/networking.istio.io/v1/namespaces/default/virtualservices{DRY}"), &service).await?;
+    let (status, message, _) = write(
+        &client,
+        "POST",
+        &format!("/apis/networking.istio.io/v1/namespaces/default/virtualservices{DRY}"),
+        &service,
+    )
+    .await?;
     ensure!(status == 201, "{status} {message}");
 
     // What the API server checks by itself holds all the same.
@@ -118,7 +142,10 @@ async fn the_webhook_refuses_warns_and_fails_as_each_kind_asks() -> anyhow::Resu
         ("`provider.name` goes with", json!({"action": "CUSTOM", "rules": [{}]})),
         ("`from` and `to` must not be empty", json!({"rules": [{"from": []}]})),
         ("a `source` must not be empty", json!({"rules": [{"from": [{"source": {}}]}]})),
-        ("an `operation` must not be empty", json!({"action": "DENY", "rules": [{"to": [{"operation": {"paths": []}}]}]})),
+        (
+            "an `operation` must not be empty",
+            json!({"action": "DENY", "rules": [{"to": [{"operation": {"paths": []}}]}]}),
+        ),
     ] {
         until(what, SOON, async || {
             let (status, message, _) = create_policy(&client, &policy("p", &spec)).await?;
@@ -161,7 +188,15 @@ async fn the_configuration_follows_the_authority_and_others_changes_are_undone()
     says("the new one alone", 201).await?;
 
     let version = async || {
-        cluster.kubectl(&["get", "validatingwebhookconfiguration", "palisade", "-o", "jsonpath={.metadata.resourceVersion}"]).await
+        cluster
+            .kubectl(&[
+                "get",
+                "validatingwebhookconfiguration",
+                "palisade",
+                "-o",
+                "jsonpath={.metadata.resourceVersion}",
+            ])
+            .await
     };
     let before = version().await?;
     webhooks.register(&cluster, &webhooks.roots).await?;

@@ -55,15 +55,10 @@ impl Webhooks {
         let admission = Admission::new(mesh, "default", InjectionSettings::default());
         let listener = TcpListener::from_std(listener)?;
         let task = tokio::spawn(serve(admission, listener, identity.anonymous_config()?, stop.clone()));
-        let options = AdmissionOptions { webhook_url: Some(format!("https://{address}")), ..AdmissionOptions::default() };
-        let webhooks = Self {
-            options,
-            roots: authority.root_bundle().to_owned(),
-            stop,
-            task,
-            _mesh: sender,
-            _folder: folder,
-        };
+        let options =
+            AdmissionOptions { webhook_url: Some(format!("https://{address}")), ..AdmissionOptions::default() };
+        let webhooks =
+            Self { options, roots: authority.root_bundle().to_owned(), stop, task, _mesh: sender, _folder: folder };
         webhooks.register(cluster, &webhooks.roots).await?;
         Ok(webhooks)
     }

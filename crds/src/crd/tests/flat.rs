@@ -27,7 +27,11 @@ pub(super) fn flat(definitions: impl Iterator<Item = Value>) -> Vec<String> {
             ));
         }
         // All versions share one schema, which is a test of its own for ours, and was looked at for Istio's.
-        field(&spec["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"], &format!("{kind} spec"), &mut lines);
+        field(
+            &spec["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"],
+            &format!("{kind} spec"),
+            &mut lines,
+        );
     }
     lines.sort();
     lines.dedup();
