@@ -37,6 +37,13 @@ pub struct Metrics {
     pub decision_listeners: Gauge,
     key_fetches: Family<KeyFetchLabels, Counter>,
     keys_fetched: Family<KeyLabels, Gauge>,
+    watch_failures: Family<WatchLabels, Counter>,
+}
+
+/// Label of watches of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchLabels {
+    kind: String,
 }
 
 /// Labels of fetches of token keys.
@@ -137,6 +144,9 @@ impl Metrics {
         registry.register("key_fetches", "Fetches of token keys by source and result", key_fetches.clone());
         let help = "When the keys of a source were last fetched, Unix seconds; 0 = there are none";
         registry.register("keys_fetched_timestamp_seconds", help, keys_fetched.clone());
+        let watch_failures = Family::default();
+        let help = "Lists and watches of the Kubernetes API that failed, by kind; each is tried again";
+        registry.register("watch_failures", help, watch_failures.clone());
         Self {
             registry: Arc::new(registry),
             proxies,
@@ -150,6 +160,7 @@ impl Metrics {
             decision_listeners,
             key_fetches,
             keys_fetched,
+            watch_failures,
         }
     }
 
@@ -176,6 +187,11 @@ impl Metrics {
             let gauge = self.keys_fetched.get_or_create(&KeyLabels { source });
             gauge.set(fetched.map_or(0, jiff::Timestamp::as_second));
         }
+    }
+
+    /// Counts a list or watch of the Kubernetes API that failed.
+    pub(crate) fn watch_failed(&self, kind: &str) {
+        self.watch_failures.get_or_create(&WatchLabels { kind: kind.to_owned() }).inc();
     }
 
     /// Counts a refusal.

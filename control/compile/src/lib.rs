@@ -11,15 +11,17 @@ mod lower;
 mod mesh;
 mod object;
 mod plan;
+mod references;
 mod reports;
 mod resolve;
 pub mod settings;
 mod time;
 
-pub use inputs::{GatewayKind, Inputs, SourceDocument, SourceOptions};
+pub use inputs::{GatewayKind, Inputs, KeptInputs, SourceDocument, SourceOptions};
 pub use keys::{FetchedKeys, KeySource, Keys, key_sources, public_keys};
 pub use mesh::{Compiled, Mesh, ProxyRef, ScopeError, compile, compile_after, scope};
 pub use object::{Head, Location, Object, ObjectKey};
 pub use plan::{GatewayPlan, Plan, PodPlan, plan};
+pub use references::{Reference, ReferenceKind, references};
 pub use reports::{Code, Condition, Diagnostic, ObjectName, Reports};
 pub use settings::{ControlSettings, InvalidSetting, MeshSettings};
