@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
+    admission::{self, Surroundings},
     ca::CertificateAuthority,
     cluster,
     jwks::{Fetcher, KeyKeeper},
@@ -75,9 +76,8 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         cert_ttl,
         server_name,
         jwks_ca,
-        // Webhooks are for clusters.
-        admission: _,
-        injection: _,
+        admission,
+        injection,
         log: _,
     } = settings;
     let control_namespace = cluster::control_namespace(control_namespace.as_deref())?;
@@ -88,13 +88,13 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let keys = keeper.status();
     // An error, too, ends everything that was started.
     let _end = stop.clone().drop_guard();
-    let (follow, mut mesh) = if is_files {
+    let (follow, mut mesh, client) = if is_files {
         let (live, mesh) = source::follow_files(files, &namespace, options, metrics.clone(), Some(feed))?;
-        (tokio::spawn(live.follow(stop.clone())), mesh)
+        (tokio::spawn(live.follow(stop.clone())), mesh, None)
     } else {
         let client = cluster::client(kubeconfig.as_deref(), context.as_deref()).await?;
-        let (live, mesh) = source::follow_cluster(client, options, metrics.clone(), Some(feed));
-        (tokio::spawn(live.follow(stop.clone())), mesh)
+        let (live, mesh) = source::follow_cluster(client.clone(), options, metrics.clone(), Some(feed));
+        (tokio::spawn(live.follow(stop.clone())), mesh, Some(client))
     };
     let keep_keys = tokio::spawn(keeper.run(stop.clone()));
     // A cluster may keep everybody waiting; nothing listens, and nobody is told that this is ready, before all is read.
@@ -113,6 +113,14 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let admin_listener =
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
+    let webhooks = match client.filter(|_| admission.webhook_url.is_some() || cluster::is_pod()) {
+        Some(client) => {
+            let (namespace, authority) = (control_namespace, Arc::clone(&authority));
+            let surroundings = Surroundings { client, namespace, mesh: mesh.clone(), authority, stop: stop.clone() };
+            Some(admission::start(admission, injection, surroundings).await?)
+        }
+        None => None,
+    };
     let shared = Shared::new(mesh, Arc::clone(&authority), tokens, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
     let renewing = Arc::clone(&identity);
@@ -122,7 +130,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let served = serve(Arc::clone(&shared), listener, &identity).await;
     // However serving ended, the rest goes with it.
     stop.cancel();
-    for task in [follow, renew, keep_keys] {
+    for task in [follow, renew, keep_keys].into_iter().chain(webhooks) {
         task.await.context("a task of the control plane failed")?;
     }
     pages.abort();

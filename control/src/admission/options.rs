@@ -7,7 +7,8 @@ use clap::Args;
 /// How the API server reaches the webhooks, and what it asks them about.
 #[derive(Debug, Clone, Args)]
 pub struct AdmissionOptions {
-    /// Where the webhooks answer the API server, over TLS.
+    /// Where the webhooks answer the API server, over TLS. They are served by a control plane in a pod, and by one with
+    /// `--webhook-url`.
     #[arg(long, env = "PALISADE_WEBHOOK", default_value = "0.0.0.0:15017", value_name = "ADDRESS:PORT")]
     pub webhook: SocketAddr,
     /// Service that leads to `--webhook`, in the control plane's namespace.
