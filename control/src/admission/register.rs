@@ -27,7 +27,7 @@ const API_VERSION: &str = "admissionregistration.k8s.io/v1";
 /// Namespaces whose pods are never injected.
 pub const NEVER_INJECTED: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
-/// Keeps the configurations in the cluster until `stop`: at once, after each change of `roots`, and every half minute.
+/// Keeps the configurations in the cluster until `stop`: at once and every half minute, with the roots of that moment.
 ///
 /// Each replica writes the same, so none of them need lead.
 pub async fn keep(

@@ -11,7 +11,7 @@ use axum::{
     routing::post,
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
@@ -31,8 +31,10 @@ use super::{
 
 /// The largest review that is read: an object of the largest size, as it is and as it would be, in JSON with escapes.
 const MAX_BODY: usize = 16 * 1024 * 1024;
-/// A TLS handshake must be over by then.
+/// A TLS handshake must be over by then, and so must the head of a request and the answer to a ping.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A client that does not answer this often is gone.
+const PING: Duration = Duration::from_secs(30);
 /// Connections at a time: each API server keeps a few open.
 const MAX_CONNECTIONS: usize = 512;
 /// How long reviews that are being worked on get to end.
@@ -95,7 +97,9 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, app: Router, stop:
             return;
         }
     };
-    let builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(HANDSHAKE);
     let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
     tokio::pin!(serving);
     let result = tokio::select! {
