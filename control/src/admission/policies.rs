@@ -85,14 +85,12 @@ pub(super) fn policies() -> Vec<(&'static str, Value)> {
             )
         })
         .collect();
-    let istio = ["networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"];
-    [
-        ("authorization.policies.palisade.dev", &istio[1..2], "authorizationpolicies", authorization),
-        ("annotations.policies.palisade.dev", &istio[..], "*", internal),
-    ]
-    .into_iter()
-    .flat_map(|(name, groups, resource, rules)| pair(name, groups, resource, &rules))
-    .collect()
+    let istio: &[&str] = &["networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"];
+    let both: [(&str, &[&str], &str, Vec<(String, String)>); 2] = [
+        ("authorization.policies.palisade.dev", &["security.istio.io"], "authorizationpolicies", authorization),
+        ("annotations.policies.palisade.dev", istio, "*", internal),
+    ];
+    both.into_iter().flat_map(|(name, groups, resource, rules)| pair(name, groups, resource, &rules)).collect()
 }
 
 fn pair(name: &str, groups: &[&str], resource: &str, rules: &[(String, String)]) -> [(&'static str, Value); 2] {

@@ -136,6 +136,7 @@ pub(super) fn validating(revision: &str, endpoint: &Value) -> Value {
             "admissionReviewVersions": ["v1"],
         })
     };
+    let of_istio: &[(&str, &[&str])] = &[("security.istio.io", &["*"])];
     let policies: &[(&str, &[&str])] = &[("security.istio.io", &["*"]), ("palisade.dev", &["cedarpolicies"])];
     let traffic: &[(&str, &[&str])] = &[
         ("networking.istio.io", &["*"]),
@@ -152,7 +153,7 @@ pub(super) fn validating(revision: &str, endpoint: &Value) -> Value {
             webhook("policies", "Fail", &write, policies, 5),
             webhook("traffic", "Ignore", &write, traffic, 3),
             // Only to say what a removal opens; it is never refused.
-            webhook("removals", "Ignore", &["DELETE"], &policies[..1], 1),
+            webhook("removals", "Ignore", &["DELETE"], of_istio, 1),
         ],
     })
 }
@@ -160,11 +161,11 @@ pub(super) fn validating(revision: &str, endpoint: &Value) -> Value {
 /// Which pods are looked at: namespaces and pods that ask for a sidecar, as Istio's selectors have it.
 fn mutating(revision: &str, endpoint: &Value) -> Value {
     let expression = |key: &str, operator: &str, values: &[&str]| {
-        let mut expression = json!({"key": key, "operator": operator});
-        if !values.is_empty() {
-            expression["values"] = values.into();
+        if values.is_empty() {
+            json!({"key": key, "operator": operator})
+        } else {
+            json!({"key": key, "operator": operator, "values": values})
         }
-        expression
     };
     let never = || expression("kubernetes.io/metadata.name", "NotIn", &NEVER_INJECTED);
     let pod_wants = || expression("sidecar.istio.io/inject", "In", &["true"]);

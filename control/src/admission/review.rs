@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// The only version that is spoken.
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -119,20 +119,23 @@ impl Response {
     /// The review with the answer to the request of this uid.
     pub fn to_review(&self, uid: &str) -> Value {
         let Self { refusal, warnings, patch } = self;
-        let mut response = json!({"uid": uid, "allowed": refusal.is_none()});
+        let mut response = Map::new();
+        let mut say = |key: &str, value: Value| drop(response.insert(key.to_owned(), value));
+        say("uid", uid.into());
+        say("allowed", refusal.is_none().into());
         if let Some(message) = refusal {
-            response["status"] = json!({"status": "Failure", "code": 422, "reason": "Invalid", "message": message});
+            say("status", json!({"status": "Failure", "code": 422, "reason": "Invalid", "message": message}));
         }
         if !warnings.is_empty() {
             let mut shown: Vec<String> = warnings.iter().take(MAX_WARNINGS).map(|text| shorten(text)).collect();
             if let Some(rest @ 1..) = warnings.len().checked_sub(MAX_WARNINGS) {
                 shown.push(format!("and {rest} more; `palisade analyze` lists all"));
             }
-            response["warnings"] = shown.into();
+            say("warnings", shown.into());
         }
         if let Some(patch) = patch {
-            response["patchType"] = "JSONPatch".into();
-            response["patch"] = STANDARD.encode(patch.to_string()).into();
+            say("patchType", "JSONPatch".into());
+            say("patch", STANDARD.encode(patch.to_string()).into());
         }
         json!({"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response})
     }

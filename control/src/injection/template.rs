@@ -231,21 +231,20 @@ fn proxy(
         "startupProbe": probe(1, 600),
         "volumeMounts": mounts,
     });
-    if overrides.health_port.is_some() {
-        container["readinessProbe"] = probe(15, 4);
-    } else if let Some(container) = container.as_object_mut() {
-        container.remove("startupProbe");
+    if let Some(container) = container.as_object_mut() {
+        if overrides.health_port.is_some() {
+            container.insert("readinessProbe".to_owned(), probe(15, 4));
+        } else {
+            container.shift_remove("startupProbe");
+        }
     }
-    if let Some(policy) = &settings.sidecar_pull_policy {
-        container["imagePullPolicy"] = policy.as_str().into();
-    }
-    container
+    with_pull_policy(container, settings)
 }
 
 /// The step that redirects: root in its own network namespace, with that one capability and nothing else.
 fn redirect(arguments: &[String], proxy: &Value, settings: &InjectionSettings) -> Value {
     let all: Vec<&str> = std::iter::once("redirect").chain(arguments.iter().map(String::as_str)).collect();
-    let mut container = json!({
+    let container = json!({
         "name": REDIRECT,
         "image": proxy.get("image"),
         "args": all,
@@ -264,8 +263,12 @@ fn redirect(arguments: &[String], proxy: &Value, settings: &InjectionSettings) -
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     });
-    if let Some(policy) = &settings.sidecar_pull_policy {
-        container["imagePullPolicy"] = policy.as_str().into();
+    with_pull_policy(container, settings)
+}
+
+fn with_pull_policy(mut container: Value, settings: &InjectionSettings) -> Value {
+    if let (Some(policy), Some(fields)) = (&settings.sidecar_pull_policy, container.as_object_mut()) {
+        fields.insert("imagePullPolicy".to_owned(), policy.as_str().into());
     }
     container
 }

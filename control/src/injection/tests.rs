@@ -113,8 +113,8 @@ fn patches_are_small() {
 
 #[test]
 fn namespaces_and_their_labels_are_read_from_lists_too() {
-    let text = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {x: y}}}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n";
+    let text = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: a, labels: {x: v}}}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: b}\n";
     let found = documents::namespaces(text);
-    let labels: BTreeMap<String, String> = [("x".to_owned(), "y".to_owned())].into();
+    let labels: BTreeMap<String, String> = [("x".to_owned(), "v".to_owned())].into();
     assert_eq!(found, [("a".to_owned(), labels), ("b".to_owned(), BTreeMap::new())].into());
 }

@@ -25,7 +25,7 @@ pub(crate) struct Webhooks {
     pub(crate) options: AdmissionOptions,
     pub(crate) roots: String,
     stop: CancellationToken,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
     _mesh: watch::Sender<Option<Arc<dyn Slices>>>,
     _folder: tempfile::TempDir,
 }
@@ -54,7 +54,7 @@ impl Webhooks {
         let stop = CancellationToken::new();
         let admission = Admission::new(mesh, "default", InjectionSettings::default());
         let listener = TcpListener::from_std(listener)?;
-        let task = tokio::spawn(serve(admission, listener, identity.anonymous_config()?, stop.clone()));
+        let task = Some(tokio::spawn(serve(admission, listener, identity.anonymous_config()?, stop.clone())));
         let options =
             AdmissionOptions { webhook_url: Some(format!("https://{address}")), ..AdmissionOptions::default() };
         let webhooks =
@@ -70,7 +70,9 @@ impl Webhooks {
     /// Nobody answers any more.
     pub(crate) async fn stop(&mut self) {
         self.stop.cancel();
-        drop((&mut self.task).await);
+        if let Some(task) = self.task.take() {
+            drop(task.await);
+        }
     }
 
     /// The cluster is as it was.
