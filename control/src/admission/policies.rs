@@ -86,11 +86,10 @@ pub(super) fn policies() -> Vec<(&'static str, Value)> {
         })
         .collect();
     let istio: &[&str] = &["networking.istio.io", "security.istio.io", "telemetry.istio.io", "extensions.istio.io"];
-    let both: [(&str, &[&str], &str, Vec<(String, String)>); 2] = [
-        ("authorization.policies.palisade.dev", &["security.istio.io"], "authorizationpolicies", authorization),
-        ("annotations.policies.palisade.dev", istio, "*", internal),
-    ];
-    both.into_iter().flat_map(|(name, groups, resource, rules)| pair(name, groups, resource, &rules)).collect()
+    let of_policies =
+        pair("authorization.policies.palisade.dev", &["security.istio.io"], "authorizationpolicies", &authorization);
+    let of_annotations = pair("annotations.policies.palisade.dev", istio, "*", &internal);
+    of_policies.into_iter().chain(of_annotations).collect()
 }
 
 fn pair(name: &str, groups: &[&str], resource: &str, rules: &[(String, String)]) -> [(&'static str, Value); 2] {
