@@ -25,6 +25,7 @@ use tokio::{
     sync::Semaphore,
 };
 use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
 
 use palisade_model::listener::TlsLimits;
 
@@ -243,23 +244,14 @@ async fn exchange(
 ) -> Result<(StatusCode, Option<String>), String> {
     let failed = |error: hyper::Error| format!("the application does not answer: {error}");
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
-    let answer = async {
-        let response = sender.send_request(request).await.map_err(failed)?;
-        let location =
-            response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let status = response.status();
-        // Read, so that the application does not see its connection cut; how it ends is no matter.
-        drop(Limited::new(response.into_body(), MAX_ANSWER).collect().await);
-        Ok((status, location))
-    };
-    tokio::select! {
-        biased;
-        answer = answer => answer,
-        ended = connection => Err(match ended {
-            Ok(()) => "the application closes the connection".to_owned(),
-            Err(error) => failed(error),
-        }),
-    }
+    // It may end with the answer's last byte, before that is read.
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let response = sender.send_request(request).await.map_err(failed)?;
+    let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let status = response.status();
+    // Read, so that the application does not see its connection cut; how it ends is no matter.
+    drop(Limited::new(response.into_body(), MAX_ANSWER).collect().await);
+    Ok((status, location))
 }
 
 impl Grpc {
@@ -276,24 +268,16 @@ impl Grpc {
         let stream = TokioIo::new(dial(to).await?);
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.map_err(failed)?;
-        let answer = async {
-            let response = sender.send_request(request).await.map_err(failed)?;
-            let of_headers = response.headers().get("grpc-status").cloned();
-            let body =
-                Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
-            let status = body.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(of_headers);
-            let message = body.to_bytes();
-            let is_serving = message.get(5..) == Some(&SERVING[..]);
-            if status.is_none_or(|status| status == "0") && is_serving {
-                Ok(StatusCode::OK)
-            } else {
-                Err("the application says that it does not serve".to_owned())
-            }
-        };
-        tokio::select! {
-            biased;
-            answer = answer => answer,
-            ended = connection => Err(ended.map_or_else(failed, |()| "the application closes the connection".to_owned())),
+        let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        let response = sender.send_request(request).await.map_err(failed)?;
+        let of_headers = response.headers().get("grpc-status").cloned();
+        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
+        let status = body.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(of_headers);
+        let is_serving = body.to_bytes().get(5..) == Some(&SERVING[..]);
+        if status.is_none_or(|status| status == "0") && is_serving {
+            Ok(StatusCode::OK)
+        } else {
+            Err("the application says that it does not serve".to_owned())
         }
     }
 }
