@@ -8,8 +8,10 @@ use clap::{Parser, Subcommand};
 
 mod analyze;
 mod ask;
+mod crds;
 mod dev;
 mod eval;
+mod inject;
 mod inputs;
 pub mod options;
 mod policy;
@@ -25,8 +27,10 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Analyze(analyze::Analyze),
+    Crds(crds::Crds),
     Dev(dev::Dev),
     Eval(eval::Eval),
+    Inject(inject::Inject),
     Policy(policy::Policy),
     Run(run::Run),
     /// The process that runs the mesh, inside the namespaces that `dev` made.
@@ -44,8 +48,10 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Analyze(analyze) => analyze.run(),
+        Command::Crds(crds) => crds.run(),
         Command::Dev(dev) => dev.run(),
         Command::Eval(eval) => eval.run(),
+        Command::Inject(inject) => inject.run(),
         Command::Policy(policy) => policy.run(),
         Command::Run(run) => run.run(),
         Command::DevMesh(mesh) => mesh.run(),

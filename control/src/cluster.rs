@@ -64,7 +64,7 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
             let file = Kubeconfig::read_from(path).map_err(failed)?;
             Config::from_custom_kubeconfig(file, &options).await.map_err(failed)?
         }
-        None if context.is_none() && env::var_os("KUBECONFIG").is_none() && env::var_os(IN_CLUSTER).is_some() => {
+        None if context.is_none() && env::var_os("KUBECONFIG").is_none() && is_pod() => {
             Config::incluster().map_err(ClusterError::Pod)?
         }
         None => Config::from_kubeconfig(&options).await.map_err(|source| ClusterError::Rules(Box::new(source)))?,
@@ -73,6 +73,11 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
     drop(rustls::crypto::ring::default_provider().install_default());
     let server = config.cluster_url.to_string();
     transport::client(config).map_err(|source| ClusterError::Client { server, source: Box::new(source) })
+}
+
+/// Whether this process runs in a pod, which the cluster's Services lead to.
+pub fn is_pod() -> bool {
+    env::var_os(IN_CLUSTER).is_some()
 }
 
 /// The namespace that the control plane itself lives in: as given, else that of this pod, else [`CONTROL_NAMESPACE`].

@@ -1,11 +1,14 @@
 //! The control plane: documents in, each proxy's slice of the mesh and its certificates out.
 
 pub mod admin;
+pub mod admission;
 pub mod ca;
 pub mod cluster;
 pub mod decisions;
+pub mod definitions;
 pub mod fleet;
 pub mod identity;
+pub mod injection;
 pub mod jwks;
 pub mod mesh;
 pub mod metrics;

@@ -69,6 +69,10 @@ impl Slices for CompiledMesh {
         scope(&self.mesh, &proxy, queries).map_err(|error| error.to_string())
     }
 
+    fn mesh(&self) -> Option<&Mesh> {
+        Some(&self.mesh)
+    }
+
     fn reports(&self) -> serde_json::Value {
         let diagnostics: Vec<serde_json::Value> =
             self.reports.diagnostics().iter().map(|diagnostic| serde_json::json!(diagnostic)).collect();

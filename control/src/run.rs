@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin,
+    admission::{self, Surroundings},
     ca::CertificateAuthority,
     cluster,
     identity::{TokenReviews, Verifier, bundle, root},
@@ -77,6 +78,8 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         cert_ttl,
         server_name,
         jwks_ca,
+        admission,
+        injection,
         log: _,
     } = settings;
     let control_namespace = cluster::control_namespace(control_namespace.as_deref())?;
@@ -127,6 +130,14 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let admin_listener =
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
+    let webhooks = match client.clone().filter(|_| admission.webhook_url.is_some() || cluster::is_pod()) {
+        Some(client) => {
+            let (namespace, authority) = (control_namespace, Arc::clone(&authority));
+            let surroundings = Surroundings { client, namespace, mesh: mesh.clone(), authority, stop: stop.clone() };
+            Some(admission::start(admission, injection, surroundings).await?)
+        }
+        None => None,
+    };
     let shared = Shared::new(mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
     if let Some(client) = client {
@@ -140,7 +151,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let served = serve(Arc::clone(&shared), listener, &identity).await;
     // However serving ended, the rest goes with it.
     stop.cancel();
-    for task in [follow, renew, keep_keys] {
+    for task in [follow, renew, keep_keys].into_iter().chain(webhooks) {
         task.await.context("a task of the control plane failed")?;
     }
     pages.abort();

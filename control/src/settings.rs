@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use crate::identity::AUDIENCES;
+use crate::{admission::AdmissionOptions, identity::AUDIENCES, injection::InjectionSettings};
 
 /// The control plane: documents in, configuration and certificates for proxies out.
 #[derive(Debug, Clone, Parser)]
@@ -61,6 +61,12 @@ pub struct Settings {
     /// CA certificates (PEM) that servers of token keys (`jwksUri`, issuer discovery) are verified with.
     #[arg(long, env = "PALISADE_JWKS_CA", default_value = "/etc/ssl/certs/ca-certificates.crt", value_name = "FILE")]
     pub jwks_ca: PathBuf,
+    /// Webhooks, in a cluster.
+    #[command(flatten)]
+    pub admission: AdmissionOptions,
+    /// What injected sidecars are given.
+    #[command(flatten)]
+    pub injection: InjectionSettings,
     /// Log filter, as `tracing` reads it.
     #[arg(long, env = "PALISADE_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use palisade_compile::Mesh;
 use palisade_model::{
     identity::{InvalidSpiffeId, SpiffeId, TrustDomain},
     service::Query,
@@ -29,6 +30,11 @@ pub trait Slices: Send + Sync + 'static {
 
     /// Diagnostics and conditions of this mesh, as JSON.
     fn reports(&self) -> serde_json::Value;
+
+    /// The mesh as it was compiled, if it was.
+    fn mesh(&self) -> Option<&Mesh> {
+        None
+    }
 }
 
 /// What identifies a pod beyond its name.

@@ -106,7 +106,7 @@ impl Walk<'_> {
             return;
         }
         match shape {
-            Shape::Leaf => {}
+            Shape::Leaf(_) => {}
             Shape::List(item) => self.go(item(), &format!("{path}[]"), depth + 1),
             Shape::Map(value) => self.go(value(), &format!("{path}{{}}"), depth + 1),
             Shape::Record(record) => {

@@ -11,8 +11,10 @@ mod span;
 mod split;
 #[cfg(test)]
 mod tests;
+mod write;
 
 pub use span::SpanTree;
+pub use write::to_yaml;
 
 use crate::codes::Code;
 use crate::issue::{Issue, Severity};
@@ -152,6 +154,28 @@ impl Document {
     pub fn line_of_issue(&self, issue: &Issue) -> Option<u32> {
         self.line(&issue.path)
     }
+}
+
+/// A piece of a text of several documents: from one `---` to the next.
+#[derive(Clone, PartialEq)]
+pub struct Piece<'a> {
+    /// The piece as it stands, separator and comments included.
+    pub text: &'a str,
+    /// What it holds, lists not unfolded; or the line of the text and what is wrong there.
+    pub values: Result<Vec<Value>, (u32, String)>,
+}
+
+/// The pieces of a text, which together are the text: for changing some of its documents and none of the others' bytes.
+#[must_use]
+pub fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let read = |part: &split::Part<'_>| {
+        if !part.has_content() {
+            return Ok(Vec::new());
+        }
+        let nodes = reader::read_part(part).map_err(|problem| (problem.line, problem.message))?;
+        Ok(nodes.into_iter().map(|(value, _)| value).collect())
+    };
+    split::cut(text).into_iter().map(|part| Piece { text: part.text, values: read(&part) }).collect()
 }
 
 /// Appends the document, or the items of it if it is a list of objects. `kubectl get -o yaml` writes such lists.

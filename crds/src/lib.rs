@@ -12,6 +12,7 @@ mod schema;
 mod cel;
 pub mod codes;
 pub mod compatibility;
+pub mod crd;
 pub mod document;
 mod duration;
 pub mod gateway_api;

@@ -34,7 +34,7 @@ pub(crate) trait Decode: Sized {
 
     /// What documents may write there.
     fn shape() -> Shape {
-        Shape::Leaf
+        Shape::Leaf(Leaf::Any)
     }
 }
 
@@ -42,7 +42,7 @@ pub(crate) trait Decode: Sized {
 #[derive(Clone, Copy)]
 pub(crate) enum Shape {
     /// Nothing that has fields.
-    Leaf,
+    Leaf(Leaf),
     /// Items of this shape.
     List(fn() -> Shape),
     /// Values of this shape, by keys of the user's own.
@@ -51,16 +51,55 @@ pub(crate) enum Shape {
     Record(&'static RecordShape),
 }
 
+/// What stands in a place that has no fields.
+#[derive(Clone, Copy)]
+pub(crate) enum Leaf {
+    /// Anything at all.
+    Any,
+    /// A text.
+    Text,
+    /// A boolean.
+    Flag,
+    /// A whole number, at least and at most.
+    Whole(i128, i128),
+    /// A number with a fraction.
+    Number,
+    /// A text out of a list.
+    Choice(&'static [&'static str]),
+    /// A number or a text.
+    IntOrString,
+    /// Bytes in base64.
+    Bytes,
+}
+
 /// The fields of a record.
 pub(crate) struct RecordShape {
     pub(crate) name: &'static str,
+    /// Its documentation, by line.
+    pub(crate) doc: &'static [&'static str],
     pub(crate) fields: &'static [FieldShape],
+    /// Sets of keys of which at most one may be written.
+    pub(crate) at_most_one: &'static [&'static [&'static str]],
+    /// Rules between fields.
+    pub(crate) rules: &'static [CelRule],
 }
 
 /// One field of a record.
 pub(crate) struct FieldShape {
     pub(crate) key: &'static str,
+    /// Its documentation, by line.
+    pub(crate) doc: &'static [&'static str],
     pub(crate) shape: fn() -> Shape,
+    pub(crate) checks: &'static [Check],
+    /// Whether it must be written.
+    pub(crate) is_required: fn() -> bool,
+}
+
+/// A rule in the Common Expression Language, as CRDs hold them.
+pub(crate) struct CelRule {
+    pub(crate) rule: &'static str,
+    /// What is said when it is broken.
+    pub(crate) message: &'static str,
 }
 
 /// What it means that a field is not written.

@@ -16,6 +16,10 @@ use tokio::{net::TcpListener, sync::watch};
 
 use crate::telemetry::{Metrics, metrics::CONTENT_TYPE};
 
+mod app_probes;
+
+pub use app_probes::{AppProbes, app_probe_pages};
+
 /// How long requests in progress may take once the server is told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 

@@ -166,6 +166,7 @@ impl ProxyOptions {
         runtime.workers = self.workers;
         runtime.decisions =
             DecisionSettings { record_one_in: self.decision_record_one_in, replay_one_in: self.policy_replay_one_in };
+        runtime.app_probes = self.app_probes.clone().zip(self.pod_ip.first().copied());
         runtime.decision_log = self.decision_log.clone().map(|path| (path, self.decision_log_bytes));
         self.limits.apply(&mut runtime);
         ProcessSettings {
@@ -335,9 +336,13 @@ async fn serve_pages(
 ) -> Result<(), ProcessError> {
     let source = RuntimeSource::new(Arc::clone(runtime), filter);
     let Pages { admin: admin_address, metrics, health } = pages;
+    let mut metrics_pages = admin::metrics_pages(Arc::clone(&runtime.metrics));
+    if let Some((probes, address)) = runtime.settings().app_probes.clone() {
+        metrics_pages = admin::app_probe_pages(probes, address).fallback_service(metrics_pages);
+    }
     let all = [
         (admin_address, admin::admin_pages(Arc::clone(&source) as Arc<dyn admin::AdminSource>)),
-        (metrics, admin::metrics_pages(Arc::clone(&runtime.metrics))),
+        (metrics, metrics_pages),
         (health, admin::health_pages(source)),
     ];
     for (address, pages) in all {

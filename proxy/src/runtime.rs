@@ -2,7 +2,7 @@
 //!
 //! Nothing here is configuration of its own: behaviour comes from the snapshot, limits from [`RuntimeSettings`].
 
-use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::BoxFuture;
@@ -30,6 +30,7 @@ use self::{
     transports::Transports,
 };
 use crate::{
+    admin::AppProbes,
     config::Outbox,
     http::{copies::Copies, stream::StreamSubject},
     index::{BuildError, RuntimeIndex},
@@ -83,6 +84,8 @@ pub struct RuntimeSettings {
     pub decisions: DecisionSettings,
     /// File of decision records and its largest size in bytes.
     pub decision_log: Option<(PathBuf, u64)>,
+    /// Probes of the application that are asked of this proxy, and the address where the application is.
+    pub app_probes: Option<(AppProbes, IpAddr)>,
 }
 
 /// What a running proxy shares.
@@ -135,6 +138,7 @@ impl RuntimeSettings {
             workers: None,
             decisions: DecisionSettings::default(),
             decision_log: None,
+            app_probes: None,
         }
     }
 }

@@ -21,15 +21,22 @@ use tokio_util::sync::CancellationToken;
 pub mod dns;
 mod names;
 pub mod redirect;
+pub mod step;
 
 pub use names::MeshNames;
 
 use dns::{DnsServer, DnsSettings, ResolvConf};
 use redirect::{DNS_PORT, INBOUND_PORT, OUTBOUND_PORT};
+use step::RedirectOptions;
 
 /// The sidecar of one pod.
 #[derive(Debug, Parser)]
-#[command(name = "palisade-sidecar", version, about = "The proxy beside a pod's application.")]
+#[command(
+    name = "palisade-sidecar",
+    version,
+    about = "The proxy beside a pod's application.",
+    after_help = "`palisade-sidecar redirect` leads a pod's traffic to its sidecar and ends; `palisade-sidecar redirect --help` says more."
+)]
 pub struct Options {
     /// What every proxy is told.
     #[command(flatten)]
@@ -48,9 +55,15 @@ pub struct Options {
     pub resolv_conf: PathBuf,
 }
 
-/// Runs a sidecar from the command line until it has drained.
+/// Runs a sidecar from the command line until it has drained; as `redirect`, the step before it.
 pub fn main() -> ExitCode {
-    match run(&Options::parse()) {
+    // The sidecar's own flags are required ones, which a step has no use for.
+    let result = if std::env::args_os().nth(1).is_some_and(|word| word == "redirect") {
+        RedirectOptions::parse_from(std::env::args_os().skip(1)).run().map_err(|error| error.to_string())
+    } else {
+        run(&Options::parse()).map_err(|error| error.to_string())
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("palisade-sidecar: {error}");

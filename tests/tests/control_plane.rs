@@ -16,7 +16,9 @@ use std::{
 use async_trait::async_trait;
 use palisade_compile::SourceOptions;
 use palisade_control::{
+    admission::AdmissionOptions,
     ca::CertificateAuthority,
+    injection::InjectionSettings,
     run_until,
     settings::Settings,
     standalone,
@@ -119,6 +121,8 @@ impl Mesh {
             cert_ttl: Duration::from_secs(5),
             server_name: Vec::new(),
             jwks_ca: "/etc/ssl/certs/ca-certificates.crt".into(),
+            admission: AdmissionOptions::default(),
+            injection: InjectionSettings::default(),
             log: "info".to_owned(),
         };
         let stop = CancellationToken::new();

@@ -88,6 +88,19 @@ impl ServingIdentity {
         Arc::clone(&self.config)
     }
 
+    /// The same certificate for servers that ask nobody for one, over HTTP/2 and HTTP/1.1.
+    ///
+    /// # Errors
+    /// When rustls does not take it.
+    pub fn anonymous_config(&self) -> Result<Arc<ServerConfig>, ServingIdentityError> {
+        let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&self.current) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
     /// Renews at half-life until `stop`. The old certificate stays while renewing fails.
     pub async fn renew(&self, authority: Arc<CertificateAuthority>, stop: CancellationToken) {
         let half = (self.request.lifetime / 2).max(Duration::from_secs(1));

@@ -41,7 +41,7 @@ fn every_row_has_a_field() {
 fn collect(shape: Shape, depth: usize, declared: &mut BTreeSet<(String, String)>) {
     match shape {
         _ if depth > MAX_DEPTH => {}
-        Shape::Leaf => {}
+        Shape::Leaf(_) => {}
         Shape::List(inner) | Shape::Map(inner) => collect(inner(), depth + 1, declared),
         Shape::Record(record) => {
             for field in record.fields {

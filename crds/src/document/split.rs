@@ -9,6 +9,13 @@ pub(super) struct Part<'a> {
 
 /// The parts that hold anything but comments, directives and blank lines.
 pub(super) fn split(text: &str) -> Vec<Part<'_>> {
+    let mut parts = cut(text);
+    parts.retain(Part::has_content);
+    parts
+}
+
+/// All parts; together they are the text.
+pub(super) fn cut(text: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 0, 0);
     for (line_number, line) in text.split_inclusive('\n').enumerate() {
@@ -24,13 +31,20 @@ pub(super) fn split(text: &str) -> Vec<Part<'_>> {
 }
 
 fn push<'a>(text: &'a str, start: usize, end: usize, lines_before: usize, parts: &mut Vec<Part<'a>>) {
-    if let Some(text) = text.get(start..end).filter(|part| part.lines().any(has_content)) {
+    if let Some(text) = text.get(start..end).filter(|part| !part.is_empty()) {
         parts.push(Part { text, lines_before });
     }
 }
 
 fn is_marker(line: &str) -> bool {
     line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+impl Part<'_> {
+    /// Whether it holds anything but comments, directives and blank lines.
+    pub(super) fn has_content(&self) -> bool {
+        self.text.lines().any(has_content)
+    }
 }
 
 fn has_content(line: &str) -> bool {

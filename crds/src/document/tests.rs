@@ -193,3 +193,16 @@ proptest! {
         prop_assert_eq!(values(&value.to_string()), [value]);
     }
 }
+
+#[test]
+fn pieces_are_the_text_and_each_holds_its_documents() {
+    let text = "# head\n---\na: 1\n---\nb: [\n---\n{\"c\": 2}\n---\nkind: List\nitems: [{a: 1}]\n";
+    let found = pieces(text);
+    assert_eq!(found.iter().map(|piece| piece.text).collect::<String>(), text);
+    let counts: Vec<Option<usize>> = found.iter().map(|piece| piece.values.as_ref().ok().map(Vec::len)).collect();
+    assert_eq!(counts, [Some(0), Some(1), None, Some(1), Some(1)]);
+    assert!((5..=6).contains(&found[2].values.as_ref().unwrap_err().0));
+    for text in ["", "\n", "---", "---\n---\n", "a: 1", "a: 1\n...\n"] {
+        assert_eq!(pieces(text).iter().map(|piece| piece.text).collect::<String>(), text);
+    }
+}

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{GROUP, LocalObjectReference, ObjectReference, SecretObjectReference};
 use crate::schema::Check::{Each, EachKey, Entries, Format, Items, Length, Range, Unique};
 use crate::schema::formats::{
-    is_address_type, is_annotation_key, is_dns_subdomain, is_group, is_hostname, is_kind, is_label_value, is_protocol,
-    up_to,
+    ANNOTATION_KEY_RULE, is_address_type, is_annotation_key, is_dns_subdomain, is_group, is_hostname, is_kind,
+    is_label_value, is_protocol, up_to,
 };
 
 mod rules;
@@ -185,10 +185,10 @@ record! {
     pub struct GatewayInfrastructure {
         /// Labels.
         labels: BTreeMap<String, String> = "labels" [
-            Entries(0, 8), EachKey("a label key", is_annotation_key), Each(&[up_to(63), Format("a label value", is_label_value)]),
+            Entries(0, 8), EachKey("a label key", is_annotation_key, ANNOTATION_KEY_RULE), Each(&[up_to(63), Format("a label value", is_label_value)]),
         ];
         /// Annotations.
-        annotations: BTreeMap<String, String> = "annotations" [Entries(0, 16), EachKey("an annotation key", is_annotation_key), Each(&[up_to(4096)])];
+        annotations: BTreeMap<String, String> = "annotations" [Entries(0, 16), EachKey("an annotation key", is_annotation_key, ANNOTATION_KEY_RULE), Each(&[up_to(4096)])];
         /// Settings for the controller.
         parameters_ref: Option<LocalObjectReference> = "parametersRef";
     }

@@ -100,6 +100,7 @@ record! {
     }
     at_most_one ["listener", "routeConfiguration", "cluster", "waypoint"];
     verify waypoint_fits_context;
+    cel ["(has(self.context) && self.context == 'WAYPOINT') == has(self.waypoint)", "`waypoint` goes with the context WAYPOINT alone"];
 }
 
 fn waypoint_fits_context(matched: &ConfigMatch, cursor: &mut Cursor<'_>) {

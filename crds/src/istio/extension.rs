@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{PolicyTargetReference, WorkloadSelector};
 use crate::codes::Code;
-use crate::schema::Check::{Format, Items, Length, Range, Unique};
+use crate::schema::Check::{Items, Length, Pattern, Range, Rule, Unique};
 use crate::schema::Cursor;
 use crate::schema::formats::up_to;
 use crate::schema::url::request_scheme;
@@ -21,9 +21,9 @@ record! {
         /// Objects it applies to.
         target_refs: Vec<PolicyTargetReference> = "targetRefs" [Items(0, 16)];
         /// Where the module is.
-        url: String = "url" [Length(1, usize::MAX), Format("an http, https, oci or file URL", is_module_url)];
+        url: String = "url" [Length(1, usize::MAX), Rule("an http, https, oci or file URL", is_module_url, MODULE_URL_RULE)];
         /// Checksum of the module.
-        sha256: String = "sha256" [Format("64 hexadecimal digits", is_checksum)] or String::new();
+        sha256: String = "sha256" [Pattern("64 hexadecimal digits", is_checksum, "(^$|^[a-f0-9]{64}$)")] or String::new();
         /// When the module is fetched.
         image_pull_policy: Option<PullPolicy> = "imagePullPolicy";
         /// Credentials for the registry.
@@ -70,6 +70,7 @@ record! {
     }
     at_most_one ["selector", "targetRefs"], ["wasm", "lua"];
     verify has_code;
+    cel ["has(self.wasm) || has(self.lua)", "`wasm` or `lua` must be set"];
 }
 
 fn has_code(extension: &TrafficExtension, cursor: &mut Cursor<'_>) {
@@ -82,9 +83,9 @@ record! {
     /// A WebAssembly module.
     pub struct WasmModule {
         /// Where the module is.
-        url: String = "url" [Length(1, usize::MAX), Format("an http, https, oci or file URL", is_module_url)];
+        url: String = "url" [Length(1, usize::MAX), Rule("an http, https, oci or file URL", is_module_url, MODULE_URL_RULE)];
         /// Checksum of the module.
-        sha256: String = "sha256" [Format("64 hexadecimal digits", is_checksum)] or String::new();
+        sha256: String = "sha256" [Pattern("64 hexadecimal digits", is_checksum, "(^$|^[a-f0-9]{64}$)")] or String::new();
         /// When the module is fetched.
         image_pull_policy: Option<PullPolicy> = "imagePullPolicy";
         /// Credentials for the registry.
@@ -108,7 +109,7 @@ record! {
     /// A Lua script.
     pub struct LuaScript {
         /// Its text.
-        inline_code: String = "inlineCode" [Length(1, 65536), Format("of at most 65536 bytes", |code| code.len() <= 65536)];
+        inline_code: String = "inlineCode" [Length(1, 65536), Rule("of at most 65536 bytes", |code| code.len() <= 65536, "bytes(self).size() <= 65536")];
     }
 }
 
@@ -149,6 +150,7 @@ record! {
         value: Option<String> = "value" [up_to(2048)];
     }
     verify value_fits_source;
+    cel ["!has(self.value) || !has(self.valueFrom) || self.valueFrom != 'HOST'", "`value` may only be set with INLINE"];
 }
 
 fn value_fits_source(variable: &EnvVar, cursor: &mut Cursor<'_>) {
@@ -244,6 +246,9 @@ choice! {
         Network = "NETWORK",
     }
 }
+
+const MODULE_URL_RULE: &str =
+    "isURL(self) ? url(self).getScheme() in ['', 'http', 'https', 'oci', 'file'] : isURL('http://' + self)";
 
 fn is_module_url(text: &str) -> bool {
     let by_host = || request_scheme(&format!("http://{text}")).filter(|_| !text.starts_with('/'));

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::WorkloadSelector;
 use crate::codes::Code;
-use crate::schema::Check::Entries;
+use crate::schema::Check::{EachKey, Entries};
 use crate::schema::{Cursor, Decode, Shape};
 
 record! {
@@ -18,9 +18,13 @@ record! {
         /// For all ports; absent inherits.
         mtls: Option<MutualTls> = "mtls";
         /// For single ports of the workload; absent ports follow `mtls`.
-        port_level_mtls: Option<PortLevelMtls> = "portLevelMtls" [Entries(1, usize::MAX)];
+        port_level_mtls: Option<PortLevelMtls> = "portLevelMtls" [
+            Entries(1, usize::MAX),
+            EachKey("a port between 1 and 65535", is_port, "key.matches('^[+]?[0-9]+$') && 0 < int(key) && int(key) <= 65535"),
+        ];
     }
     verify ports_need_a_selector;
+    cel ["!has(self.portLevelMtls) || (has(self.selector) && has(self.selector.matchLabels) && self.selector.matchLabels.size() > 0)", "`portLevelMtls` requires a selector with labels"];
 }
 
 record! {
@@ -72,6 +76,10 @@ impl Decode for PortLevelMtls {
             .collect();
         by_port.into_iter().collect::<Option<_>>().map(Self)
     }
+}
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn ports_need_a_selector(policy: &PeerAuthentication, cursor: &mut Cursor<'_>) {

@@ -2,7 +2,7 @@
 
 use super::{PolicyTargetReference, WorkloadSelector};
 use crate::duration::Duration;
-use crate::schema::Check::{Each, Format, Items, Length, Positive};
+use crate::schema::Check::{Each, Items, Length, Pattern, Positive, Rule};
 use crate::schema::formats::is_plain_header;
 use crate::schema::url::request_scheme;
 
@@ -36,9 +36,9 @@ record! {
         /// One of these must be in `aud`; empty is any.
         audiences: Vec<String> = "audiences" [Each(&[Length(1, usize::MAX)])];
         /// Where the keys are.
-        jwks_uri: Option<String> = "jwksUri" [Length(1, 2048), Format("an http or https URL", is_http_url)];
+        jwks_uri: Option<String> = "jwksUri" [Length(1, 2048), Rule("an http or https URL", is_http_url, "url(self).getScheme() in ['http', 'https']")];
         /// The same under its protobuf name.
-        jwks_uri_proto: Option<String> = "jwks_uri" [Length(1, 2048), Format("an http or https URL", is_http_url)];
+        jwks_uri_proto: Option<String> = "jwks_uri" [Length(1, 2048), Rule("an http or https URL", is_http_url, "url(self).getScheme() in ['http', 'https']")];
         /// The keys themselves, a JSON Web Key Set.
         jwks: Option<String> = "jwks";
         /// Headers that carry the token. If any place is given, only the given places count.
@@ -77,7 +77,7 @@ record! {
     /// A claim that becomes a header.
     pub struct ClaimToHeader {
         /// Name of the header.
-        header: String = "header" [Length(1, usize::MAX), Format("letters, digits, `-` and `_`", is_plain_header)];
+        header: String = "header" [Length(1, usize::MAX), Pattern("letters, digits, `-` and `_`", is_plain_header, "^[-_A-Za-z0-9]+$")];
         /// Name of the claim, nested ones with dots.
         claim: String = "claim" [Length(1, usize::MAX)];
     }

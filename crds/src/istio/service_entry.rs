@@ -2,7 +2,7 @@
 
 use super::{LabelSelector, WorkloadEntry};
 use crate::codes::Code;
-use crate::schema::Check::{Each, Format, Items, Range, Unique};
+use crate::schema::Check::{Each, Items, Range, Rule, Unique};
 use crate::schema::Cursor;
 use crate::schema::formats::up_to;
 
@@ -10,7 +10,7 @@ record! {
     /// The spec of a ServiceEntry.
     pub struct ServiceEntry {
         /// Host names, perhaps with a wildcard.
-        hosts: Vec<String> = "hosts" [Items(1, 256), Each(&[Format("a host other than `*`", |host| host != "*")])] or_required;
+        hosts: Vec<String> = "hosts" [Items(1, 256), Each(&[Rule("a host other than `*`", |host| host != "*", "self != '*'")])] or_required;
         /// Virtual addresses or CIDRs; empty lets one be assigned.
         addresses: Vec<String> = "addresses" [Items(0, 256), Each(&[up_to(64)])];
         /// Ports of the service.
@@ -30,6 +30,9 @@ record! {
     }
     at_most_one ["workloadSelector", "endpoints"];
     verify verify;
+    cel ["!has(self.addresses) || !self.addresses.exists(address, address.contains('/')) || (has(self.resolution) ? self.resolution : 'NONE') in ['NONE', 'STATIC']", "CIDR addresses need resolution NONE or STATIC"],
+        ["!has(self.endpoints) || (has(self.resolution) ? self.resolution : 'NONE') != 'NONE'", "resolution NONE cannot have endpoints"],
+        ["!has(self.endpoints) || self.endpoints.size() <= 1 || !has(self.resolution) || self.resolution != 'DNS_ROUND_ROBIN'", "resolution DNS_ROUND_ROBIN takes one endpoint"];
 }
 
 record! {

@@ -186,6 +186,8 @@ record! {
         value: Option<String> = "value";
     }
     verify value_fits_operation;
+    cel ["!has(self.operation) || self.operation != 'REMOVE' || !has(self.value)", "`value` must not be set with REMOVE"],
+        ["(has(self.operation) && self.operation == 'REMOVE') || (has(self.value) && self.value != '')", "`value` must be set with UPSERT"];
 }
 
 choice! {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::codes::Code;
-use crate::schema::Check::{Each, EachKey, Entries, Format, Range};
+use crate::schema::Check::{Each, EachKey, Entries, Range, Rule};
 use crate::schema::Cursor;
 use crate::schema::formats::{is_port_name, up_to};
 
@@ -13,10 +13,10 @@ record! {
         /// IP address, host name, or `unix://` path. May be left out if a network is given.
         address: Option<String> = "address" [
             up_to(256),
-            Format("a unix:// address with an absolute path or abstract name", is_socket_or_other),
+            Rule("a unix:// address with an absolute path or abstract name", is_socket_or_other, SOCKET_RULE),
         ];
         /// Port numbers by port name of the service; a port not listed keeps its own number.
-        ports: BTreeMap<String, u32> = "ports" [Entries(0, 128), EachKey("a port name", is_port_name), Each(&[Range(1, 65535)])];
+        ports: BTreeMap<String, u32> = "ports" [Entries(0, 128), EachKey("a port name", is_port_name, PORT_NAME_RULE), Each(&[Range(1, 65535)])];
         /// Labels of the workload.
         labels: BTreeMap<String, String> = "labels" [Entries(0, 256)];
         /// Endpoints of one network reach each other directly.
@@ -29,7 +29,13 @@ record! {
         service_account: String = "serviceAccount" [up_to(253)] or String::new();
     }
     verify verify;
+    cel ["has(self.address) || has(self.network)", "`address` is required unless `network` is given"],
+        ["!has(self.ports) || self.ports.size() == 0 || !has(self.address) || !self.address.startsWith('unix://')", "an address on a unix socket has no ports"];
 }
+
+pub(super) const PORT_NAME_RULE: &str = "key.size() < 63 && key.matches('^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?$')";
+pub(super) const SOCKET_RULE: &str =
+    "!self.startsWith('unix://') || (self.size() > 7 && self.substring(7, 8) in ['/', '@'] && !self.endsWith('/'))";
 
 fn verify(entry: &WorkloadEntry, cursor: &mut Cursor<'_>) {
     if entry.address.is_none() && entry.network.is_none() {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::workload_entry::{is_socket_or_other, socket_has_no_ports};
-use crate::schema::Check::{Each, EachKey, Entries, Format, Length, Range};
+use super::workload_entry::{PORT_NAME_RULE, SOCKET_RULE, is_socket_or_other, socket_has_no_ports};
+use crate::schema::Check::{Each, EachKey, Entries, Length, Pattern, Range, Rule};
 use crate::schema::Cursor;
 use crate::schema::formats::{is_port_name, up_to};
 
@@ -35,10 +35,10 @@ record! {
         /// IP address, host name, or `unix://` path.
         address: Option<String> = "address" [
             up_to(256),
-            Format("a unix:// address with an absolute path or abstract name", is_socket_or_other),
+            Rule("a unix:// address with an absolute path or abstract name", is_socket_or_other, SOCKET_RULE),
         ];
         /// Port numbers by name.
-        ports: Option<BTreeMap<String, u32>> = "ports" [Entries(0, 128), EachKey("a port name", is_port_name), Each(&[Range(1, 65535)])];
+        ports: Option<BTreeMap<String, u32>> = "ports" [Entries(0, 128), EachKey("a port name", is_port_name, PORT_NAME_RULE), Each(&[Range(1, 65535)])];
         /// Labels of the workload.
         labels: BTreeMap<String, String> = "labels" [Entries(0, 256)];
         /// Endpoints of one network reach each other directly.
@@ -51,6 +51,7 @@ record! {
         service_account: String = "serviceAccount" [up_to(253)] or String::new();
     }
     verify verify;
+    cel ["!has(self.ports) || !has(self.address) || !self.address.startsWith('unix://')", "an address on a unix socket has no ports"];
 }
 
 fn verify(template: &WorkloadTemplate, cursor: &mut Cursor<'_>) {
@@ -92,7 +93,7 @@ record! {
         /// Host; empty is the workload itself.
         host: String = "host" or String::new();
         /// `HTTP` or `HTTPS`.
-        scheme: String = "scheme" [Format("`HTTP` or `HTTPS`", |scheme| matches!(scheme, "" | "HTTP" | "HTTPS"))] or String::new();
+        scheme: String = "scheme" [Rule("`HTTP` or `HTTPS`", |scheme| matches!(scheme, "" | "HTTP" | "HTTPS"), "self in ['', 'HTTP', 'HTTPS']")] or String::new();
         /// Headers of the request.
         http_headers: Vec<ProbeHeader> = "httpHeaders";
     }
@@ -102,7 +103,7 @@ record! {
     /// A header of a probe.
     pub struct ProbeHeader {
         /// Its name.
-        name: String = "name" [Format("a header name of letters, digits and dashes", is_probe_header)];
+        name: String = "name" [Pattern("a header name of letters, digits and dashes", is_probe_header, "^[-A-Za-z0-9]+$")];
         /// Its value.
         value: String = "value" or String::new();
     }

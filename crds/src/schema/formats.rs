@@ -19,16 +19,20 @@ pub(crate) enum Check {
     Range(i64, i64),
     /// A number with a fraction, at least and at most.
     RangeF(f64, f64),
-    /// A text of a form; the words say which.
+    /// A text of a form; the words say which. The CRDs made here leave it to the webhook.
     Format(&'static str, fn(&str) -> bool),
+    /// A text of a form, and the same as the pattern of a CRD.
+    Pattern(&'static str, fn(&str) -> bool, &'static str),
+    /// A text of a form, and the same as a CRD's rule about `self`.
+    Rule(&'static str, fn(&str) -> bool, &'static str),
     /// A Go duration of at least one millisecond, the rule that Istio's CRDs put on most durations.
     Positive,
     /// A duration as the Gateway API writes it.
     GatewayDuration,
     /// Each item of a list, or each value of a map.
     Each(&'static [Check]),
-    /// Each key of a map.
-    EachKey(&'static str, fn(&str) -> bool),
+    /// Each key of a map, and the same as a CRD's rule about `key`.
+    EachKey(&'static str, fn(&str) -> bool, &'static str),
     /// No two items of a list are equal in these fields; without fields, no two items are equal.
     Unique(&'static [&'static str]),
 }
@@ -55,7 +59,10 @@ impl Check {
             {
                 cursor.report(Code::OutOfRange, format!("`{number}` is outside {least}..={most}"));
             }
-            (Self::Format(form, matches), Value::String(text)) if !matches(text) => {
+            (
+                Self::Format(form, matches) | Self::Pattern(form, matches, _) | Self::Rule(form, matches, _),
+                Value::String(text),
+            ) if !matches(text) => {
                 cursor.report(Code::InvalidFormat, format!("`{}` is not {form}", shorten(text)));
             }
             (Self::Positive, Value::String(text))
@@ -78,7 +85,7 @@ impl Check {
                     cursor.within(key.as_str(), |cursor| checks.iter().for_each(|check| check.run(item, cursor)));
                 }
             }
-            (Self::EachKey(form, matches), Value::Object(fields)) => {
+            (Self::EachKey(form, matches, _), Value::Object(fields)) => {
                 for key in fields.keys().filter(|key| !matches(key)) {
                     cursor.report(Code::InvalidFormat, format!("key `{}` is not {form}", shorten(key)));
                 }
@@ -274,6 +281,9 @@ pub(crate) fn is_address_type(text: &str) -> bool {
         })
     }
 }
+
+/// [`is_annotation_key`] as a rule.
+pub(crate) const ANNOTATION_KEY_RULE: &str = "key.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$') && key.split('/')[0].size() < 253";
 
 /// The looser key form of the Gateway API's infrastructure labels.
 pub(crate) fn is_annotation_key(text: &str) -> bool {

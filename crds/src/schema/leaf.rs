@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use super::{Cursor, Decode, Shape};
+use super::{Cursor, Decode, Leaf, Shape};
 use crate::codes::Code;
 use crate::duration::Duration;
 
@@ -19,6 +19,10 @@ impl Decode for String {
         }
         text.map(str::to_owned)
     }
+
+    fn shape() -> Shape {
+        Shape::Leaf(Leaf::Text)
+    }
 }
 
 /// Absent means false, as for every boolean of the kinds read here that has no third state.
@@ -29,6 +33,10 @@ impl Decode for bool {
             cursor.wrong_type("a boolean", value);
         }
         flag
+    }
+
+    fn shape() -> Shape {
+        Shape::Leaf(Leaf::Flag)
     }
 
     fn absent() -> Option<Self> {
@@ -55,6 +63,10 @@ macro_rules! integers {
                 }
                 narrowed
             }
+
+            fn shape() -> Shape {
+                Shape::Leaf(Leaf::Whole(i128::from(Self::MIN), i128::from(Self::MAX)))
+            }
         }
     )*};
 }
@@ -69,6 +81,10 @@ impl Decode for f64 {
         }
         number
     }
+
+    fn shape() -> Shape {
+        Shape::Leaf(Leaf::Number)
+    }
 }
 
 impl Decode for Duration {
@@ -79,6 +95,10 @@ impl Decode for Duration {
             cursor.report(Code::InvalidFormat, error.to_string());
         }
         duration.ok()
+    }
+
+    fn shape() -> Shape {
+        Shape::Leaf(Leaf::Text)
     }
 }
 
@@ -187,6 +207,10 @@ impl Decode for Bytes {
         }
         bytes.map(Self)
     }
+
+    fn shape() -> Shape {
+        Shape::Leaf(Leaf::Bytes)
+    }
 }
 
 impl Serialize for Bytes {
@@ -211,5 +235,9 @@ impl Decode for IntOrString {
             Value::String(text) => Some(Self::String(text.clone())),
             _ => i32::decode(value, cursor).map(Self::Int),
         }
+    }
+
+    fn shape() -> Shape {
+        Shape::Leaf(Leaf::IntOrString)
     }
 }

@@ -9,22 +9,26 @@
 ///     }
 ///     at_most_one ["a", "b"];     // CRD `oneOf`: at most one of these keys
 ///     verify function;            // rules between fields: fn(&Name, &mut Cursor)
+///     cel ["self.a < self.b", "a must be below b"];   // the same rules for the CRD, with what they say when broken
 /// }
 /// ```
 /// A field whose type has no meaning for absence is required unless a default is given; `or_required` makes a list or map required too.
 macro_rules! record {
     (
-        $(#[$meta:meta])*
+        $(#[doc = $doc:literal])*
+        $(#[derive($($derive:ident),*)])?
         pub struct $name:ident {
-            $( $(#[$field_meta:meta])* $field:ident : $type:ty = $key:literal $([$($check:expr),* $(,)?])? $($how:ident $($default:expr)?)? ; )*
+            $( $(#[doc = $field_doc:literal])* $field:ident : $type:ty = $key:literal $([$($check:expr),* $(,)?])? $($how:ident $($default:expr)?)? ; )*
         }
         $(at_most_one $([$($alternative:literal),* $(,)?]),+ ;)?
         $(verify $verify:path ;)?
+        $(cel $([$rule:literal, $message:literal]),+ ;)?
     ) => {
-        $(#[$meta])*
+        $(#[doc = $doc])*
+        $(#[derive($($derive),*)])?
         #[derive(Clone, Debug, PartialEq, serde::Serialize)]
         pub struct $name {
-            $( $(#[$field_meta])* #[serde(rename = $key)] pub $field: $type, )*
+            $( $(#[doc = $field_doc])* #[serde(rename = $key)] pub $field: $type, )*
         }
 
         impl $crate::schema::Decode for $name {
@@ -43,10 +47,16 @@ macro_rules! record {
                 $crate::schema::Shape::Record(const {
                     &$crate::schema::RecordShape {
                         name: stringify!($name),
+                        doc: &[$($doc),*],
                         fields: &[$($crate::schema::FieldShape {
                             key: $key,
+                            doc: &[$($field_doc),*],
                             shape: <$type as $crate::schema::Decode>::shape,
+                            checks: &[$($($check),*)?],
+                            is_required: record!(@required $type, $($how)?),
                         }),*],
+                        at_most_one: &[$($(&[$($alternative),*]),+)?],
+                        rules: &[$($($crate::schema::CelRule { rule: $rule, message: $message }),+)?],
                     }
                 })
             }
@@ -55,6 +65,9 @@ macro_rules! record {
     (@default) => { $crate::schema::Absent::OfType };
     (@default or $default:expr) => { $crate::schema::Absent::Default($default) };
     (@default or_required) => { $crate::schema::Absent::Refused };
+    (@required $type:ty, ) => { || <$type as $crate::schema::Decode>::absent().is_none() };
+    (@required $type:ty, or) => { || false };
+    (@required $type:ty, or_required) => { || true };
 }
 
 /// A text out of a fixed list.
@@ -85,6 +98,10 @@ macro_rules! choice {
                     }
                 }
             }
+
+            fn shape() -> $crate::schema::Shape {
+                $crate::schema::Shape::Leaf($crate::schema::Leaf::Choice(&[$($text),*]))
+            }
         }
     };
 }
@@ -92,17 +109,17 @@ macro_rules! choice {
 /// Alternatives of which at most one is written; the variant after `otherwise` stands for none.
 macro_rules! one_of {
     (
-        $(#[$meta:meta])*
+        $(#[doc = $doc:literal])*
         pub enum $name:ident {
-            $( $(#[$variant_meta:meta])* $variant:ident($type:ty) = $key:literal, )*
+            $( $(#[doc = $variant_doc:literal])* $variant:ident($type:ty) = $key:literal, )*
         } otherwise {
             $(#[$none_meta:meta])* $none:ident,
         }
     ) => {
-        $(#[$meta])*
+        $(#[doc = $doc])*
         #[derive(Clone, Debug, PartialEq)]
         pub enum $name {
-            $( $(#[$variant_meta])* $variant($type), )*
+            $( $(#[doc = $variant_doc])* $variant($type), )*
             $(#[$none_meta])* $none,
         }
 
@@ -120,13 +137,20 @@ macro_rules! one_of {
             }
 
             fn shape() -> $crate::schema::Shape {
+                const KEYS: &[&str] = &[$($key),*];
                 $crate::schema::Shape::Record(const {
                     &$crate::schema::RecordShape {
                         name: stringify!($name),
+                        doc: &[$($doc),*],
                         fields: &[$($crate::schema::FieldShape {
                             key: $key,
+                            doc: &[$($variant_doc),*],
                             shape: <$type as $crate::schema::Decode>::shape,
+                            checks: &[],
+                            is_required: || false,
                         }),*],
+                        at_most_one: &[KEYS],
+                        rules: &[],
                     }
                 })
             }

@@ -9,6 +9,7 @@ use std::{
 use clap::Args;
 
 use super::limits::LimitOptions;
+use crate::admin::AppProbes;
 
 /// Name that the control plane's certificate carries where nothing else is said.
 const CONTROL_NAME: &str = "palisade-control.palisade-system.svc";
@@ -84,6 +85,9 @@ pub struct ProxyOptions {
     /// One decision in this many is made again on Cedar itself, off the request's path; 0 = none.
     #[arg(long, env = "PALISADE_POLICY_REPLAY_ONE_IN", value_name = "N", default_value_t = 10_000)]
     pub policy_replay_one_in: u32,
+    /// Probes of the application that the kubelet asks of this proxy, by path, as injection writes them; JSON.
+    #[arg(long, env = "PALISADE_APP_PROBES", value_name = "JSON", value_parser = AppProbes::parse)]
+    pub app_probes: Option<AppProbes>,
     /// What clients may take.
     #[command(flatten)]
     pub limits: LimitOptions,
