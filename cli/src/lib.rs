@@ -8,12 +8,15 @@ use clap::{Parser, Subcommand};
 
 mod analyze;
 mod ask;
+mod control;
 mod dev;
 mod eval;
 mod inputs;
 pub mod options;
 mod policy;
+mod proxy;
 mod run;
+mod wait;
 
 #[derive(Debug, Parser)]
 #[command(name = "palisade", version, about = "A service mesh: run it, ask it, test its policies.")]
@@ -28,7 +31,9 @@ enum Command {
     Dev(dev::Dev),
     Eval(eval::Eval),
     Policy(policy::Policy),
+    Proxy(proxy::Proxy),
     Run(run::Run),
+    Wait(wait::Wait),
     /// The process that runs the mesh, inside the namespaces that `dev` made.
     #[command(hide = true)]
     DevMesh(dev::DevMesh),
@@ -47,7 +52,9 @@ pub fn main() -> ExitCode {
         Command::Dev(dev) => dev.run(),
         Command::Eval(eval) => eval.run(),
         Command::Policy(policy) => policy.run(),
+        Command::Proxy(proxy) => proxy.run(),
         Command::Run(run) => run.run(),
+        Command::Wait(wait) => wait.run(),
         Command::DevMesh(mesh) => mesh.run(),
         Command::DevPod => dev::run_pod(),
         Command::DevLaunch(launch) => launch.run(),

@@ -5,6 +5,7 @@ pub mod ca;
 pub mod decisions;
 pub mod fleet;
 pub mod jwks;
+pub mod leader;
 pub mod mesh;
 pub mod metrics;
 mod run;
@@ -13,6 +14,7 @@ pub mod settings;
 pub mod slices;
 pub mod source;
 mod standalone;
+pub mod status;
 pub mod token;
 
 pub use run::{run, run_until};

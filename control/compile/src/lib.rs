@@ -14,6 +14,7 @@ mod plan;
 mod reports;
 mod resolve;
 pub mod settings;
+pub mod status;
 mod time;
 
 pub use inputs::{GatewayKind, Inputs, SourceDocument, SourceOptions};

@@ -261,6 +261,22 @@ impl Reports {
         Arc::make_mut(&mut self.documents).insert(object, document);
     }
 
+    /// The document of an object.
+    pub(crate) fn document(&self, name: &ObjectName) -> Option<&Arc<Document>> {
+        self.documents.get(name)
+    }
+
+    /// All documents, by object.
+    pub(crate) fn documents(&self) -> impl Iterator<Item = (&ObjectName, &Arc<Document>)> {
+        self.documents.iter()
+    }
+
+    /// Documents of an API group, by object.
+    pub(crate) fn documents_of<'a>(&'a self, group: &'a str) -> impl Iterator<Item = (&'a ObjectName, &'a Arc<Document>)> {
+        let start = ObjectName { group: group.into(), ..ObjectName::default() };
+        self.documents.range(start..).take_while(move |(name, _)| *name.group == *group)
+    }
+
     /// Adds a condition of an object.
     pub(crate) fn condition(&mut self, object: ObjectName, condition: Condition) {
         self.conditions.entry(object).or_default().push(condition);
