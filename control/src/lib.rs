@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod ca;
+pub mod cluster;
 pub mod decisions;
 pub mod fleet;
 pub mod jwks;

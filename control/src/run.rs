@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use palisade_compile::{ControlSettings, SourceOptions};
 use tokio::{
     net::TcpListener,
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     ca::CertificateAuthority,
+    cluster,
     jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
     serve::{ServingIdentity, Shared, serve},
@@ -60,6 +61,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let Settings {
         files,
+        kubeconfig,
+        context,
+        control_namespace,
+        istio_classes,
         namespace,
         root_namespace,
         set,
@@ -72,15 +77,23 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         jwks_ca,
         log: _,
     } = settings;
-    let options = source_options(root_namespace, &set)?;
+    let control_namespace = cluster::control_namespace(control_namespace.as_deref())?;
+    let is_files = !files.is_empty();
+    let options = source_options(root_namespace, &set, is_files, istio_classes)?;
     let metrics = Metrics::new();
     let (keeper, feed) = KeyKeeper::new(Fetcher::new(&jwks_ca), Some(&ca_dir), metrics.clone());
     let keys = keeper.status();
-    let (live, following, mesh) = source::start_with_keys(files, &namespace, options, metrics.clone(), Some(feed))?;
+    let (live, mesh) = if is_files {
+        source::follow_files(files, &namespace, options, metrics.clone(), Some(feed))?
+    } else {
+        let client = cluster::client(kubeconfig.as_deref(), context.as_deref()).await?;
+        let version = client.apiserver_version().await.context("the Kubernetes API server does not answer")?;
+        bail!("Kubernetes {} answers, and documents are read from files only: give --files", version.git_version);
+    };
     let trust_domain = mesh.borrow().as_ref().map(|mesh| mesh.trust_domain().clone()).context("nothing is compiled")?;
     let authority = Arc::new(CertificateAuthority::load_or_create(&ca_dir, &trust_domain, SystemTime::now())?);
     let tokens = TokenKey::load_or_create(&token_key)?;
-    let names = server_names(server_name);
+    let names = server_names(&control_namespace, server_name);
     let addresses = serving_addresses(listen.ip());
     let identity = Arc::new(ServingIdentity::issue(&authority, names, addresses, SERVING_LIFETIME)?);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
@@ -88,7 +101,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
     let shared = Shared::new(mesh, Arc::clone(&authority), tokens, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
-    let follow = tokio::spawn(live.follow(following, stop.clone()));
+    let follow = tokio::spawn(live.follow(stop.clone()));
     let keep_keys = tokio::spawn(keeper.run(stop.clone()));
     let renewing = Arc::clone(&identity);
     let renew_stop = stop.clone();
@@ -104,8 +117,14 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     served.context("serving failed")
 }
 
-pub(crate) fn source_options(root_namespace: Option<String>, set: &[String]) -> anyhow::Result<SourceOptions> {
-    let mut control = ControlSettings::default();
+fn source_options(
+    root_namespace: Option<String>,
+    set: &[String],
+    is_files: bool,
+    istio_classes: bool,
+) -> anyhow::Result<SourceOptions> {
+    // In a cluster an istiod may be there to serve its class.
+    let mut control = ControlSettings { istio_classes: is_files || istio_classes, ..ControlSettings::default() };
     for setting in set {
         control.set(setting)?;
     }
@@ -115,11 +134,11 @@ pub(crate) fn source_options(root_namespace: Option<String>, set: &[String]) -> 
     if let Some(root_namespace) = root_namespace {
         control.root_namespace = Some(root_namespace.into());
     }
-    Ok(SourceOptions { control, is_files: true })
+    Ok(SourceOptions { control, is_files })
 }
 
-fn server_names(further: Vec<String>) -> Vec<String> {
-    let service = "palisade-control.palisade-system";
+fn server_names(control_namespace: &str, further: Vec<String>) -> Vec<String> {
+    let service = format!("palisade-control.{control_namespace}");
     let mut names: Vec<String> = ["palisade-control".to_owned(), "localhost".to_owned()].into();
     names.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("{service}{suffix}")));
     names.extend(further);

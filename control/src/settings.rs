@@ -8,9 +8,22 @@ use clap::Parser;
 #[derive(Debug, Clone, Parser)]
 #[command(name = "palisade-control", version)]
 pub struct Settings {
-    /// Document file or folder (read recursively), or `-` for standard input; repeatable. Files are followed.
-    #[arg(long, env = "PALISADE_FILES", required = true, value_delimiter = ',', value_name = "PATH")]
+    /// Document file or folder (read recursively), or `-` for standard input; repeatable. Files are followed. Without any,
+    /// documents are those of a Kubernetes cluster.
+    #[arg(long, env = "PALISADE_FILES", value_delimiter = ',', value_name = "PATH")]
     pub files: Vec<PathBuf>,
+    /// Kubeconfig file; unset: the cluster that this pod runs in, else $KUBECONFIG or ~/.kube/config.
+    #[arg(long, env = "PALISADE_KUBECONFIG", value_name = "FILE", conflicts_with = "files")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig; unset: its current one.
+    #[arg(long, env = "PALISADE_CONTEXT", value_name = "NAME", conflicts_with = "files")]
+    pub context: Option<String>,
+    /// Namespace of the control plane itself; unset: that of its pod, else `palisade-system`.
+    #[arg(long, env = "PALISADE_CONTROL_NAMESPACE", value_name = "NAME")]
+    pub control_namespace: Option<String>,
+    /// In a cluster: Gateways of class `istio` are served too. With files they always are.
+    #[arg(long, env = "PALISADE_ISTIO_CLASSES")]
+    pub istio_classes: bool,
     /// Namespace of documents that name none.
     #[arg(long, env = "PALISADE_NAMESPACE", default_value = "default", value_name = "NAME")]
     pub namespace: String,
@@ -96,6 +109,17 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(settings.files.len(), 2);
+        assert!(!settings.istio_classes);
         assert_eq!(settings.cert_ttl, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn without_files_documents_are_those_of_a_cluster() {
+        let parse = |arguments: &[&str]| Settings::try_parse_from(["palisade-control"].iter().chain(arguments));
+        let settings = parse(&["--kubeconfig=admin.conf", "--context=a", "--istio-classes"]).unwrap();
+        assert_eq!((settings.files.len(), settings.kubeconfig), (0, Some("admin.conf".into())));
+        assert!(settings.istio_classes);
+        assert!(parse(&[]).unwrap().files.is_empty());
+        assert!(parse(&["--files=a", "--kubeconfig=admin.conf"]).is_err(), "one source of documents");
     }
 }

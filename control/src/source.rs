@@ -1,8 +1,10 @@
 //! Where documents come from, and the mesh that they are compiled to as they change.
 
 pub mod files;
+mod followed_files;
 mod live;
 mod watch;
 
-pub use live::{Following, LiveError, LiveFiles, start, start_with_keys};
+pub use followed_files::LiveError;
+pub(crate) use followed_files::follow_files;
 pub use watch::WatchError;

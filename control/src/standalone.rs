@@ -77,14 +77,14 @@ pub fn standalone(
 ) -> Result<Standalone, StandaloneError> {
     let metrics = Metrics::new();
     let (keeper, feed) = KeyKeeper::new(Fetcher::new(Path::new(CA_CERTIFICATES)), Some(ca_dir), metrics.clone());
-    let (live, following, mesh) = source::start_with_keys(files, namespace, options, metrics.clone(), Some(feed))?;
+    let (live, mesh) = source::follow_files(files, namespace, options, metrics.clone(), Some(feed))?;
     let trust_domain = mesh.borrow().as_ref().map(|mesh| mesh.trust_domain().clone()).ok_or(StandaloneError::Empty)?;
     let authority = Arc::new(CertificateAuthority::load_or_create(ca_dir, &trust_domain, SystemTime::now())?);
     let shared =
         Shared::new(mesh, authority, TokenKey::generate()?, LIFETIME.min(MAX_CERTIFICATE), metrics, stop.clone());
     let (connect, pipes) = mpsc::channel(BACKLOG);
     let serving = Arc::clone(&shared);
-    shared.tasks.spawn(live.follow(following, stop.clone()));
+    shared.tasks.spawn(live.follow(stop.clone()));
     shared.tasks.spawn(keeper.run(stop));
     // The server waits for the tasks of `shared`, so it is not one of them; it ends with `stop`.
     drop(tokio::spawn(async move {

@@ -104,6 +104,10 @@ impl Mesh {
     fn start(&self) -> Control {
         let settings = Settings {
             files: vec![self.path("documents")],
+            kubeconfig: None,
+            context: None,
+            control_namespace: None,
+            istio_classes: false,
             namespace: "default".to_owned(),
             root_namespace: None,
             set: Vec::new(),

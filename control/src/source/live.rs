@@ -1,26 +1,15 @@
-//! Documents of files, kept current: only what changed is read again, and a file that became unreadable keeps what was
-//! good in it.
+//! The loop that all sources of documents share: compile when something changed, then rest for as long as it took.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    path::{Path, PathBuf},
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use palisade_compile::{Inputs, Mesh, SourceDocument, SourceOptions, compile, compile_after, key_sources};
-use palisade_crds::{
-    Document, Documents,
-    document::{self, UnreadableText},
-};
+use palisade_compile::{Inputs, Mesh, SourceOptions, compile, compile_after, key_sources};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    files::{ReadError, files_of, is_document},
-    watch::{Changed, Changes, WatchError},
-};
 use crate::{
     jwks::KeyFeed,
     mesh::CompiledMesh,
@@ -28,113 +17,60 @@ use crate::{
     slices::{MeshWatch, Slices},
 };
 
-/// A file that is gone may be between an editor's two renames: it counts as removed only after this long.
-const GRACE: Duration = Duration::from_millis(250);
-
 /// In a storm of changes there is as much rest as work, up to this long: what changes meanwhile is taken together.
 const MAX_REST: Duration = Duration::from_millis(100);
 
-/// All files are looked at this often, for file systems that tell nothing.
-const SWEEP: Duration = Duration::from_secs(10);
+/// Documents that change.
+pub(crate) trait Source: Send + 'static {
+    /// What may have changed.
+    type Change: Send + 'static;
 
-/// Follows files and compiles them.
-pub struct LiveFiles {
-    paths: Vec<PathBuf>,
-    namespace: String,
+    /// Waits for the next changes; those that happened since the last look come at once. Cancel-safe.
+    fn next(&mut self) -> impl Future<Output = Self::Change> + Send;
+
+    /// Takes changes in; whether they make a difference. May take its time: never called on an async thread.
+    fn take(&mut self, change: Self::Change) -> bool;
+
+    /// Everything that there is to compile; `None` = something that was asked for is not there yet, and [`Source::next`] will
+    /// tell of it.
+    fn inputs(&mut self, options: &SourceOptions) -> Option<Inputs>;
+}
+
+/// A source with what is compiled from it.
+pub(crate) struct Live<S> {
+    pub(super) source: S,
+    compiler: Compiler,
+    sender: watch::Sender<Option<Arc<dyn Slices>>>,
+}
+
+/// Compiles, reusing what did not change.
+struct Compiler {
     options: SourceOptions,
     metrics: Metrics,
-    files: BTreeMap<PathBuf, FileState>,
-    /// Standard input, read once.
-    input: Option<FileState>,
-    missing: BTreeMap<PathBuf, Instant>,
     /// Keys of tokens; `None` = none are fetched.
     keys: Option<KeyFeed>,
     /// What was compiled last: the next mesh takes over what did not change.
     compiled: Option<Mesh>,
 }
 
-struct FileState {
-    text: Vec<u8>,
-    /// In force: of the text, and what is kept from an earlier one.
-    documents: Vec<SourceDocument>,
-    /// What of the text cannot be read.
-    unreadable: Vec<UnreadableText>,
-}
-
-/// Why files are not followed.
-#[derive(Debug, thiserror::Error)]
-pub enum LiveError {
-    /// A path is not there or not readable.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// A path cannot be watched.
-    #[error(transparent)]
-    Watch(#[from] WatchError),
-}
-
-/// Reads and compiles once, then follows changes in [`LiveFiles::follow`].
-///
-/// # Errors
-/// When a path cannot be read or watched. What stands in the files is reported, and no error.
-pub fn start(
-    paths: Vec<PathBuf>,
-    namespace: &str,
-    options: SourceOptions,
-    metrics: Metrics,
-) -> Result<(LiveFiles, Following, MeshWatch), LiveError> {
-    start_with_keys(paths, namespace, options, metrics, None)
-}
-
-/// As [`start`], compiling anew when fetched keys change.
-///
-/// # Errors
-/// As [`start`].
-pub fn start_with_keys(
-    paths: Vec<PathBuf>,
-    namespace: &str,
-    options: SourceOptions,
-    metrics: Metrics,
-    keys: Option<KeyFeed>,
-) -> Result<(LiveFiles, Following, MeshWatch), LiveError> {
-    // Watching begins before reading: no change falls between.
-    let changes = Changes::of(&paths)?;
-    let input = if paths.iter().any(|path| path.as_os_str() == "-") {
-        let Documents { documents, unreadable } = super::files::read(&[PathBuf::from("-")])?;
-        let documents = documents.into_iter().map(|document| SourceDocument::parse(document, namespace)).collect();
-        Some(FileState { text: Vec::new(), documents, unreadable })
-    } else {
-        None
-    };
-    let mut live = LiveFiles {
-        paths,
-        namespace: namespace.to_owned(),
-        options,
-        metrics,
-        files: BTreeMap::new(),
-        input,
-        missing: BTreeMap::new(),
-        keys,
-        compiled: None,
-    };
-    for file in live.list()? {
-        live.read(&file).map_err(|source| ReadError { path: file.display().to_string(), source })?;
+impl<S: Source> Live<S> {
+    /// A source that nothing is compiled from yet.
+    pub(crate) fn new(source: S, options: SourceOptions, metrics: Metrics, keys: Option<KeyFeed>) -> (Self, MeshWatch) {
+        let (sender, receiver) = watch::channel(None);
+        (Self { source, compiler: Compiler { options, metrics, keys, compiled: None }, sender }, receiver)
     }
-    let (sender, receiver) = watch::channel(Some(live.compile()));
-    Ok((live, Following { changes, sender }, receiver))
-}
 
-/// What [`LiveFiles::follow`] needs besides the files.
-pub struct Following {
-    changes: Changes,
-    sender: watch::Sender<Option<Arc<dyn Slices>>>,
-}
+    /// Compiles what there is.
+    pub(crate) fn compile(&mut self) {
+        if let Some(inputs) = self.source.inputs(&self.compiler.options) {
+            let mesh = self.compiler.compile(inputs);
+            self.sender.send_replace(Some(mesh));
+        }
+    }
 
-impl LiveFiles {
     /// Compiles after each change, until `stop`. The first change is taken at once; what changes while compiling, and for as
     /// long again, is taken together.
-    pub async fn follow(mut self, following: Following, stop: CancellationToken) {
-        let Following { changes, sender } = following;
-        let mut sweep = tokio::time::interval(SWEEP);
+    pub(crate) async fn follow(mut self, stop: CancellationToken) {
         let mut rest_until = Instant::now();
         loop {
             tokio::select! {
@@ -142,129 +78,53 @@ impl LiveFiles {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep_until(rest_until.into()) => {}
             }
-            let retry = self.missing.values().min().map(|since| *since + GRACE);
-            let grace = async {
-                match retry {
-                    Some(due) => tokio::time::sleep_until(due.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let fetched = async {
-                match self.keys.as_mut() {
-                    // A keeper that is gone changes nothing any more.
-                    Some(feed) => match feed.keys.changed().await {
-                        Ok(()) => {}
-                        Err(_) => std::future::pending().await,
-                    },
-                    None => std::future::pending().await,
-                }
-            };
-            let mut has_keys = false;
             let changed = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                changed = changes.next() => changed,
-                () = fetched => {
-                    has_keys = true;
-                    Changed::default()
-                }
-                () = grace => Changed { paths: self.missing.keys().cloned().collect(), is_anything: false },
-                _ = sweep.tick() => Changed { paths: BTreeSet::new(), is_anything: true },
+                changed = self.source.next() => Some(changed),
+                () = self.compiler.fetched() => None,
             };
             // Reading and compiling take their time: off the async threads.
             let started = Instant::now();
             let work = tokio::task::spawn_blocking(move || {
-                let is_new = self.take(&changed) || has_keys;
-                let mesh = is_new.then(|| self.compile());
-                (self, mesh)
+                // Without a change of documents there are new keys.
+                let is_new = changed.is_none_or(|changed| self.source.take(changed));
+                if is_new {
+                    self.compile();
+                }
+                (self, is_new)
             });
-            let mesh;
-            (self, mesh) = match work.await {
+            let is_new;
+            (self, is_new) = match work.await {
                 Ok(done) => done,
                 Err(error) => {
                     tracing::error!(%error, "compiling failed, the mesh stays as it is");
                     return;
                 }
             };
-            if let Some(mesh) = mesh {
-                sender.send_replace(Some(mesh));
+            if is_new {
                 // The first change after a calm is never held up.
                 rest_until = Instant::now() + started.elapsed().min(MAX_REST);
             }
         }
     }
+}
 
-    /// Reads what changed; whether that makes a difference.
-    fn take(&mut self, changed: &Changed) -> bool {
-        let known = |path: &PathBuf| self.files.contains_key(path);
-        let is_elsewhere = changed.paths.iter().any(|path| !known(path) && !is_document(path));
-        let mut candidates: BTreeSet<PathBuf> = changed.paths.iter().filter(|path| known(path)).cloned().collect();
-        let is_new = changed.paths.iter().any(|path| !known(path) && is_document(path));
-        if changed.is_anything || is_elsewhere || is_new {
-            // Folders, links and new names: which files there are is found out anew.
-            match self.list() {
-                Ok(files) => {
-                    let listed: BTreeSet<PathBuf> = files.into_iter().collect();
-                    let is_all = changed.is_anything || is_elsewhere;
-                    candidates.extend(listed.iter().filter(|path| is_all || !known(path)).cloned());
-                    candidates.extend(self.files.keys().filter(|path| !listed.contains(*path)).cloned());
-                }
-                Err(error) => tracing::warn!(%error, "files cannot be listed, what is known stays"),
-            }
+impl Compiler {
+    /// Waits for keys that were fetched. Cancel-safe.
+    async fn fetched(&mut self) {
+        let is_gone = match &mut self.keys {
+            Some(feed) => feed.keys.changed().await.is_err(),
+            None => true,
+        };
+        if is_gone {
+            // A keeper that is gone changes nothing any more.
+            std::future::pending().await
         }
-        let mut is_different = false;
-        for path in candidates {
-            match self.read(&path) {
-                Ok(different) => {
-                    self.missing.remove(&path);
-                    is_different |= different;
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let since = *self.missing.entry(path.clone()).or_insert_with(Instant::now);
-                    if since.elapsed() >= GRACE {
-                        self.missing.remove(&path);
-                        is_different |= self.files.remove(&path).is_some();
-                        tracing::info!(file = %path.display(), "file removed");
-                    }
-                }
-                Err(error) => tracing::warn!(file = %path.display(), %error, "unreadable, what was in it stays"),
-            }
-        }
-        is_different
     }
 
-    fn list(&self) -> Result<Vec<PathBuf>, ReadError> {
-        let mut files = Vec::new();
-        for path in self.paths.iter().filter(|path| path.as_os_str() != "-") {
-            match files_of(path) {
-                Ok(found) => files.extend(found),
-                // A file that is being replaced.
-                Err(error) if error.source.kind() == io::ErrorKind::NotFound && self.files.contains_key(path) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(files)
-    }
-
-    /// Reads one file; whether its text is another one.
-    fn read(&mut self, path: &Path) -> io::Result<bool> {
-        let text = std::fs::read(path)?;
-        let before = self.files.get(path);
-        if before.is_some_and(|state| state.text == text) {
-            return Ok(false);
-        }
-        let read = document::read(&path.to_string_lossy(), &text);
-        let state = keep_good(before, text, read, &self.namespace);
-        self.files.insert(path.to_owned(), state);
-        Ok(true)
-    }
-
-    fn compile(&mut self) -> Arc<dyn Slices> {
+    fn compile(&mut self, mut inputs: Inputs) -> Arc<dyn Slices> {
         let started = Instant::now();
-        let states = || self.input.iter().chain(self.files.values());
-        let documents = states().flat_map(|state| state.documents.iter().cloned());
-        let unreadable = states().flat_map(|state| state.unreadable.iter().cloned());
-        let mut inputs = Inputs::from_sources(documents, unreadable, &self.options);
         if let Some(feed) = &self.keys {
             let sources = key_sources(&inputs);
             feed.wanted.send_if_modified(|wanted| {
@@ -284,50 +144,7 @@ impl LiveFiles {
         let mesh = CompiledMesh::new(compiled);
         let elapsed = started.elapsed();
         self.metrics.compile_seconds.observe(elapsed.as_secs_f64());
-        tracing::info!(files = self.files.len(), elapsed_us = elapsed.as_micros(), "compiled");
+        tracing::info!(elapsed_us = elapsed.as_micros(), "compiled");
         Arc::new(mesh)
     }
 }
-
-/// What a text says; where parts of it cannot be read, with the earlier documents that the readable rest does not replace:
-/// an API server would have refused the edit. Documents that are as they were are not parsed again.
-fn keep_good(before: Option<&FileState>, text: Vec<u8>, read: Documents, namespace: &str) -> FileState {
-    let Documents { documents, unreadable } = read;
-    let known: BTreeMap<Name, &SourceDocument> = before
-        .iter()
-        .flat_map(|state| &state.documents)
-        .map(|source| (name_of(&source.document, namespace), source))
-        .collect();
-    let mut said = BTreeSet::new();
-    let mut sources = Vec::new();
-    for document in documents {
-        let name = name_of(&document, namespace);
-        let same = known.get(&name).filter(|held| *held.document == document);
-        sources.push(match same {
-            Some(held) => (*held).clone(),
-            None => SourceDocument::parse(document, namespace),
-        });
-        said.insert(name);
-    }
-    if !unreadable.is_empty() {
-        let earlier = before.iter().flat_map(|state| &state.documents);
-        sources.extend(earlier.filter(|held| !said.contains(&name_of(&held.document, namespace))).cloned());
-    }
-    FileState { text, documents: sources, unreadable }
-}
-
-type Name = (String, String, String, String);
-
-fn name_of(document: &Document, default_namespace: &str) -> Name {
-    let text = |value: Option<&serde_json::Value>| value.and_then(|v| v.as_str()).unwrap_or_default().to_owned();
-    let metadata = document.value.get("metadata");
-    let field = |name: &str| text(metadata.and_then(|metadata| metadata.get(name)));
-    let group = text(document.value.get("apiVersion"));
-    let group = group.rsplit_once('/').map_or_else(String::new, |(group, _)| group.to_owned());
-    let namespace = Some(field("namespace")).filter(|namespace| !namespace.is_empty());
-    let namespace = namespace.unwrap_or_else(|| default_namespace.to_owned());
-    (group, text(document.value.get("kind")), namespace, field("name"))
-}
-
-#[cfg(test)]
-mod tests;

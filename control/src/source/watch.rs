@@ -30,7 +30,7 @@ struct Pending {
 
 /// What has changed since the last look.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Changed {
+pub(crate) struct Changed {
     /// These paths.
     pub(super) paths: BTreeSet<PathBuf>,
     /// Anything may have: events were lost, or links moved.
