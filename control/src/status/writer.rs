@@ -3,10 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -34,6 +31,7 @@ use super::{
 use crate::{
     fleet::{Fleet, ObjectId},
     leader::Leadership,
+    metrics::{Metrics, StatusWrite, StatusWriteLabels},
     slices::MeshWatch,
 };
 
@@ -50,24 +48,13 @@ const GATHER: Duration = Duration::from_millis(20);
 const CONFLICT: Duration = Duration::from_secs(5);
 const REFUSED: Duration = Duration::from_secs(200);
 
-/// Statuses written, by what became of it.
-#[derive(Debug, Default)]
-pub struct Written {
-    /// Writes that were done.
-    pub done: AtomicU64,
-    /// Writes that were refused because the object had changed.
-    pub conflicts: AtomicU64,
-    /// Writes that failed otherwise.
-    pub failed: AtomicU64,
-}
-
 /// Writes statuses while this replica leads.
 pub struct StatusWriter {
     client: Client,
     mesh: MeshWatch,
     fleet: Arc<Fleet>,
     leadership: Leadership,
-    written: Arc<Written>,
+    metrics: Metrics,
     options: StatusOptions,
     wanted: Arc<Statuses>,
     connected: BTreeSet<WorkloadRef>,
@@ -85,14 +72,14 @@ impl StatusWriter {
         mesh: MeshWatch,
         fleet: Arc<Fleet>,
         leadership: Leadership,
-        written: Arc<Written>,
+        metrics: Metrics,
     ) -> Self {
         Self {
             client,
             mesh,
             fleet,
             leadership,
-            written,
+            metrics,
             options: StatusOptions::default(),
             wanted: Arc::default(),
             connected: BTreeSet::new(),
@@ -116,11 +103,13 @@ impl StatusWriter {
                     () = tokio::time::sleep(Duration::from_secs(1)) => {}
                 }
             }
+            self.metrics.leader.set(1);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = self.lead() => {}
             }
+            self.metrics.leader.set(0);
             // What was seen as a leader is old by the time it leads again.
             self.writes.abort_all();
             self.writes = JoinSet::new();
@@ -319,10 +308,19 @@ impl StatusWriter {
         let now = Instant::now();
         let Write { name, uid: _, version: _, status } = write;
         self.flying.remove(&name);
-        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+        let result = match &outcome {
+            Outcome::Done(_) => Some(StatusWrite::Done),
+            Outcome::Conflict => Some(StatusWrite::Conflict),
+            Outcome::Busy(_) => Some(StatusWrite::Busy),
+            Outcome::Refused(_) => Some(StatusWrite::Refused),
+            Outcome::Gone => None,
+        };
+        if let Some(result) = result {
+            let labels = StatusWriteLabels { kind: name.kind.to_string(), result };
+            self.metrics.status_writes.get_or_create(&labels).inc();
+        }
         match outcome {
             Outcome::Done(seen) => {
-                count(&self.written.done);
                 self.pace.wrote(&name, content(&status), now);
                 if self.pace.fights(&name) == 3 {
                     tracing::warn!(kind = %name.kind, namespace = %name.namespace, name = %name.name,
@@ -331,21 +329,14 @@ impl StatusWriter {
                 self.store.put(name.clone(), &seen);
                 self.pace.note(&name, now);
             }
-            Outcome::Conflict => {
-                count(&self.written.conflicts);
-                self.pace.failed(&name, now, CONFLICT);
-            }
-            Outcome::Gone => {
-                self.store.remove(&name);
-            }
+            Outcome::Conflict => self.pace.failed(&name, now, CONFLICT),
+            Outcome::Gone => self.store.remove(&name),
             Outcome::Busy(error) => {
-                count(&self.written.failed);
                 tracing::warn!(%error, "the API server takes no statuses for the moment");
                 self.pace.pause(now);
                 self.pace.failed(&name, now, CONFLICT);
             }
             Outcome::Refused(error) => {
-                count(&self.written.failed);
                 tracing::error!(kind = %name.kind, namespace = %name.namespace, name = %name.name, %error,
                     "this status is refused");
                 self.pace.failed(&name, now, REFUSED);
