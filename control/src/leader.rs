@@ -109,6 +109,7 @@ impl Campaign {
                 () = stop.cancelled() => break,
                 attempt = tokio::time::timeout(ATTEMPT, self.attempt()) => attempt,
             };
+            let is_renewed = matches!(attempt, Ok(Ok(true)));
             let held = match attempt {
                 Ok(Ok(is_held)) => is_held,
                 Ok(Err(error)) => {
@@ -120,7 +121,7 @@ impl Campaign {
                     self.still_holds()
                 }
             };
-            match (held, matches!(attempt, Ok(Ok(true)))) {
+            match (held, is_renewed) {
                 (true, true) => self.hold(Term { renewed: started, at }),
                 // What was renewed before counts a while longer.
                 (true, false) => {}

@@ -109,10 +109,10 @@ impl Slices for CompiledMesh {
     }
 
     fn holding(&self, document: &SourceDocument) -> Holding {
-        self.reports.holding(document)
+        status::holding(self.mesh.inputs(), &self.reports, document)
     }
 
     fn find(&self, group: &str, kind: &str, namespace: &str, name: &str) -> Option<Origin> {
-        self.reports.find(group, kind, namespace, name)
+        status::find(self.mesh.inputs(), group, kind, namespace, name)
     }
 }

@@ -12,12 +12,11 @@ mod route;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::Document;
 use palisade_model::{origin::Origin, settings::WorkloadRef};
 
 pub use condition::{Acked, Acks, Concern, Condition, Truth};
 pub use features::SUPPORTED_FEATURES;
-pub use holds::Holding;
+pub use holds::{Holding, find, holding};
 
 use crate::{
     inputs::{CONTROLLER, GATEWAY_NAME_LABEL},
@@ -206,18 +205,4 @@ fn expected(mesh: &Mesh) -> Vec<ExpectedProxy> {
         is_expected.then_some(ExpectedProxy { pod: WorkloadRef { namespace, name }, gateway })
     });
     proxies.collect()
-}
-
-/// The object that a document is, at its generation.
-fn origin_of(name: &ObjectName, document: &Document) -> Origin {
-    let metadata = document.value.get("metadata");
-    let ObjectName { group, kind, namespace, name } = name.clone();
-    Origin {
-        group,
-        kind,
-        namespace,
-        name,
-        uid: metadata.and_then(|m| m.get("uid")).and_then(|uid| uid.as_str()).unwrap_or_default().into(),
-        generation: metadata.and_then(|m| m.get("generation")).and_then(serde_json::Value::as_i64).unwrap_or(0),
-    }
 }

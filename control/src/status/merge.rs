@@ -57,7 +57,7 @@ fn complete(shape: Shape, wanted: &Value) -> Value {
         Shape::Istio => "validationMessages",
     };
     if let Some(fields) = wanted.as_object_mut() {
-        fields.entry(list).or_insert_with(|| Vec::new().into());
+        fields.entry(list).or_insert_with(|| Value::Array(Vec::new()));
     }
     wanted
 }

@@ -297,12 +297,8 @@ const DRY_RUN_PATH: &str = "metadata.annotations[istio.io/dry-run]";
 
 /// Go's `ParseBool`; what it cannot read is enforced.
 pub(crate) fn is_dry_run(head: &Head) -> bool {
-    head.annotations.get("istio.io/dry-run").is_some_and(|written| is_dry_run_value(written))
-}
-
-/// Whether the annotation's value means a dry run.
-pub(crate) fn is_dry_run_value(written: &str) -> bool {
-    matches!(written, "1" | "t" | "T" | "TRUE" | "true" | "True")
+    let written = head.annotations.get("istio.io/dry-run").map(String::as_str);
+    matches!(written, Some("1" | "t" | "T" | "TRUE" | "true" | "True"))
 }
 
 fn mode_of(head: &Head, reports: &mut Reports) -> PolicyMode {

@@ -1,13 +1,13 @@
 //! CedarPolicies: conditions of the policy as a whole, and of each object that it attaches to.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use palisade_crds::palisade::CedarMode;
+use palisade_model::origin::Origin;
 
 use super::{
     Body, MAX_ANCESTORS, ObjectStatus, Reference, WholeStatus,
     istio::{accepted, namespace_or_mesh},
-    origin_of,
 };
 use crate::{
     object::ObjectKey,
@@ -22,9 +22,15 @@ pub(super) fn policies(
     findings: &BTreeMap<&ObjectName, Vec<&Diagnostic>>,
     objects: &mut BTreeMap<ObjectName, ObjectStatus>,
 ) {
-    let documents = reports.documents_of(palisade_crds::palisade::GROUP);
-    for (name, document) in documents.filter(|(name, _)| &*name.kind == "CedarPolicy") {
-        let key = ObjectKey::new(name.namespace.clone(), name.name.clone());
+    let valid = resolved.inputs.cedar_policies.values().map(|policy| policy.head.origin());
+    let rejected = reports.rejected().map(|(name, (uid, generation))| {
+        let ObjectName { group, kind, namespace, name } = name.clone();
+        Origin { group, kind, namespace, name, uid: Arc::clone(uid), generation: *generation }
+    });
+    for origin in valid.chain(rejected).filter(|origin| &*origin.kind == "CedarPolicy") {
+        let Origin { group, kind, namespace, name, uid: _, generation: _ } = origin.clone();
+        let key = ObjectKey::new(Arc::clone(&namespace), Arc::clone(&name));
+        let name = ObjectName { group, kind, namespace, name };
         let spec = resolved.inputs.cedar_policies.get(&key).map(|policy| &policy.spec);
         let targets = spec.map(|spec| spec.target_refs.as_slice()).unwrap_or_default();
         let reference = |target: &palisade_crds::istio::PolicyTargetReference| Reference {
@@ -36,13 +42,12 @@ pub(super) fn policies(
             port: None,
         };
         let status = WholeStatus {
-            accepted: accepted(findings.get(name).map(Vec::as_slice).unwrap_or_default()),
+            accepted: accepted(findings.get(&name).map(Vec::as_slice).unwrap_or_default()),
             messages: None,
             ancestors: Some(targets.iter().take(MAX_ANCESTORS).map(reference).collect()),
             is_dry_run: spec.is_some_and(|spec| spec.mode == CedarMode::Audit),
             concern: Some(namespace_or_mesh(resolved, &name.namespace)),
         };
-        let origin = origin_of(name, document);
-        objects.insert(name.clone(), ObjectStatus { origin, body: Body::Object(status) });
+        objects.insert(name, ObjectStatus { origin, body: Body::Object(status) });
     }
 }

@@ -3,42 +3,56 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use palisade_crds::Severity;
+use palisade_model::origin::Origin;
 
-use super::{Body, Concern, Condition, Finding, ObjectStatus, WholeStatus, origin_of};
+use super::{Body, Concern, Condition, Finding, ObjectStatus, WholeStatus, holds::of_istio};
 use crate::{
     reports::{Diagnostic, ObjectName, Reports},
-    resolve::{Resolved, authorization::is_dry_run_value},
+    resolve::{Resolved, authorization::is_dry_run},
 };
 
-/// Istio's groups.
-const GROUPS: [&str; 4] = ["extensions.istio.io", "networking.istio.io", "security.istio.io", "telemetry.istio.io"];
+/// What Istio's groups end with.
+const GROUPS: &str = ".istio.io";
 
 /// Findings that a message tells; the others are counted.
 const TOLD: usize = 3;
 
-/// All documents of Istio's groups, those that are rejected as well.
+/// All objects of Istio's groups that are read, those that are rejected as well.
 pub(super) fn objects(
     resolved: &Resolved,
     reports: &Reports,
     findings: &BTreeMap<&ObjectName, Vec<&Diagnostic>>,
     objects: &mut BTreeMap<ObjectName, ObjectStatus>,
 ) {
-    for group in GROUPS {
-        for (name, document) in reports.documents_of(group) {
-            let found = findings.get(name).map(Vec::as_slice).unwrap_or_default();
-            let annotation = document.value.pointer("/metadata/annotations/istio.io~1dry-run");
-            let is_dry_run = &*name.kind == "AuthorizationPolicy"
-                && annotation.and_then(|value| value.as_str()).is_some_and(is_dry_run_value);
-            let status = WholeStatus {
-                accepted: accepted(found),
-                messages: Some(found.iter().map(|diagnostic| finding(diagnostic)).collect()),
-                ancestors: None,
-                is_dry_run,
-                concern: concern(resolved, name),
-            };
-            let origin = origin_of(name, document);
+    for head in of_istio(&resolved.inputs).filter(|head| head.group.ends_with(GROUPS)) {
+        let name = ObjectName::of(head);
+        let is_dry_run = &*head.kind == "AuthorizationPolicy" && is_dry_run(head);
+        let status = whole(resolved, &name, is_dry_run, findings);
+        objects.insert(name, ObjectStatus { origin: head.origin(), body: Body::Object(status) });
+    }
+    for (name, (uid, generation)) in reports.rejected().filter(|(name, _)| name.group.ends_with(GROUPS)) {
+        if !objects.contains_key(name) {
+            let status = whole(resolved, name, false, findings);
+            let ObjectName { group, kind, namespace, name: own } = name.clone();
+            let origin = Origin { group, kind, namespace, name: own, uid: Arc::clone(uid), generation: *generation };
             objects.insert(name.clone(), ObjectStatus { origin, body: Body::Object(status) });
         }
+    }
+}
+
+fn whole(
+    resolved: &Resolved,
+    name: &ObjectName,
+    is_dry_run: bool,
+    findings: &BTreeMap<&ObjectName, Vec<&Diagnostic>>,
+) -> WholeStatus {
+    let found = findings.get(name).map(Vec::as_slice).unwrap_or_default();
+    WholeStatus {
+        accepted: accepted(found),
+        messages: Some(found.iter().map(|diagnostic| finding(diagnostic)).collect()),
+        ancestors: None,
+        is_dry_run,
+        concern: concern(resolved, name),
     }
 }
 

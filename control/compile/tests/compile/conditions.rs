@@ -166,7 +166,8 @@ spec:
 #[test]
 fn listeners_in_each_others_way_are_conflicted() {
     let told = statuses(&gateway(
-        "{name: a, port: 80, protocol: HTTP, hostname: x.com}, {name: b, port: 80, protocol: HTTP, hostname: x.com},
+        "{name: a, port: 80, protocol: HTTPS, hostname: x.com, tls: {certificateRefs: [{name: c}]}},
+         {name: b, port: 80, protocol: TLS, hostname: x.com, tls: {mode: Passthrough}},
          {name: c, port: 81, protocol: HTTP}, {name: d, port: 81, protocol: TCP}, {name: e, port: 82, protocol: HTTP}",
     ));
     for (name, reason) in
@@ -308,7 +309,7 @@ fn a_class_with_parameters_is_not_accepted() {
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass
 metadata: {name: tuned}
-spec: {controllerName: palisade.dev/gateway-controller, parametersRef: {group: \"\", kind: ConfigMap, name: x, namespace: y}}
+spec: {controllerName: palisade.dev/gateway-controller, parametersRef: {group: \"\", kind: ConfigMap, name: x, namespace: b}}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: GatewayClass

@@ -1,0 +1,8 @@
+//! Statuses on a real API server, written by real control planes about real proxies.
+#![expect(clippy::indexing_slicing, reason = "tests")]
+
+mod control;
+mod leaders;
+mod others;
+mod programmed;
+mod writes;
