@@ -122,7 +122,7 @@ impl Mesh {
         Ok(fs::rename(self.path("new"), self.path("documents/all.yaml"))?)
     }
 
-    fn proxy(&self, name: &str, account: &str, features: BTreeSet<feature::Feature>) -> anyhow::Result<Proxy> {
+    fn proxy(&self, name: &str, account: &str) -> anyhow::Result<Proxy> {
         let bound = BoundPod {
             namespace: "foo".into(),
             name: name.into(),
@@ -141,7 +141,7 @@ impl Mesh {
             namespace: "foo".into(),
             name: name.into(),
             build: "test".into(),
-            features,
+            features: feature::all(),
             short_id: name.into(),
         };
         let applier = Arc::new(Slow::default());
@@ -178,8 +178,7 @@ async fn it_returns_when_every_proxy_does_it_and_names_who_does_not() -> anyhow:
     assert_eq!(nobody.status.code(), Some(1));
     assert!(said(&nobody).contains("foo/a-1: not connected"), "{}", said(&nobody));
 
-    let all = || palisade_model::feature::ALL.iter().map(|name| feature::feature(name)).collect();
-    let (a, b) = (mesh.proxy("a-1", "a", all())?, mesh.proxy("b-1", "b", all())?);
+    let (a, b) = (mesh.proxy("a-1", "a")?, mesh.proxy("b-1", "b")?);
     let both = mesh.palisade(&["wait", "--timeout", "20s"], Some(&documents)).await?;
     assert!(both.status.success() && said(&both).contains("enforced 2/2"), "{}", said(&both));
 
