@@ -1,5 +1,7 @@
 //! The way to a Kubernetes API server: which one, as whom, over TLS that depends on nobody else in the process.
 
+mod transport;
+
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
@@ -72,7 +74,7 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
     // rustls asks the process for its cryptography, and nobody else in here installs one. One that is there stays.
     drop(rustls::crypto::ring::default_provider().install_default());
     let server = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|source| ClusterError::Client { server, source: Box::new(source) })
+    transport::client(config).map_err(|source| ClusterError::Client { server, source: Box::new(source) })
 }
 
 /// The namespace that the control plane itself lives in: as given, else that of this pod, else [`CONTROL_NAMESPACE`].

@@ -41,6 +41,13 @@ pub struct Metrics {
     pub leader: Gauge,
     key_fetches: Family<KeyFetchLabels, Counter>,
     keys_fetched: Family<KeyLabels, Gauge>,
+    watch_failures: Family<WatchLabels, Counter>,
+}
+
+/// Label of watches of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WatchLabels {
+    kind: String,
 }
 
 /// Labels of fetches of token keys.
@@ -166,6 +173,9 @@ impl Metrics {
         let (status_writes, leader) = (Family::default(), Gauge::default());
         registry.register("status_writes", "Status writes by kind and result", status_writes.clone());
         registry.register("leader", "1 while this replica writes status", leader.clone());
+        let watch_failures = Family::default();
+        let help = "Lists and watches of the Kubernetes API that failed, by kind; each is tried again";
+        registry.register("watch_failures", help, watch_failures.clone());
         Self {
             registry: Arc::new(registry),
             proxies,
@@ -181,6 +191,7 @@ impl Metrics {
             leader,
             key_fetches,
             keys_fetched,
+            watch_failures,
         }
     }
 
@@ -207,6 +218,11 @@ impl Metrics {
             let gauge = self.keys_fetched.get_or_create(&KeyLabels { source });
             gauge.set(fetched.map_or(0, jiff::Timestamp::as_second));
         }
+    }
+
+    /// Counts a list or watch of the Kubernetes API that failed.
+    pub(crate) fn watch_failed(&self, kind: &str) {
+        self.watch_failures.get_or_create(&WatchLabels { kind: kind.to_owned() }).inc();
     }
 
     /// Counts a refusal.

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use palisade_compile::{ControlSettings, SourceOptions};
 use tokio::{
     net::TcpListener,
@@ -22,7 +22,7 @@ use crate::{
     metrics::Metrics,
     serve::{ServingIdentity, Shared, serve},
     settings::Settings,
-    source,
+    source, status,
     token::TokenKey,
 };
 
@@ -83,14 +83,27 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let metrics = Metrics::new();
     let (keeper, feed) = KeyKeeper::new(Fetcher::new(&jwks_ca), Some(&ca_dir), metrics.clone());
     let keys = keeper.status();
-    let (live, mesh) = if is_files {
-        source::follow_files(files, &namespace, options, metrics.clone(), Some(feed))?
+    // An error, too, ends everything that was started.
+    let _end = stop.clone().drop_guard();
+    let mut api = None;
+    let (follow, mut mesh) = if is_files {
+        let (live, mesh) = source::follow_files(files, &namespace, options, metrics.clone(), Some(feed))?;
+        (tokio::spawn(live.follow(stop.clone())), mesh)
     } else {
         let client = cluster::client(kubeconfig.as_deref(), context.as_deref()).await?;
-        let version = client.apiserver_version().await.context("the Kubernetes API server does not answer")?;
-        bail!("Kubernetes {} answers, and documents are read from files only: give --files", version.git_version);
+        api = Some(client.clone());
+        let (live, mesh) = source::follow_cluster(client, options, metrics.clone(), Some(feed));
+        (tokio::spawn(live.follow(stop.clone())), mesh)
     };
-    let trust_domain = mesh.borrow().as_ref().map(|mesh| mesh.trust_domain().clone()).context("nothing is compiled")?;
+    let keep_keys = tokio::spawn(keeper.run(stop.clone()));
+    // A cluster may keep everybody waiting; nothing listens, and nobody is told that this is ready, before all is read.
+    let trust_domain = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        first = mesh.wait_for(Option::is_some) => {
+            let first = first.context("reading documents ended")?;
+            first.as_ref().map(|mesh| mesh.trust_domain().clone()).context("nothing is compiled")?
+        }
+    };
     let authority = Arc::new(CertificateAuthority::load_or_create(&ca_dir, &trust_domain, SystemTime::now())?);
     let tokens = TokenKey::load_or_create(&token_key)?;
     let names = server_names(&control_namespace, server_name);
@@ -101,8 +114,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
     let shared = Shared::new(mesh, Arc::clone(&authority), tokens, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
-    let follow = tokio::spawn(live.follow(stop.clone()));
-    let keep_keys = tokio::spawn(keeper.run(stop.clone()));
+    let status = api.map(|client| status::start(client, &control_namespace, &shared, stop.clone()));
     let renewing = Arc::clone(&identity);
     let renew_stop = stop.clone();
     let renew = tokio::spawn(async move { renewing.renew(authority, renew_stop).await });
@@ -110,7 +122,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let served = serve(Arc::clone(&shared), listener, &identity).await;
     // However serving ended, the rest goes with it.
     stop.cancel();
-    for task in [follow, renew, keep_keys] {
+    for task in [follow, renew, keep_keys].into_iter().chain(status.into_iter().flatten()) {
         task.await.context("a task of the control plane failed")?;
     }
     pages.abort();

@@ -2,7 +2,9 @@
 
 pub(crate) mod addresses;
 pub mod core;
+mod discovery;
 mod gateway_pods;
+mod kept;
 mod kubernetes;
 mod objects;
 mod reads;
@@ -14,6 +16,7 @@ use palisade_crds::{Broken, gateway_api, istio, palisade};
 
 pub use gateway_pods::GatewayKind;
 pub(crate) use gateway_pods::{CONTROLLER, GATEWAY_NAME_LABEL, is_served_class};
+pub use kept::KeptInputs;
 pub use objects::Objects;
 pub(crate) use reads::Input;
 pub use sources::{SourceDocument, SourceOptions};

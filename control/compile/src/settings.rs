@@ -7,7 +7,7 @@ use std::{
 
 use palisade_crds::istio::{
     ExtensionProvider, ForwardClientCertDetails, GatewayTopology, HttpRetry, MeshConfig, MeshH2UpgradePolicy,
-    MeshOutboundMode, MinTlsVersion, NormalizationType, TlsDefaults,
+    MeshOutboundMode, MinTlsVersion, NamespaceSelector, NormalizationType, TlsDefaults,
 };
 use palisade_model::{
     cluster::{OutlierDetection, TcpKeepalive},
@@ -75,6 +75,8 @@ pub struct MeshSettings {
     pub istio_classes: bool,
     /// A gateway's workload serves the Gateways of its own namespace only.
     pub gateways_in_own_namespace: bool,
+    /// Namespaces that are part of the mesh; empty = all.
+    pub(crate) discovery_selectors: Vec<NamespaceSelector>,
 }
 
 /// What stands in front of a gateway.
@@ -138,6 +140,7 @@ impl MeshSettings {
             selects_gateways: control.selects_gateways,
             istio_classes: control.istio_classes,
             gateways_in_own_namespace: control.gateways_in_own_namespace,
+            discovery_selectors: mesh.discovery_selectors.clone(),
             outbound: match mesh.outbound_traffic_policy.as_ref().map(|policy| policy.mode) {
                 // Sent in the clear they would lose what was asked for.
                 Some(_) if mesh.outbound_traffic_policy.as_ref().is_some_and(|policy| policy.tls.is_some()) => {
@@ -210,7 +213,6 @@ pub(crate) fn not_served(mesh: &MeshConfig) -> Vec<&'static str> {
     let written = [
         (mesh.inbound_traffic_policy.is_some(), "inboundTrafficPolicy"),
         (mesh.extension_providers.iter().any(|provider| !is_authorizer(provider)), "extensionProviders"),
-        (!mesh.discovery_selectors.is_empty(), "discoverySelectors"),
         (!mesh.ca_certificates.is_empty(), "caCertificates"),
         (mesh.protocol_detection_timeout.is_some(), "protocolDetectionTimeout"),
     ];

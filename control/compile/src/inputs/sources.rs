@@ -10,7 +10,7 @@ use crate::{
     inputs::{
         Inputs, Objects,
         addresses::{Addresses, Range},
-        core, gateway_pods, kubernetes,
+        core, discovery, gateway_pods, kubernetes,
     },
     object::{Head, Location, Object, ObjectKey},
     reports::{Code, Diagnostic, ObjectName, Report, Reports},
@@ -84,9 +84,26 @@ impl Inputs {
     /// Inputs from documents in any order. Of several documents for one object the last in order of file and line counts.
     pub fn new(documents: impl IntoIterator<Item = SourceDocument>, options: &SourceOptions) -> Self {
         let mut reports = Reports::default();
-        let documents = unique(documents, &mut reports);
+        let mut documents = unique(documents, &mut reports);
         let settings = mesh_settings(&documents, options, &mut reports);
-        let mut inputs = Self {
+        discovery::retain(&mut documents, &settings);
+        let mut inputs = Self::empty(settings, reports);
+        let mut templates = Vec::new();
+        for source in &documents {
+            inputs.report_issues(source);
+            inputs.add(&source.parsed, &mut templates);
+        }
+        if options.is_files {
+            inputs.add_pods_of(templates);
+            inputs.assign_addresses();
+        }
+        inputs.place_pods(options.is_files);
+        inputs
+    }
+
+    /// Nothing but settings.
+    pub(super) fn empty(settings: MeshSettings, reports: Reports) -> Self {
+        Self {
             settings,
             namespaces: BTreeMap::new(),
             nodes: BTreeMap::new(),
@@ -116,23 +133,15 @@ impl Inputs {
             cedar_policies: Objects::new(),
             broken_policies: Vec::new(),
             reports,
-        };
-        let mut templates = Vec::new();
-        for source in &documents {
-            inputs.report_issues(source);
-            inputs.add(source, &mut templates);
         }
-        if options.is_files {
-            inputs.add_pods_of(templates);
-            inputs.assign_addresses();
+    }
+
+    /// What pods have of the namespaces and nodes that they are in.
+    pub(super) fn place_pods(&mut self, is_files: bool) {
+        let Self { pods, namespaces, nodes, .. } = self;
+        for pod in pods.values_mut() {
+            place(pod, namespaces, nodes, is_files);
         }
-        let namespaces = inputs.namespaces.clone();
-        for pod in inputs.pods.values_mut() {
-            let namespace = namespaces.get(&pod.head.key.namespace).cloned().unwrap_or_default();
-            pod.spec.locality = kubernetes::locality(pod, &inputs.nodes);
-            kubernetes::decide_injection(pod, &namespace, options.is_files);
-        }
-        inputs
     }
 
     fn report_issues(&mut self, source: &SourceDocument) {
@@ -160,10 +169,11 @@ impl Inputs {
         }
     }
 
-    fn add(&mut self, source: &SourceDocument, templates: &mut Vec<kubernetes::Template>) {
-        let head = head(&source.parsed.meta);
+    /// Adds an object to those of its kind.
+    pub(super) fn add(&mut self, parsed: &Parsed, templates: &mut Vec<kubernetes::Template>) {
+        let head = head(&parsed.meta);
         let key = head.key.clone();
-        match &source.parsed.object {
+        match &parsed.object {
             Kind::Namespace(_) => {
                 let Head { labels, annotations, .. } = head;
                 self.namespaces.insert(key.name, core::Namespace { labels, annotations });
@@ -226,13 +236,17 @@ impl Inputs {
             .filter(|template| !self.pods_in(&template.head.key.namespace).any(|pod| template.owns(&pod.head.labels)))
             .collect();
         for pod in missing.iter().flat_map(kubernetes::Template::pods) {
-            self.pods.entry(pod.head.key.clone()).or_insert(pod);
+            if !self.pods.contains_key(&pod.head.key) {
+                self.pods.insert(pod.head.key.clone(), pod);
+            }
         }
         for service in gateway_pods::missing_services(self) {
             self.services.insert(service.head.key.clone(), service);
         }
         for pod in gateway_pods::missing(self) {
-            self.pods.entry(pod.head.key.clone()).or_insert(pod);
+            if !self.pods.contains_key(&pod.head.key) {
+                self.pods.insert(pod.head.key.clone(), pod);
+            }
         }
     }
 
@@ -248,12 +262,12 @@ impl Inputs {
         for address in written {
             addresses.reserve(*address);
         }
-        for (key, pod) in &mut self.pods {
+        for (key, pod) in self.pods.iter_mut() {
             if pod.spec.ips.is_empty() {
                 pod.spec.ips.extend(addresses.assign(Range::Pods, key));
             }
         }
-        for (key, service) in &mut self.services {
+        for (key, service) in self.services.iter_mut() {
             let needs_one = !service.spec.is_headless && service.spec.external_name.is_none();
             if needs_one && service.spec.addresses.is_empty() {
                 for family in &service.spec.families {
@@ -268,11 +282,23 @@ impl Inputs {
     }
 }
 
-fn insert<T: Clone>(objects: &mut Objects<T>, head: Head, spec: T) {
+/// What a pod has of its namespace and node.
+pub(super) fn place(
+    pod: &mut Object<core::Pod>,
+    namespaces: &BTreeMap<Arc<str>, core::Namespace>,
+    nodes: &BTreeMap<Arc<str>, BTreeMap<String, String>>,
+    is_files: bool,
+) {
+    let namespace = namespaces.get(&pod.head.key.namespace).cloned().unwrap_or_default();
+    pod.spec.locality = kubernetes::locality(pod, nodes);
+    kubernetes::decide_injection(pod, &namespace, is_files);
+}
+
+fn insert<T>(objects: &mut Objects<T>, head: Head, spec: T) {
     objects.insert(head.key.clone(), Object { head, spec });
 }
 
-fn head(meta: &Meta) -> Head {
+pub(super) fn head(meta: &Meta) -> Head {
     Head {
         group: meta.group.as_str().into(),
         kind: meta.kind.as_str().into(),
@@ -311,7 +337,11 @@ fn unique(documents: impl IntoIterator<Item = SourceDocument>, reports: &mut Rep
 }
 
 /// The mesh configuration from the ConfigMap `istio`, from the root namespace given, else from the control plane's.
-fn mesh_settings(documents: &[SourceDocument], options: &SourceOptions, reports: &mut Reports) -> MeshSettings {
+pub(super) fn mesh_settings(
+    documents: &[SourceDocument],
+    options: &SourceOptions,
+    reports: &mut Reports,
+) -> MeshSettings {
     let namespace = options.control.root_namespace.as_ref().unwrap_or(&options.control.control_namespace);
     let in_namespace = |namespace: &str| {
         documents.iter().find_map(|source| match &source.parsed.object {
