@@ -8,6 +8,12 @@ use super::{
 };
 use crate::resolve::gateway_api::GROUP;
 
+/// Longest text of a condition or finding: a proxy's refusal can be any.
+const LONGEST: usize = 1024;
+
+/// Findings that a status lists.
+const LISTED: usize = 20;
+
 /// The condition of ours in statuses of the Gateway API, whose plain names are its own.
 const ENFORCED: &str = "palisade.dev/Enforced";
 
@@ -133,9 +139,9 @@ impl ObjectStatus {
         status.insert("observedGeneration".to_owned(), generation.into());
         if let Some(messages) = messages.as_ref().filter(|messages| !messages.is_empty()) {
             let message = |finding: &super::Finding| {
-                json!({"level": finding.level, "type": {"code": finding.code, "name": finding.message}})
+                json!({"level": finding.level, "type": {"code": finding.code, "name": short(&finding.message)}})
             };
-            status.insert("validationMessages".to_owned(), messages.iter().map(message).collect());
+            status.insert("validationMessages".to_owned(), messages.iter().take(LISTED).map(message).collect());
         }
         Value::Object(status)
     }
@@ -161,6 +167,11 @@ impl Reference {
     }
 }
 
+fn short(text: &str) -> &str {
+    let end = text.char_indices().nth(LONGEST).map_or(text.len(), |(index, _)| index);
+    text.get(..end).unwrap_or(text)
+}
+
 fn list(conditions: &[Condition], generation: i64) -> Vec<Value> {
     let one = |condition: &Condition| {
         let Condition { kind, truth, reason, message } = condition;
@@ -168,7 +179,7 @@ fn list(conditions: &[Condition], generation: i64) -> Vec<Value> {
             "type": kind,
             "status": truth.as_str(),
             "reason": reason,
-            "message": message,
+            "message": short(message),
             "observedGeneration": generation,
         })
     };
