@@ -139,17 +139,15 @@ fn the_index_agrees_with_a_pass_over_all_snapshots() {
                     }
                 }
                 5..=7 if !sessions.is_empty() => {
-                    let resources: Vec<(usize, Vec<Origin>)> = (0..5)
-                        .filter(|_| random.bool())
-                        .map(|resource| {
-                            let mut origins: Vec<Origin> = (0..objects.len())
-                                .filter(|_| random.u8(0..3) == 0)
-                                .map(|object| origin(object, objects[object].0, objects[object].1))
-                                .collect();
-                            origins.sort();
-                            (resource, origins)
-                        })
-                        .collect();
+                    let mut resources: Vec<(usize, Vec<Origin>)> = Vec::new();
+                    for resource in (0..5).filter(|_| random.bool()).collect::<Vec<usize>>() {
+                        let mut origins: Vec<Origin> = (0..objects.len())
+                            .filter(|_| random.u8(0..3) == 0)
+                            .map(|object| origin(object, objects[object].0, objects[object].1))
+                            .collect();
+                        origins.sort();
+                        resources.push((resource, origins));
+                    }
                     let made = snapshot(&settings, &resources);
                     let which = random.usize(0..sessions.len());
                     target(&fleet, sessions[which].0, &made);
