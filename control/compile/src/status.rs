@@ -199,6 +199,8 @@ fn expected(mesh: &Mesh) -> Vec<ExpectedProxy> {
     let proxies = pods.filter_map(|pod| {
         let by_label = pod.head.labels.get(GATEWAY_NAME_LABEL);
         let gateway = by_label.map(|name| ObjectKey::new(Arc::clone(&pod.head.key.namespace), name.as_str()));
+        // Other controllers mark their pods in the same way.
+        let gateway = gateway.filter(|key| mesh.resolved().gateway_api.gateway(key).is_some());
         let is_expected =
             gateway.is_some() || pod.spec.gateway.is_some() || (pod.spec.is_injected && pod.spec.is_palisade);
         let ObjectKey { namespace, name } = pod.head.key.clone();
