@@ -111,8 +111,11 @@ impl Wait {
         match self.output {
             OutputFormat::Text | OutputFormat::Wide => {
                 for answer in answers.iter().filter(|answer| self.goal.is_asked(answer)) {
-                    let (mark, told) =
-                        if self.goal.is_reached(answer) { ("yes", self.goal.done(answer)) } else { ("no", self.goal.missing(answer)) };
+                    let (mark, told) = if self.goal.is_reached(answer) {
+                        ("yes", self.goal.done(answer))
+                    } else {
+                        ("no", self.goal.missing(answer))
+                    };
                     println!("{mark:<4}{}  {told}", answer.object);
                 }
             }

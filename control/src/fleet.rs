@@ -11,13 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
-use palisade_model::{
-    origin::Origin,
-    resource::Feature,
-    service::Query,
-    settings::WorkloadRef,
-    snapshot::Snapshot,
-};
+use palisade_model::{origin::Origin, resource::Feature, service::Query, settings::WorkloadRef, snapshot::Snapshot};
 use palisade_wire::delta::{
     Offer, Withheld,
     server::{Greeting, Rejection},
@@ -156,8 +150,7 @@ impl Fleet {
         let refused = record.nacked.as_ref().map(|(_, at)| *at);
         let unofferable = record.unofferable.clone();
         change(record);
-        let is_refusal =
-            record.nacked.as_ref().map(|(_, at)| *at) != refused || record.unofferable != unofferable;
+        let is_refusal = record.nacked.as_ref().map(|(_, at)| *at) != refused || record.unofferable != unofferable;
         let pod = record.pod.clone();
         // A stream that a newer one of the pod has replaced counts no more.
         if state.newest.get(&pod) == Some(&id) {

@@ -123,12 +123,8 @@ impl Mesh {
     }
 
     fn proxy(&self, name: &str, account: &str) -> anyhow::Result<Proxy> {
-        let bound = BoundPod {
-            namespace: "foo".into(),
-            name: name.into(),
-            uid: "any".into(),
-            service_account: account.into(),
-        };
+        let bound =
+            BoundPod { namespace: "foo".into(), name: name.into(), uid: "any".into(), service_account: account.into() };
         let key = TokenKey::load_or_create(&self.path("token.key"))?;
         let token = TokenSource::Fixed(key.mint(&bound, SystemTime::now(), Duration::from_secs(3600))?.into());
         let dialer = Dialer::tls(TlsDialer {
@@ -211,7 +207,11 @@ async fn it_returns_when_every_proxy_does_it_and_names_who_does_not() -> anyhow:
 
     let listed = mesh.palisade(&["proxy", "status"], None).await?;
     assert_eq!(listed.status.code(), Some(1));
-    assert!(said(&listed).contains("foo/a-1  current") && said(&listed).contains("foo/b-1  refused"), "{}", said(&listed));
+    assert!(
+        said(&listed).contains("foo/a-1  current") && said(&listed).contains("foo/b-1  refused"),
+        "{}",
+        said(&listed)
+    );
     let shown = mesh.palisade(&["proxy", "config", "foo/b-1", "-o", "wide", "--kind", "policy"], None).await?;
     assert!(said(&shown).contains("pending") && said(&shown).contains("AuthorizationPolicy foo/p"), "{}", said(&shown));
     let gone = mesh.palisade(&["proxy", "config", "foo/none"], None).await?;

@@ -80,8 +80,12 @@ pub(super) fn content(page: &Value, is_wide: bool) -> String {
     let mut rows = Vec::new();
     for (kind, entries) in page.get("content").and_then(Value::as_object).into_iter().flatten() {
         for entry in entries.as_array().into_iter().flatten() {
-            let mut row =
-                vec![kind.clone(), text(entry, "name").to_owned(), short(text(entry, "hash")), text(entry, "state").to_owned()];
+            let mut row = vec![
+                kind.clone(),
+                text(entry, "name").to_owned(),
+                short(text(entry, "hash")),
+                text(entry, "state").to_owned(),
+            ];
             if is_wide {
                 let origins = entry.get("origins").and_then(Value::as_array).into_iter().flatten();
                 row.push(origins.filter_map(Value::as_str).collect::<Vec<_>>().join(", "));

@@ -67,13 +67,7 @@ pub struct StatusWriter {
 
 impl StatusWriter {
     /// A writer of what `mesh` and `fleet` say.
-    pub fn new(
-        client: Client,
-        mesh: MeshWatch,
-        fleet: Arc<Fleet>,
-        leadership: Leadership,
-        metrics: Metrics,
-    ) -> Self {
+    pub fn new(client: Client, mesh: MeshWatch, fleet: Arc<Fleet>, leadership: Leadership, metrics: Metrics) -> Self {
         Self {
             client,
             mesh,
@@ -279,7 +273,9 @@ impl StatusWriter {
             if is_other || held.generation > status.origin.generation {
                 continue;
             }
-            let Some(change) = merge::change(kind.shape, &held.status(), &status.render(&acks), &text) else { continue };
+            let Some(change) = merge::change(kind.shape, &held.status(), &status.render(&acks), &text) else {
+                continue;
+            };
             if let Some(due) = self.pace.texts(&name).filter(|due| !change.is_urgent && *due > now) {
                 self.pace.plan(&name, due);
                 continue;

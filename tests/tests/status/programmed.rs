@@ -1,6 +1,10 @@
 //! `Programmed` and `Enforced` are true when a proxy has acknowledged, and not before.
 
-use std::{fs, process::Stdio, time::{Duration, SystemTime}};
+use std::{
+    fs,
+    process::Stdio,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::{Context, ensure};
 use palisade_control::token::{BoundPod, TokenKey};
@@ -19,7 +23,8 @@ async fn gateway_process(stand: &Stand<'_>, control: &Replica, namespace: &str, 
         uid: uid.as_str().into(),
         service_account: "default".into(),
     };
-    let token = TokenKey::load_or_create(&stand.token_key())?.mint(&bound, SystemTime::now(), Duration::from_secs(3600))?;
+    let token =
+        TokenKey::load_or_create(&stand.token_key())?.mint(&bound, SystemTime::now(), Duration::from_secs(3600))?;
     let file = stand.folder().join("token");
     fs::write(&file, token)?;
     let log = fs::File::create(stand.folder().join("gateway.log"))?;
@@ -53,7 +58,8 @@ kind: Service
 metadata: {name: web, namespace: programmed}
 spec: {selector: {app: web}, ports: [{port: 80}]}
 ";
-    let documents = format!("{}---{service}---{}", gateway("programmed", port), route("programmed", "web", "a.example.com"));
+    let documents =
+        format!("{}---{service}---{}", gateway("programmed", port), route("programmed", "web", "a.example.com"));
     cluster.apply(&documents).await?;
     let control = stand.control("one").await?;
     let edge = async || stand.get(GATEWAY_API, "gateways", "programmed", "edge").await;
@@ -82,17 +88,23 @@ spec: {nodeName: fake-0, containers: [{name: proxy, image: 'palisade:1'}]}
     until("a pod without a proxy", SOON, async || {
         let status = &edge().await?["status"];
         let (truth, reason, _, message) = condition(&status["conditions"], "Programmed")?;
-        ensure!(truth == "False" && reason == "Pending" && message.contains("programmed/edge-0: not connected"), "{status}");
+        ensure!(
+            truth == "False" && reason == "Pending" && message.contains("programmed/edge-0: not connected"),
+            "{status}"
+        );
         ensure!(told(&status["listeners"][0]["conditions"], "Programmed")? == "False Pending", "{status}");
         Ok(())
     })
     .await?;
-    let late =
-        stand.palisade(&control, &["wait", "Gateway/programmed/edge", "--for", "programmed", "--timeout", "1s"]).await?;
+    let late = stand
+        .palisade(&control, &["wait", "Gateway/programmed/edge", "--for", "programmed", "--timeout", "1s"])
+        .await?;
     let said = String::from_utf8_lossy(&late.stdout).into_owned();
     ensure!(late.status.code() == Some(1) && said.contains("programmed/edge-0: not connected"), "{said}");
 
-    let waiting = stand.asking(&control, &["wait", "Gateway/programmed/edge", "--for", "programmed", "--timeout", "30s"])?.spawn()?;
+    let waiting = stand
+        .asking(&control, &["wait", "Gateway/programmed/edge", "--for", "programmed", "--timeout", "30s"])?
+        .spawn()?;
     let mut proxy = gateway_process(&stand, &control, "programmed", "edge-0").await?;
     let waited = waiting.wait_with_output().await?;
     ensure!(waited.status.success(), "{waited:?} {}", control.said());

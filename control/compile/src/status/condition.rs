@@ -118,8 +118,7 @@ impl Acked {
         let Self { by, of, missing, absent } = self;
         let mut text = format!("{verb} {by}/{of}");
         let lagging = missing.iter().map(|(proxy, reason)| format!("{proxy}: {reason}"));
-        let names: Vec<String> =
-            lagging.chain(absent.iter().map(|proxy| format!("{proxy}: not connected"))).collect();
+        let names: Vec<String> = lagging.chain(absent.iter().map(|proxy| format!("{proxy}: not connected"))).collect();
         for (index, name) in names.iter().take(NAMED).enumerate() {
             text.push_str(if index == 0 { ": " } else { "; " });
             text.push_str(name);

@@ -16,11 +16,7 @@ use crate::{
 const VERSIONS: [&str; 7] = ["v1.0", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6"];
 
 /// GatewayClasses with our controller.
-pub(super) fn classes(
-    resolved: &Resolved,
-    options: &StatusOptions,
-    objects: &mut BTreeMap<ObjectName, ObjectStatus>,
-) {
+pub(super) fn classes(resolved: &Resolved, options: &StatusOptions, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
     for class in resolved.inputs.gateway_classes.values().filter(|class| class.spec.controller_name == CONTROLLER) {
         let accepted = match &class.spec.parameters_ref {
             None => Condition::holds("Accepted", "Accepted"),
@@ -115,9 +111,9 @@ fn obstacle(
         return Some(Condition::fails("Programmed", "Invalid", "the Gateway is not accepted"));
     }
     let asked = document.spec.addresses.iter().filter_map(|address| address.value.as_deref());
-    let unusable = asked.filter(|value| !value.is_empty()).find(|value| {
-        value.parse::<IpAddr>().map_or(true, |address| !addresses.contains(&address))
-    });
+    let unusable = asked
+        .filter(|value| !value.is_empty())
+        .find(|value| value.parse::<IpAddr>().map_or(true, |address| !addresses.contains(&address)));
     if let Some(value) = unusable {
         let message = format!("address `{value}` is not one that the Gateway has");
         return Some(Condition::fails("Programmed", "AddressNotUsable", message));
@@ -151,10 +147,8 @@ fn listener(listener: &status::ListenerStatus) -> ListenerStatus {
 
 /// Where clients reach a Gateway: what its Service is given from outside, else the Service's own addresses, else its pods'.
 fn addresses(inputs: &Inputs, gateway: &ObjectKey, class: &str) -> Vec<IpAddr> {
-    let service = inputs.services.get(&ObjectKey::new(
-        Arc::clone(&gateway.namespace),
-        format!("{}-{class}", gateway.name),
-    ));
+    let service =
+        inputs.services.get(&ObjectKey::new(Arc::clone(&gateway.namespace), format!("{}-{class}", gateway.name)));
     if let Some(service) = service {
         let spec = &service.spec;
         let chosen = if spec.external_addresses.is_empty() { &spec.addresses } else { &spec.external_addresses };

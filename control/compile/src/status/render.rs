@@ -27,7 +27,9 @@ impl ObjectStatus {
                 json!({"conditions": list(conditions, generation), "supportedFeatures": features})
             }
             Body::Gateway(gateway) => self.gateway(gateway, acks),
-            Body::Route { parents, concern } => json!({"parents": self.attachments("parentRef", parents, concern, acks)}),
+            Body::Route { parents, concern } => {
+                json!({"parents": self.attachments("parentRef", parents, concern, acks)})
+            }
             Body::Ancestors { ancestors, concern } => {
                 json!({"ancestors": self.attachments("ancestorRef", ancestors, concern, acks)})
             }
@@ -138,9 +140,7 @@ impl ObjectStatus {
         status.insert("conditions".to_owned(), conditions.into());
         status.insert("observedGeneration".to_owned(), generation.into());
         if let Some(messages) = messages.as_ref().filter(|messages| !messages.is_empty()) {
-            let message = |finding: &super::Finding| {
-                json!({"level": finding.level, "type": {"code": finding.code, "name": short(&finding.message)}})
-            };
+            let message = |finding: &super::Finding| json!({"level": finding.level, "type": {"code": finding.code, "name": short(&finding.message)}});
             status.insert("validationMessages".to_owned(), messages.iter().take(LISTED).map(message).collect());
         }
         Value::Object(status)

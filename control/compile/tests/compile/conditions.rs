@@ -107,9 +107,7 @@ fn kinds_of_routes_that_are_not_known_are_left_out() {
 #[test]
 fn certificates_must_be_there_readable_and_permitted() {
     let tls = |reference: &str| {
-        gateway(&format!(
-            "{{name: https, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{reference}]}}}}"
-        ))
+        gateway(&format!("{{name: https, port: 443, protocol: HTTPS, tls: {{certificateRefs: [{reference}]}}}}"))
     };
     let secret = "
 apiVersion: v1
@@ -182,7 +180,9 @@ fn listeners_in_each_others_way_are_conflicted() {
 #[test]
 fn listeners_whose_hosts_overlap_under_tls_say_so() {
     let tls = |name: &str, host: &str| {
-        format!("{{name: {name}, port: 443, protocol: HTTPS, hostname: \"{host}\", tls: {{certificateRefs: [{{name: c}}]}}}}")
+        format!(
+            "{{name: {name}, port: 443, protocol: HTTPS, hostname: \"{host}\", tls: {{certificateRefs: [{{name: c}}]}}}}"
+        )
     };
     let listeners = [tls("a", "foo.example.com"), tls("b", "foo.example.org"), tls("c", "*.example.com")];
     let told = statuses(&gateway(&listeners.join(", ")));
@@ -228,8 +228,9 @@ metadata: {name: r, namespace: b}
 spec: {parentRefs: [{name: edge, namespace: a}]}
 ";
     for (from, expected) in [("Same", "False NotAllowedByListeners"), ("All", "True Accepted")] {
-        let edge =
-            gateway(&format!("{{name: http, port: 80, protocol: HTTP, allowedRoutes: {{namespaces: {{from: {from}}}}}}}"));
+        let edge = gateway(&format!(
+            "{{name: http, port: 80, protocol: HTTP, allowedRoutes: {{namespaces: {{from: {from}}}}}}}"
+        ));
         let told = statuses(&format!("{edge}{foreign}"));
         let entry = &told["HTTPRoute b/r"]["parents"][0];
         assert_eq!(condition(entry, "Accepted"), expected);
@@ -361,7 +362,10 @@ spec: {{targetRefs: [{{group: \"\", kind: Service, name: {target}}}], validation
     }
     let told = statuses(&format!("{base}{}", policy("one", "none", system, 1)));
     let entry = &told["BackendTLSPolicy a/one"]["ancestors"][0];
-    assert_eq!((condition(entry, "Accepted").as_str(), &entry["ancestorRef"]["kind"]), ("False TargetNotFound", &"Service".into()));
+    assert_eq!(
+        (condition(entry, "Accepted").as_str(), &entry["ancestorRef"]["kind"]),
+        ("False TargetNotFound", &"Service".into())
+    );
 }
 
 #[test]
@@ -395,7 +399,10 @@ spec: {policies: \"permit (principal, action, resource\"}
 ",
     );
     let good = &told["AuthorizationPolicy a/good"];
-    assert_eq!((condition(good, "Accepted"), condition(good, "Enforced")), ("True Accepted".into(), "True Enforced".into()));
+    assert_eq!(
+        (condition(good, "Accepted"), condition(good, "Enforced")),
+        ("True Accepted".into(), "True Enforced".into())
+    );
     assert_eq!(good["observedGeneration"], 7);
     assert_eq!(good["conditions"][1]["message"], "Enforced 2/2");
     assert!(good.get("validationMessages").is_none());

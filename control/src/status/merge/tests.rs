@@ -47,7 +47,8 @@ fn a_route_that_left_us_keeps_only_others() {
 #[test]
 fn a_time_changes_with_the_status_alone() {
     let held = json!({"conditions": [condition("Accepted", "True", 1, Some(BEFORE)), condition("Programmed", "False", 1, Some(BEFORE))]});
-    let wanted = json!({"conditions": [condition("Accepted", "True", 2, None), condition("Programmed", "True", 2, None)]});
+    let wanted =
+        json!({"conditions": [condition("Accepted", "True", 2, None), condition("Programmed", "True", 2, None)]});
     let written = change(Shape::Own, &held, &wanted, NOW).unwrap().status;
     assert_eq!(written["conditions"][0], condition("Accepted", "True", 2, Some(BEFORE)));
     assert_eq!(written["conditions"][1], condition("Programmed", "True", 2, Some(NOW)));
@@ -66,7 +67,8 @@ fn a_text_alone_is_not_urgent() {
 
 #[test]
 fn listeners_that_are_gone_and_conditions_that_no_longer_apply_are_taken_out() {
-    let listener = |name: &str, conditions: Vec<Value>| json!({"name": name, "attachedRoutes": 0, "conditions": conditions});
+    let listener =
+        |name: &str, conditions: Vec<Value>| json!({"name": name, "attachedRoutes": 0, "conditions": conditions});
     let accepted = |time| condition("Accepted", "True", 1, time);
     let overlap = condition("OverlappingTLSConfig", "True", 1, Some(BEFORE));
     let held = json!({"listeners": [listener("a", vec![accepted(Some(BEFORE)), overlap]), listener("b", Vec::new())]});
@@ -81,7 +83,8 @@ fn listeners_that_are_gone_and_conditions_that_no_longer_apply_are_taken_out() {
 fn istios_own_conditions_and_messages_stay() {
     let theirs = json!({"type": "Reconciled", "status": "True", "lastTransitionTime": BEFORE});
     let message = json!({"level": "ERROR", "type": {"code": "IST0101"}});
-    let held = json!({"conditions": [theirs.clone()], "validationMessages": [message.clone()], "observedGeneration": 1});
+    let held =
+        json!({"conditions": [theirs.clone()], "validationMessages": [message.clone()], "observedGeneration": 1});
     let ours = json!({"level": "WARNING", "type": {"code": "PLS0202", "name": "…"}});
     let wanted = json!({
         "conditions": [condition("Accepted", "True", 2, None)],

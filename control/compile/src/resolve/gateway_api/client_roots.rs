@@ -28,7 +28,10 @@ impl ClientRoots {
             let namespace = namespace.as_deref().unwrap_or(own);
             let is_kind = matches!(group.as_str(), "" | "core") && matches!(kind.as_str(), "ConfigMap" | "Secret");
             if !is_kind {
-                return Some(("InvalidCACertificateKind", format!("`{group}/{kind}` is not a kind of root certificate")));
+                return Some((
+                    "InvalidCACertificateKind",
+                    format!("`{group}/{kind}` is not a kind of root certificate"),
+                ));
             }
             if !grants.permits(from, namespace, group, kind, name) {
                 let message = format!("no ReferenceGrant lets this Gateway use {kind} `{namespace}/{name}`");

@@ -96,7 +96,8 @@ impl GatewayStatus {
 pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Route) -> Condition {
     let own = &route.head.key.namespace;
     if let Some(reference) = extensions(route).next() {
-        let message = format!("filters of kind `{}/{}` are not served: the rule answers 503", reference.group, reference.kind);
+        let message =
+            format!("filters of kind `{}/{}` are not served: the rule answers 503", reference.group, reference.kind);
         return refused("ResolvedRefs", "InvalidKind", &message);
     }
     let mirrors = route.rules.iter().flat_map(|rule| &rule.filters).filter_map(|filter| filter.request_mirror.as_ref());
