@@ -23,7 +23,9 @@ use palisade_control::{
     token::{BoundPod, TokenKey},
 };
 use palisade_model::{feature, resource::ResourceKey, snapshot::Snapshot};
-use palisade_proxy::config::{Applier, ApplyRejection, ConfigClient, Credentials, Dialer, TlsDialer, TokenSource};
+use palisade_proxy::config::{
+    Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Subscriptions, TlsDialer, TokenSource,
+};
 use palisade_tests::{checkout, wait::until};
 use palisade_wire::delta::client::Profile;
 use tokio::{process::Command, task::JoinHandle};
@@ -80,6 +82,8 @@ struct Mesh {
 
 struct Proxy {
     applier: Arc<Slow>,
+    // The client ends when nobody may ask for more.
+    _subscriptions: Subscriptions,
     _stop: DropGuard,
 }
 
@@ -141,11 +145,11 @@ impl Mesh {
             short_id: name.into(),
         };
         let applier = Arc::new(Slow::default());
-        let (client, _) =
+        let (client, subscriptions) =
             ConfigClient::new(profile, dialer, token, Arc::clone(&applier) as Arc<dyn Applier>, BTreeSet::new());
         let stop = CancellationToken::new();
         tokio::spawn(client.run(stop.clone()));
-        Ok(Proxy { applier, _stop: stop.drop_guard() })
+        Ok(Proxy { applier, _subscriptions: subscriptions, _stop: stop.drop_guard() })
     }
 
     async fn palisade(&self, arguments: &[&str], file: Option<&Path>) -> anyhow::Result<Output> {

@@ -2,6 +2,7 @@
 #![expect(clippy::indexing_slicing, reason = "tests")]
 
 mod control;
+mod istio;
 mod leaders;
 mod others;
 mod programmed;
