@@ -1,5 +1,4 @@
 //! `palisade wait` and `palisade proxy` against a control plane of files, and proxies that take their time.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{
     collections::BTreeSet,

@@ -140,7 +140,10 @@ impl ObjectStatus {
         status.insert("conditions".to_owned(), conditions.into());
         status.insert("observedGeneration".to_owned(), generation.into());
         if let Some(messages) = messages.as_ref().filter(|messages| !messages.is_empty()) {
-            let message = |finding: &super::Finding| json!({"level": finding.level, "type": {"code": finding.code, "name": short(&finding.message)}});
+            let message = |finding: &super::Finding| {
+                let kind = json!({"code": finding.code, "name": short(&finding.message)});
+                json!({"level": finding.level, "type": kind})
+            };
             status.insert("validationMessages".to_owned(), messages.iter().take(LISTED).map(message).collect());
         }
         Value::Object(status)

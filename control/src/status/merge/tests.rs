@@ -104,7 +104,8 @@ fn istios_own_conditions_and_messages_stay() {
 #[test]
 fn findings_that_are_gone_are_taken_out() {
     let ours = json!({"level": "WARNING", "type": {"code": "PLS0202", "name": "…"}});
-    let held = json!({"conditions": [condition("Accepted", "True", 1, Some(BEFORE))], "observedGeneration": 1, "validationMessages": [ours]});
+    let conditions = [condition("Accepted", "True", 1, Some(BEFORE))];
+    let held = json!({"conditions": conditions, "observedGeneration": 1, "validationMessages": [ours]});
     let wanted = json!({"conditions": [condition("Accepted", "True", 1, None)], "observedGeneration": 1});
     let written = change(Shape::Istio, &held, &wanted, NOW).unwrap().status;
     assert!(written.get("validationMessages").is_none_or(|list| list == &json!([])), "{written}");
