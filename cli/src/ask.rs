@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use http::{Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
@@ -21,11 +21,23 @@ const BODY_LIMIT_BYTES: usize = 64 << 20;
 /// # Errors
 /// When there is no whole answer within ten seconds.
 pub(crate) async fn get(base: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
-    let url = format!("{}{path}", base.trim_end_matches('/'));
-    timeout(LIMIT, exchange(&url)).await.with_context(|| format!("`{url}` gave no answer within {LIMIT:?}"))?
+    ask(base, path, None).await
 }
 
-async fn exchange(url: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+/// `POST BASE/PATH` with a JSON text.
+///
+/// # Errors
+/// As [`get`].
+pub(crate) async fn post(base: &str, path: &str, json: String) -> anyhow::Result<(StatusCode, Bytes)> {
+    ask(base, path, Some(json)).await
+}
+
+async fn ask(base: &str, path: &str, json: Option<String>) -> anyhow::Result<(StatusCode, Bytes)> {
+    let url = format!("{}{path}", base.trim_end_matches('/'));
+    timeout(LIMIT, exchange(&url, json)).await.with_context(|| format!("`{url}` gave no answer within {LIMIT:?}"))?
+}
+
+async fn exchange(url: &str, json: Option<String>) -> anyhow::Result<(StatusCode, Bytes)> {
     let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
     if uri.scheme_str() != Some("http") {
         bail!("`{url}` is not an http URL");
@@ -39,7 +51,14 @@ async fn exchange(url: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     // Ends with the sender; what goes wrong is seen by the request.
     let driver = tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let request = Request::builder().uri(path).header(header::HOST, authority.as_str()).body(Empty::<Bytes>::new())?;
+    let request = Request::builder().uri(path).header(header::HOST, authority.as_str());
+    let request = match json {
+        None => request.body(Full::default())?,
+        Some(json) => request
+            .method(Method::POST)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(json)))?,
+    };
     let answer = sender.send_request(request).await.with_context(|| format!("`{url}` failed"))?;
     let status = answer.status();
     let body = match Limited::new(answer.into_body(), BODY_LIMIT_BYTES).collect().await {

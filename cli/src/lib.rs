@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod analyze;
 mod ask;
+mod control;
 mod crds;
 mod dev;
 mod eval;
@@ -15,7 +16,9 @@ mod inject;
 mod inputs;
 pub mod options;
 mod policy;
+mod proxy;
 mod run;
+mod wait;
 
 #[derive(Debug, Parser)]
 #[command(name = "palisade", version, about = "A service mesh: run it, ask it, test its policies.")]
@@ -32,7 +35,9 @@ enum Command {
     Eval(eval::Eval),
     Inject(inject::Inject),
     Policy(policy::Policy),
+    Proxy(proxy::Proxy),
     Run(run::Run),
+    Wait(wait::Wait),
     /// The process that runs the mesh, inside the namespaces that `dev` made.
     #[command(hide = true)]
     DevMesh(dev::DevMesh),
@@ -53,7 +58,9 @@ pub fn main() -> ExitCode {
         Command::Eval(eval) => eval.run(),
         Command::Inject(inject) => inject.run(),
         Command::Policy(policy) => policy.run(),
+        Command::Proxy(proxy) => proxy.run(),
         Command::Run(run) => run.run(),
+        Command::Wait(wait) => wait.run(),
         Command::DevMesh(mesh) => mesh.run(),
         Command::DevPod => dev::run_pod(),
         Command::DevLaunch(launch) => launch.run(),

@@ -7,7 +7,6 @@ use std::{
 
 use clap::Subcommand;
 
-mod control;
 mod explanation;
 mod junit;
 mod records;

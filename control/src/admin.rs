@@ -8,11 +8,11 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, Path, Query, Request, State},
+    extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State},
     http::{StatusCode, header},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use palisade_model::origin::Origin;
 use serde_json::{Value, json};
@@ -20,6 +20,10 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 mod decisions;
+mod proxy;
+mod status;
+
+pub use status::{AskedName, Count, StatusAnswer, StatusQuestion};
 
 use crate::{fleet::ProxyRecord, jwks::KeyStatus, serve::Shared};
 
@@ -38,6 +42,8 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let pages = Router::new()
         .route("/proxies", get(proxies))
+        .route("/proxies/{namespace}/{name}", get(proxy::page))
+        .route("/status", post(status::answer).layer(DefaultBodyLimit::max(status::MAX_QUESTION_BYTES)))
         .route("/reports", get(reports))
         .route("/enforced", get(enforced))
         .route("/why/{decision}", get(why))
@@ -147,6 +153,7 @@ fn describe(record: &ProxyRecord) -> Value {
         withheld,
         unofferable,
         short_id,
+        epoch: _,
         explain: _,
     } = record;
     let acked_version = acked.as_ref().map(|(offer, _)| offer.version().to_string());

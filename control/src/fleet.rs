@@ -11,26 +11,33 @@ use std::{
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
-use palisade_model::{
-    hash::ContentHash,
-    origin::Origin,
-    resource::{Entry, Feature},
-    service::Query,
-    settings::WorkloadRef,
-    snapshot::Snapshot,
-};
+use palisade_model::{origin::Origin, resource::Feature, service::Query, settings::WorkloadRef, snapshot::Snapshot};
 use palisade_wire::delta::{
     Offer, Withheld,
     server::{Greeting, Rejection},
 };
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+
+mod index;
+
+pub use index::ObjectId;
+use index::{Count, Index};
 
 /// All connected proxies. Locks are held for moments, never across an await.
 #[derive(Debug, Default)]
 pub struct Fleet {
-    sessions: Mutex<BTreeMap<SessionId, ProxyRecord>>,
+    state: Mutex<State>,
     next: AtomicU64,
+    changes: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: BTreeMap<SessionId, ProxyRecord>,
+    /// Of each pod the stream that counts: the newest.
+    newest: BTreeMap<WorkloadRef, SessionId>,
+    index: Index,
 }
 
 /// One stream of one proxy.
@@ -62,6 +69,8 @@ pub struct ProxyRecord {
     pub unofferable: Option<Arc<str>>,
     /// Short id that the ids of its decisions begin with; empty = unknown.
     pub short_id: Arc<str>,
+    /// The mesh that its target was cut out of.
+    pub epoch: u64,
     /// Asks its session for explanations.
     pub explain: mpsc::Sender<ExplainRequest>,
 }
@@ -109,32 +118,63 @@ impl Fleet {
             withheld: Arc::from([]),
             unofferable: None,
             short_id: Arc::clone(short_id),
+            epoch: 0,
             explain,
         };
-        self.sessions.lock().insert(id, record);
+        let mut state = self.state.lock();
+        let pod = record.pod.clone();
+        state.sessions.insert(id, record);
+        state.count(pod, Some(id));
+        drop(state);
+        self.changed();
         id
     }
 
     /// Its stream is gone.
     pub fn left(&self, id: SessionId) {
-        self.sessions.lock().remove(&id);
+        let mut state = self.state.lock();
+        if let Some(record) = state.sessions.remove(&id)
+            && state.newest.get(&record.pod) == Some(&id)
+        {
+            let others = state.sessions.iter().rev().find(|(_, other)| other.pod == record.pod).map(|(id, _)| *id);
+            state.count(record.pod, others);
+        }
+        drop(state);
+        self.changed();
     }
 
     /// Changes a proxy's record.
     pub fn update(&self, id: SessionId, change: impl FnOnce(&mut ProxyRecord)) {
-        if let Some(record) = self.sessions.lock().get_mut(&id) {
-            change(record);
+        let mut state = self.state.lock();
+        let Some(record) = state.sessions.get_mut(&id) else { return };
+        let refused = record.nacked.as_ref().map(|(_, at)| *at);
+        let unofferable = record.unofferable.clone();
+        change(record);
+        let is_refusal = record.nacked.as_ref().map(|(_, at)| *at) != refused || record.unofferable != unofferable;
+        let pod = record.pod.clone();
+        // A stream that a newer one of the pod has replaced counts no more.
+        if state.newest.get(&pod) == Some(&id) {
+            state.count(pod, Some(id));
+            if is_refusal {
+                state.index.touch(id);
+            }
         }
+        drop(state);
+        self.changed();
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
     /// All records; of a proxy with several streams the newest comes last.
     pub fn proxies(&self) -> Vec<ProxyRecord> {
-        self.sessions.lock().values().cloned().collect()
+        self.state.lock().sessions.values().cloned().collect()
     }
 
     /// How many are connected.
     pub fn len(&self) -> usize {
-        self.sessions.lock().len()
+        self.state.lock().sessions.len()
     }
 
     /// Whether none is.
@@ -170,55 +210,110 @@ impl Fleet {
     }
 
     /// How many proxies enforce a user's object at a generation (where documents have none: as it is now).
-    ///
-    /// Costs a pass over all snapshots: for status and people, not for a request's path.
     pub fn enforced(&self, object: &Origin) -> Enforced {
-        let mut newest: BTreeMap<WorkloadRef, ProxyRecord> = BTreeMap::new();
-        for record in self.proxies() {
-            newest.insert(record.pod.clone(), record);
-        }
-        let mut enforced = Enforced::default();
-        for (pod, record) in newest {
-            let wanted = record.target.as_deref().map(|snapshot| made_from(snapshot, object)).unwrap_or_default();
-            let acked = record.acked.as_ref().map(|(offer, _)| made_from(offer.snapshot(), object)).unwrap_or_default();
-            if wanted.is_empty() && acked.is_empty() {
-                continue;
-            }
-            enforced.of += 1;
-            let is_generation = wanted.iter().all(|(_, generation, _)| *generation == object.generation);
-            let is_withheld = record.withheld.iter().any(|item| item.origins.iter().any(|o| is_same(o, object)));
-            if !is_withheld && is_generation && wanted == acked {
+        let state = self.state.lock();
+        state.told(state.index.enforced(object), object)
+    }
+
+    /// How many proxies have swapped in something made from a user's object at a generation.
+    pub fn programmed(&self, object: &Origin) -> Enforced {
+        let state = self.state.lock();
+        state.told(state.index.programmed(object), object)
+    }
+
+    /// How many proxies do all that they should.
+    pub fn in_step(&self) -> Enforced {
+        let state = self.state.lock();
+        let mut enforced = Enforced { of: state.newest.len(), ..Enforced::default() };
+        for record in state.counted() {
+            let target = record.target.as_ref().map(|target| target.version());
+            let acked = record.acked.as_ref().map(|(offer, _)| offer.snapshot().version());
+            if target.is_some() && target == acked {
                 enforced.by += 1;
-                continue;
-            }
-            let reason = if let Some(reason) = &record.unofferable {
-                reason.to_string()
-            } else if is_withheld {
-                let missing: BTreeSet<&str> =
-                    record.withheld.iter().flat_map(|item| item.missing.iter()).map(|feature| &*feature.0).collect();
-                format!("withheld: the proxy lacks {missing:?}")
-            } else if !is_generation {
-                "not compiled at this generation".to_owned()
-            } else if let Some((rejection, _)) = &record.nacked {
-                format!("refused: {}", rejection.message)
             } else {
-                "not acknowledged yet".to_owned()
-            };
-            enforced.missing.insert(format!("{}/{}", pod.namespace, pod.name), reason);
+                enforced.missing.insert(name(&record.pod), record.problem(true, None));
+            }
         }
         enforced
     }
+
+    /// Pods whose proxies are connected.
+    pub fn connected(&self) -> BTreeSet<WorkloadRef> {
+        self.state.lock().newest.keys().cloned().collect()
+    }
+
+    /// Pods whose proxies have not been told yet what a mesh says.
+    pub fn behind(&self, epoch: u64) -> BTreeSet<WorkloadRef> {
+        let state = self.state.lock();
+        state.counted().filter(|record| record.epoch < epoch).map(|record| record.pod.clone()).collect()
+    }
+
+    /// Changes with each target, ack, refusal, arrival and leave.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Objects that some proxy has got another view of since this was asked last. For one who asks: the status writer.
+    pub fn take_changed(&self) -> BTreeSet<ObjectId> {
+        self.state.lock().index.take_changed()
+    }
 }
 
-type Part = (palisade_model::resource::ResourceKey, i64, ContentHash);
+impl State {
+    /// Of each pod the newest stream.
+    fn counted(&self) -> impl Iterator<Item = &ProxyRecord> {
+        self.newest.values().filter_map(|id| self.sessions.get(id))
+    }
 
-/// What of a snapshot was made from an object, as key, generation and hash.
-fn made_from(snapshot: &Snapshot, object: &Origin) -> Vec<Part> {
-    let part = |entry: &Arc<Entry>| {
-        let origin = entry.meta().origins.iter().find(|origin| is_same(origin, object))?;
-        Some((entry.key().clone(), origin.generation, entry.hash()))
-    };
-    snapshot.entries().values().filter_map(part).collect()
+    /// Of a pod this stream counts from now on, with what it holds now.
+    fn count(&mut self, pod: WorkloadRef, newest: Option<SessionId>) {
+        let before = self.newest.get(&pod).copied();
+        if let Some(before) = before.filter(|before| Some(*before) != newest) {
+            self.index.drop(before);
+        }
+        let Some((id, record)) = newest.and_then(|id| Some((id, self.sessions.get(&id)?))) else {
+            self.newest.remove(&pod);
+            return;
+        };
+        let acked = record.acked.as_ref().map(|(offer, _)| offer.snapshot());
+        self.index.set(id, record.target.as_ref(), acked);
+        self.newest.insert(pod, id);
+    }
+
+    fn told(&self, count: Count, object: &Origin) -> Enforced {
+        let Count { by, of, lagging } = count;
+        let reason = |(id, is_generation): (SessionId, bool)| {
+            let record = self.sessions.get(&id)?;
+            Some((name(&record.pod), record.problem(is_generation, Some(object))))
+        };
+        Enforced { by, of, missing: lagging.into_iter().filter_map(reason).collect() }
+    }
+}
+
+impl ProxyRecord {
+    /// Why it does not do what an object says, or anything that it should.
+    fn problem(&self, is_generation: bool, object: Option<&Origin>) -> String {
+        let is_meant = |origin: &Origin| object.is_none_or(|object| is_same(origin, object));
+        let withheld = || self.withheld.iter().filter(|item| item.origins.iter().any(is_meant));
+        if let Some(reason) = &self.unofferable {
+            reason.to_string()
+        } else if withheld().next().is_some() {
+            let missing: BTreeSet<&str> =
+                self.withheld.iter().flat_map(|item| item.missing.iter()).map(|feature| &*feature.0).collect();
+            format!("withheld: the proxy lacks {missing:?}")
+        } else if !is_generation {
+            "not compiled at this generation".to_owned()
+        } else if let Some((rejection, _)) = &self.nacked {
+            format!("refused: {}", rejection.message)
+        } else {
+            "not acknowledged yet".to_owned()
+        }
+    }
+}
+
+/// `NAMESPACE/NAME`.
+fn name(pod: &WorkloadRef) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
 }
 
 /// The same object, whatever its generation. An empty uid stands for any.
@@ -226,3 +321,6 @@ fn is_same(a: &Origin, b: &Origin) -> bool {
     let names = |origin: &Origin| [&origin.group, &origin.kind, &origin.namespace, &origin.name].map(Arc::clone);
     names(a) == names(b) && (a.uid == b.uid || a.uid.is_empty() || b.uid.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

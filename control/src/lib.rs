@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod identity;
 pub mod injection;
 pub mod jwks;
+pub mod leader;
 pub mod mesh;
 pub mod metrics;
 mod run;
@@ -18,6 +19,7 @@ pub mod settings;
 pub mod slices;
 pub mod source;
 mod standalone;
+pub mod status;
 pub mod token;
 
 pub use run::{run, run_until};

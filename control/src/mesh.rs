@@ -1,9 +1,23 @@
 //! The compiled mesh as serving sees it.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use palisade_compile::{Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, inputs::core, scope};
-use palisade_model::{identity::TrustDomain, service::Query, settings::WorkloadRef, snapshot::Snapshot};
+use palisade_compile::{
+    Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, SourceDocument,
+    inputs::core,
+    scope,
+    status::{self, Holding, StatusOptions, Statuses},
+};
+use palisade_model::{
+    identity::TrustDomain, origin::Origin, service::Query, settings::WorkloadRef, snapshot::Snapshot,
+};
+use parking_lot::Mutex;
 
 use crate::slices::{Slices, Workload};
 
@@ -11,17 +25,22 @@ use crate::slices::{Slices, Workload};
 const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// A mesh with its reports.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct CompiledMesh {
     mesh: Mesh,
     reports: Reports,
+    epoch: u64,
+    /// What statuses should say, once somebody has asked.
+    statuses: Mutex<Option<(StatusOptions, Arc<Statuses>)>>,
 }
 
 impl CompiledMesh {
     /// The result of compiling.
     pub fn new(compiled: Compiled) -> Self {
         let Compiled { mesh, reports } = compiled;
-        Self { mesh, reports }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let epoch = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { mesh, reports, epoch, statuses: Mutex::default() }
     }
 }
 
@@ -83,5 +102,29 @@ impl Slices for CompiledMesh {
             .map(|(object, conditions)| serde_json::json!({"object": object, "conditions": conditions}))
             .collect();
         serde_json::json!({"diagnostics": diagnostics, "conditions": conditions})
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn statuses(&self, options: &StatusOptions) -> Arc<Statuses> {
+        let mut held = self.statuses.lock();
+        match &*held {
+            Some((known, statuses)) if known == options => Arc::clone(statuses),
+            Some(_) | None => {
+                let statuses = Arc::new(status::statuses(&self.mesh, &self.reports, options));
+                *held = Some((options.clone(), Arc::clone(&statuses)));
+                statuses
+            }
+        }
+    }
+
+    fn holding(&self, document: &SourceDocument) -> Holding {
+        status::holding(self.mesh.inputs(), &self.reports, document)
+    }
+
+    fn find(&self, group: &str, kind: &str, namespace: &str, name: &str) -> Option<Origin> {
+        status::find(self.mesh.inputs(), group, kind, namespace, name)
     }
 }

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub decision_records_dropped: Counter,
     /// Who listens to decision records.
     pub decision_listeners: Gauge,
+    /// Status writes, by kind and by what became of them.
+    pub status_writes: Family<StatusWriteLabels, Counter>,
+    /// 1 while this replica writes status.
+    pub leader: Gauge,
     key_fetches: Family<KeyFetchLabels, Counter>,
     keys_fetched: Family<KeyLabels, Gauge>,
     watch_failures: Family<WatchLabels, Counter>,
@@ -64,6 +68,28 @@ enum FetchResult {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KeyLabels {
     source: String,
+}
+
+/// Labels of status writes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StatusWriteLabels {
+    /// Kind of the object.
+    pub kind: String,
+    /// What became of it.
+    pub result: StatusWrite,
+}
+
+/// What became of a status write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum StatusWrite {
+    /// Written.
+    Done,
+    /// The object had changed.
+    Conflict,
+    /// The API server was overloaded or away.
+    Busy,
+    /// The API server would not have it.
+    Refused,
 }
 
 /// Label of answers.
@@ -146,6 +172,9 @@ impl Metrics {
         registry.register("key_fetches", "Fetches of token keys by source and result", key_fetches.clone());
         let help = "When the keys of a source were last fetched, Unix seconds; 0 = there are none";
         registry.register("keys_fetched_timestamp_seconds", help, keys_fetched.clone());
+        let (status_writes, leader) = (Family::default(), Gauge::default());
+        registry.register("status_writes", "Status writes by kind and result", status_writes.clone());
+        registry.register("leader", "1 while this replica writes status", leader.clone());
         let watch_failures = Family::default();
         let help = "Lists and watches of the Kubernetes API that failed, by kind; each is tried again";
         registry.register("watch_failures", help, watch_failures.clone());
@@ -160,6 +189,8 @@ impl Metrics {
             decision_records,
             decision_records_dropped,
             decision_listeners,
+            status_writes,
+            leader,
             key_fetches,
             keys_fetched,
             watch_failures,

@@ -24,7 +24,7 @@ use crate::{
     metrics::Metrics,
     serve::{ServingIdentity, Shared, serve},
     settings::Settings,
-    source,
+    source, status,
     token::TokenKey,
 };
 
@@ -132,7 +132,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
     let webhooks = match client.clone().filter(|_| admission.webhook_url.is_some() || cluster::is_pod()) {
         Some(client) => {
-            let (namespace, authority) = (control_namespace, Arc::clone(&authority));
+            let (namespace, authority) = (control_namespace.clone(), Arc::clone(&authority));
             let surroundings = Surroundings { client, namespace, mesh: mesh.clone(), authority, stop: stop.clone() };
             Some(admission::start(admission, injection, surroundings).await?)
         }
@@ -140,6 +140,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     };
     let shared = Shared::new(mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
+    let status = client.clone().map(|client| status::start(client, &control_namespace, &shared, stop.clone()));
     if let Some(client) = client {
         let publishing = bundle::publish(client, authority.root_bundle().to_owned(), stop.clone());
         shared.tasks.spawn(publishing);
@@ -151,7 +152,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let served = serve(Arc::clone(&shared), listener, &identity).await;
     // However serving ended, the rest goes with it.
     stop.cancel();
-    for task in [follow, renew, keep_keys].into_iter().chain(webhooks) {
+    for task in [follow, renew, keep_keys].into_iter().chain(webhooks).chain(status.into_iter().flatten()) {
         task.await.context("a task of the control plane failed")?;
     }
     pages.abort();

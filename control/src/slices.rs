@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use palisade_compile::Mesh;
+use palisade_compile::{
+    Mesh, SourceDocument,
+    status::{Holding, StatusOptions, Statuses},
+};
 use palisade_model::{
     identity::{InvalidSpiffeId, SpiffeId, TrustDomain},
+    origin::Origin,
     service::Query,
     settings::WorkloadRef,
     snapshot::Snapshot,
@@ -35,6 +39,18 @@ pub trait Slices: Send + Sync + 'static {
     fn mesh(&self) -> Option<&Mesh> {
         None
     }
+
+    /// Its number in this process: a later mesh has a higher one.
+    fn epoch(&self) -> u64;
+
+    /// What the status of each object should say.
+    fn statuses(&self, options: &StatusOptions) -> Arc<Statuses>;
+
+    /// Whether a document is what is compiled.
+    fn holding(&self, document: &SourceDocument) -> Holding;
+
+    /// An object by name, at its compiled generation; an empty group stands for any.
+    fn find(&self, group: &str, kind: &str, namespace: &str, name: &str) -> Option<Origin>;
 }
 
 /// What identifies a pod beyond its name.

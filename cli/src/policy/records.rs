@@ -10,7 +10,7 @@ use anyhow::bail;
 use futures::StreamExt;
 use palisade_control::decisions::client::{ReceivedRecords, listen};
 
-use super::control::ControlOptions;
+use crate::control::ControlOptions;
 
 /// Follow decision records of the whole mesh as they are made: every denial, and a sample of permissions. One JSON object a line.
 ///

@@ -6,9 +6,11 @@ use anyhow::{Context, bail};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use super::{control::ControlOptions, explanation};
+use super::explanation;
 use crate::{
-    ask, eval,
+    ask,
+    control::ControlOptions,
+    eval,
     inputs::{self, SettingOptions},
     options::{DocumentOptions, OutputFormat},
 };

@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use palisade_crds::{Broken, gateway_api, istio, palisade};
 
 pub use gateway_pods::GatewayKind;
-pub(crate) use gateway_pods::is_served_class;
+pub(crate) use gateway_pods::{CONTROLLER, GATEWAY_NAME_LABEL, is_served_class};
 pub use kept::KeptInputs;
 pub use objects::Objects;
 pub(crate) use reads::Input;

@@ -15,6 +15,7 @@ mod references;
 mod reports;
 mod resolve;
 pub mod settings;
+pub mod status;
 mod time;
 
 pub use inputs::{GatewayKind, Inputs, KeptInputs, SourceDocument, SourceOptions};

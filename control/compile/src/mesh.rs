@@ -163,6 +163,10 @@ impl Mesh {
         &self.resolved.inputs
     }
 
+    pub(crate) fn resolved(&self) -> &Resolved {
+        &self.resolved
+    }
+
     /// Every authorization policy of every document, in canonical order: what there is, whoever it applies to. Policies that only speak
     /// for a whole document are left out.
     pub fn policies(&self) -> Vec<&Policy> {

@@ -15,6 +15,8 @@ mod page;
 pub struct Reports {
     diagnostics: Vec<Diagnostic>,
     documents: Arc<BTreeMap<ObjectName, Arc<Document>>>,
+    /// Documents that are rejected, with UID and generation.
+    rejected: BTreeMap<ObjectName, (Arc<str>, i64)>,
     /// Findings whose place is not looked up yet.
     unplaced: Option<Vec<(Report, Place)>>,
     /// Status conditions of Gateway API objects.
@@ -214,7 +216,7 @@ impl Reports {
 
     /// Adds what [`Reports::unplaced`] collected.
     pub(crate) fn add_all(&mut self, found: &Self) {
-        let Self { diagnostics, documents: _, unplaced, conditions, attached_routes } = found;
+        let Self { diagnostics, documents: _, rejected: _, unplaced, conditions, attached_routes } = found;
         self.diagnostics.extend(diagnostics.iter().cloned());
         for (report, place) in unplaced.iter().flatten() {
             match place {
@@ -259,6 +261,21 @@ impl Reports {
     /// Notes where an object's text stands.
     pub(crate) fn locate(&mut self, object: ObjectName, document: Arc<Document>) {
         Arc::make_mut(&mut self.documents).insert(object, document);
+    }
+
+    /// The document of an object.
+    pub(crate) fn document(&self, name: &ObjectName) -> Option<&Arc<Document>> {
+        self.documents.get(name)
+    }
+
+    /// A document that is rejected: it has a status all the same.
+    pub(crate) fn reject(&mut self, object: ObjectName, uid: &str, generation: i64) {
+        self.rejected.insert(object, (uid.into(), generation));
+    }
+
+    /// Documents that are rejected, as which incarnation and generation.
+    pub(crate) fn rejected(&self) -> impl Iterator<Item = (&ObjectName, &(Arc<str>, i64))> {
+        self.rejected.iter()
     }
 
     /// Adds a condition of an object.

@@ -226,7 +226,7 @@ impl Session {
             let newest = self.mesh.borrow_and_update();
             newest.clone().ok_or_else(|| Status::unavailable("no configuration is compiled yet"))?
         };
-        let (pod, subscriptions) = (pod.clone(), self.subscriptions.clone());
+        let (pod, subscriptions, epoch) = (pod.clone(), self.subscriptions.clone(), mesh.epoch());
         let sliced = tokio::task::spawn_blocking(move || mesh.slice(&pod, &subscriptions))
             .await
             .map_err(|error| Status::internal(format!("slicing failed: {error}")))?;
@@ -242,6 +242,7 @@ impl Session {
             record.withheld =
                 withhold(&snapshot, &features).map_or(Arc::from([]), |offer| Arc::clone(offer.withheld()));
             record.unofferable = None;
+            record.epoch = epoch;
             record.target = Some(Arc::clone(&snapshot));
         });
         self.offered = None;

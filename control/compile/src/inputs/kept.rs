@@ -27,6 +27,8 @@ pub struct KeptInputs {
     kept: Inputs,
     /// What is wrong with objects.
     found: BTreeMap<ObjectName, Vec<Diagnostic>>,
+    /// Objects that are rejected, with UID and generation.
+    rejected: BTreeMap<ObjectName, (Arc<str>, i64)>,
     /// Security documents that were rejected.
     broken: BTreeMap<ObjectName, (Head, Broken)>,
     /// ConfigMaps that may hold the settings of the mesh.
@@ -56,6 +58,7 @@ impl KeptInputs {
             options,
             kept: Inputs::empty(settings, Reports::default()),
             found: BTreeMap::new(),
+            rejected: BTreeMap::new(),
             broken: BTreeMap::new(),
             settings: BTreeMap::new(),
             is_place_new: false,
@@ -82,6 +85,9 @@ impl KeptInputs {
         if !issues.is_empty() {
             self.found.insert(object.clone(), issues);
         }
+        if parsed.is_rejected() {
+            self.rejected.insert(object.clone(), (head.uid, head.generation));
+        }
         // Pods of a cluster are there: none are made from workloads.
         self.kept.add(parsed, &mut Vec::new());
         self.broken.extend(self.kept.broken_policies.pop().map(|broken| (object, broken)));
@@ -105,6 +111,7 @@ impl KeptInputs {
     /// Takes an object out; `is_replaced` = one of the same kind comes in its place at once.
     fn take_out(&mut self, object: &ObjectName, key: &ObjectKey, is_replaced: bool) {
         self.found.remove(object);
+        self.rejected.remove(object);
         self.broken.remove(object);
         if is_replaced {
             return;
@@ -146,6 +153,11 @@ impl KeptInputs {
         let found = self.found.iter();
         let found = found.filter(|(object, _)| visible.as_ref().is_none_or(|visible| visible.has(&object.namespace)));
         found.flat_map(|(_, issues)| issues).for_each(|issue| reports.push(issue.clone()));
+        for (object, (uid, generation)) in &self.rejected {
+            if visible.as_ref().is_none_or(|visible| visible.has(&object.namespace)) {
+                reports.reject(object.clone(), uid, *generation);
+            }
+        }
         inputs.reports = reports;
         inputs
     }

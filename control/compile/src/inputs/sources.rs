@@ -153,6 +153,9 @@ impl Inputs {
             name: meta.name.as_str().into(),
         };
         self.reports.locate(object.clone(), Arc::clone(&source.document));
+        if source.parsed.is_rejected() {
+            self.reports.reject(object.clone(), meta.uid.as_deref().unwrap_or_default(), meta.generation);
+        }
         for issue in &source.parsed.issues {
             self.reports.push(Diagnostic {
                 code: issue.code.id(),

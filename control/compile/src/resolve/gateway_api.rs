@@ -3,6 +3,7 @@
 mod attach;
 pub(crate) mod authorities;
 mod backend_tls;
+mod client_roots;
 mod grants;
 mod listeners;
 pub(crate) mod routes;
@@ -176,7 +177,10 @@ impl GatewayApi {
                     (ISTIO_GROUP, "ServiceEntry") => attach::to_entry(inputs, &mut entries, &route, parent),
                     _ => continue,
                 };
-                parents.push(status::ParentStatus { index, accepted, resolved_refs: resolved_refs.clone() });
+                let exists = parent.kind != "Gateway" || gateways.contains_key(&parent_key(parent, &route.head));
+                let parent = parent.clone();
+                let resolved_refs = resolved_refs.clone();
+                parents.push(status::ParentStatus { index, parent, exists, accepted, resolved_refs });
             }
             statuses.push(status::RouteStatus { head: route.head.clone(), parents });
         }
@@ -227,6 +231,11 @@ impl GatewayApi {
     /// TLS towards a Service port, as a BackendTLSPolicy asks for it.
     pub(crate) fn backend_tls(&self, service: &ObjectKey, port: &str) -> Option<&BackendTls> {
         self.backend_tls.find(service, port)
+    }
+
+    /// The policy for exactly a Service and a port's name; an empty name is for all ports.
+    pub(crate) fn backend_tls_exactly(&self, service: &ObjectKey, port: &str) -> Option<&BackendTls> {
+        self.backend_tls.exactly(service, port)
     }
 
     /// Permissions across namespaces.

@@ -6,6 +6,8 @@ use palisade_model::{
     origin::Origin,
     secret::{PrivateKey, Secret},
 };
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{
     inputs::{Inputs, core::KeyedBytes},
@@ -64,6 +66,18 @@ impl Secrets {
         let cacert: Arc<str> = format!("{certificate}-cacert").into();
         if self.by_key.contains_key(&cacert) { cacert } else { Arc::clone(certificate) }
     }
+}
+
+/// Whether a Secret holds a certificate that can be read, and a key with it.
+pub(crate) fn is_certificate(entries: &KeyedBytes) -> bool {
+    let text = |name: &str| entries.entries.get(name).map(|bytes| &**bytes);
+    [("cert", "key"), ("tls.crt", "tls.key")].into_iter().any(|(certificate, key)| {
+        let (Some(certificate), Some(key)) = (text(certificate), text(key)) else { return false };
+        let mut certificates = CertificateDer::pem_slice_iter(certificate).peekable();
+        certificates.peek().is_some()
+            && certificates.all(|der| der.is_ok_and(|der| X509Certificate::from_der(&der).is_ok()))
+            && PrivateKeyDer::from_pem_slice(key).is_ok()
+    })
 }
 
 /// The first complete pair of `cert` and `key`, then `tls.crt` and `tls.key`; a CA alone is fine too.

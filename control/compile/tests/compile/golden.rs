@@ -68,6 +68,7 @@ fn results(documents: Vec<SourceDocument>, proxies: &str) -> Results {
         results.insert(format!("{kind}-{namespace}-{pod}.json"), content);
     }
     results.insert("reports.jsonl".to_owned(), reports(&compiled));
+    results.insert("status.json".to_owned(), support::statuses(&compiled));
     let cedar: String = cedar.into_iter().fold(String::new(), |mut all, (id, text)| {
         writeln!(all, "// {id}\n{text}\n").unwrap();
         all

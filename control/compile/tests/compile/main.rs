@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod access;
+mod conditions;
 mod denials;
 mod egress;
 mod gateways;

@@ -1,14 +1,40 @@
 //! What the tests of this crate share: documents in, snapshots out.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use palisade_compile::{Compiled, Inputs, ProxyRef, SourceDocument, SourceOptions, compile, scope};
+use palisade_compile::{
+    Compiled, Inputs, ProxyRef, SourceDocument, SourceOptions, compile, scope,
+    status::{self, Acked, Acks, Concern, StatusOptions},
+};
 use palisade_model::{
+    origin::Origin,
     resource::{Resource, ResourceKind},
     route::RouteRule,
     service::Query,
     snapshot::Snapshot,
 };
+
+/// Every object's status where each concerns two proxies, both of which do what it says.
+pub(crate) fn statuses(compiled: &Compiled) -> String {
+    struct Both;
+    impl Acks for Both {
+        fn enforced(&self, _: &Origin, _: &Concern) -> Acked {
+            Acked { by: 2, of: 2, ..Acked::default() }
+        }
+
+        fn programmed(&self, object: &Origin, concern: &Concern) -> Acked {
+            self.enforced(object, concern)
+        }
+    }
+    let options = StatusOptions { gateway_api_version: Some("v1.6.0".to_owned()) };
+    let all = status::statuses(&compiled.mesh, &compiled.reports, &options);
+    let rendered: BTreeMap<String, serde_json::Value> =
+        all.objects.values().map(|status| (status.origin.to_string(), status.render(&Both))).collect();
+    serde_json::to_string_pretty(&rendered).unwrap() + "\n"
+}
 
 /// Documents of a text, in the order of the text.
 pub(crate) fn documents(file: &str, text: &str) -> Vec<SourceDocument> {

@@ -22,7 +22,7 @@ pub(super) fn to_gateway(
     parent: &ParentReference,
 ) -> status::Condition {
     let document = inputs.api_gateways.get(&gateway.head.key);
-    let mut refusal = ("NoMatchingParent", "no listener has the name or port that the parent reference asks for");
+    let mut refusal = Refusal::NoListener;
     let mut is_attached = false;
     for listener in &mut gateway.listeners {
         let is_named = parent.section_name.as_deref().is_none_or(|name| *name == *listener.name)
@@ -33,13 +33,13 @@ pub(super) fn to_gateway(
             || !allows_kind(written, route.kind)
             || !allows_namespace(inputs, written, &gateway.head.key.namespace, &route.head.key.namespace)
         {
-            refusal = ("NotAllowedByListeners", "the listener does not allow this route");
+            refusal = refusal.max(Refusal::NotAllowed);
             continue;
         }
         // A TCPRoute has no hosts: it takes what the listener takes.
         let hosts = common_hosts(&route.hostnames, &listener.hostname);
         if hosts.is_empty() {
-            refusal = ("NoMatchingListenerHostname", "route and listener have no host in common");
+            refusal = refusal.max(Refusal::NoHost);
             continue;
         }
         is_attached = true;
@@ -52,7 +52,29 @@ pub(super) fn to_gateway(
     if is_attached {
         status::accepted("Accepted", "Accepted")
     } else {
-        status::refused("Accepted", refusal.0, refusal.1)
+        let (reason, message) = refusal.told();
+        status::refused("Accepted", reason, message)
+    }
+}
+
+/// Why no listener takes a route: of several reasons the one that came closest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Refusal {
+    NoListener,
+    NotAllowed,
+    NoHost,
+}
+
+impl Refusal {
+    /// Reason and message.
+    const fn told(self) -> (&'static str, &'static str) {
+        match self {
+            Self::NoListener => {
+                ("NoMatchingParent", "no listener has the name or port that the parent reference asks for")
+            }
+            Self::NotAllowed => ("NotAllowedByListeners", "the listener does not allow this route"),
+            Self::NoHost => ("NoMatchingListenerHostname", "route and listener have no host in common"),
+        }
     }
 }
 

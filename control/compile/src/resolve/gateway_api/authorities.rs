@@ -66,7 +66,7 @@ fn bundle(key: Arc<str>, parts: &[String], origin: Origin) -> (Secret, Origin) {
 }
 
 /// The roots of a ConfigMap or Secret: key `ca.crt`.
-fn pem(inputs: &Inputs, group: &str, kind: &str, namespace: &str, name: &str) -> Option<String> {
+pub(crate) fn pem(inputs: &Inputs, group: &str, kind: &str, namespace: &str, name: &str) -> Option<String> {
     let objects = match (group, kind) {
         ("" | "core", "ConfigMap") => &inputs.config_maps,
         ("" | "core", "Secret") => &inputs.secrets,

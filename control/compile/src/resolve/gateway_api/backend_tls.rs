@@ -47,6 +47,11 @@ impl BackendTlsPolicies {
         Self(by_service)
     }
 
+    /// The policy for exactly a Service and a port's name.
+    pub(super) fn exactly(&self, service: &ObjectKey, port: &str) -> Option<&BackendTls> {
+        self.0.get(service)?.get(port)
+    }
+
     /// The policy of a Service port: one for the port before one for the Service.
     pub(super) fn find(&self, service: &ObjectKey, port: &str) -> Option<&BackendTls> {
         let ports = self.0.get(service)?;

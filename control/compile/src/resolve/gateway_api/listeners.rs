@@ -2,14 +2,19 @@
 
 use std::sync::Arc;
 
-use palisade_crds::gateway_api::{FrontendValidationMode, Gateway, Listener as Written, ListenerTlsConfig};
+use palisade_crds::gateway_api::{
+    FrontendTlsValidation, FrontendValidationMode, Gateway, Listener as Written, ListenerTlsConfig,
+};
 use palisade_model::{host::HostPattern, listener::ClientValidation};
 
-use super::{GROUP, Grants, ListenerProtocol, Referrer, ResolvedGateway, ResolvedListener, authorities, status};
+use super::{
+    GROUP, Grants, ListenerProtocol, Referrer, ResolvedGateway, ResolvedListener, authorities,
+    client_roots::ClientRoots, status,
+};
 use crate::{
     inputs::Inputs,
     object::{Object, ObjectKey},
-    resolve::secrets::secret_key,
+    resolve::secrets::{is_certificate, secret_key},
 };
 
 /// Resolves a Gateway's own parts; routes attach later.
@@ -25,9 +30,11 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
         };
         let (certificates, resolved_refs) = certificates(inputs, gateway, written, protocol, grants);
         let (frontend, frontend_refused) = frontend(gateway, written.port, protocol);
+        let roots = frontend_of(gateway, written.port, protocol)
+            .map(|(validation, _)| ClientRoots::of(inputs, gateway, grants, validation));
         let accepted = match (conflict, protocol, &hostname) {
             (Some(reason), ..) => status::refused("Accepted", reason, "another listener of the port stands in the way"),
-            (None, ListenerProtocol::Unknown, _) => {
+            (None, ListenerProtocol::Unknown | ListenerProtocol::Udp, _) => {
                 status::refused("Accepted", "UnsupportedProtocol", "the protocol is not served")
             }
             (None, _, None) => status::refused("Accepted", "Invalid", "the host name is malformed"),
@@ -50,10 +57,16 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             is_accepted: accepted.is_true,
             routes: Vec::new(),
         });
+        let (accepted, resolved_refs) = match roots {
+            Some(roots) => roots.shape(accepted, resolved_refs),
+            None => (accepted, resolved_refs),
+        };
         statuses.push(status::ListenerStatus {
             name: written.name.as_str().into(),
             attached_routes: 0,
             conflict,
+            overlaps: overlaps(written, protocol, &gateway.spec.listeners),
+            kinds: supported_kinds(written, protocol),
             accepted,
             resolved_refs,
         });
@@ -67,22 +80,31 @@ fn frontend(
     port: u16,
     protocol: ListenerProtocol,
 ) -> (Option<ClientValidation>, Option<&'static str>) {
-    if !matches!(protocol, ListenerProtocol::Https | ListenerProtocol::TlsTerminate) {
-        return (None, None);
-    }
-    let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { return (None, None) };
-    let of_port = frontend.per_port.iter().find(|own| own.port == port);
-    let settings = of_port.map_or(&frontend.default, |own| &own.tls);
-    let Some(validation) = &settings.validation else { return (None, None) };
+    let Some((validation, of_port)) = frontend_of(gateway, port, protocol) else { return (None, None) };
     match validation.mode {
         FrontendValidationMode::AllowValidOnly => {
-            let ca = authorities::frontend_key(&gateway.head.key, of_port.map(|own| own.port));
+            let ca = authorities::frontend_key(&gateway.head.key, of_port);
             (Some(ClientValidation { ca, is_required: true, subject_alt_names: [].into() }), None)
         }
         FrontendValidationMode::AllowInsecureFallback => {
             (None, Some("`spec.tls.frontend`: the mode AllowInsecureFallback is not served"))
         }
     }
+}
+
+/// What `spec.tls.frontend` says about the clients of a port, and the port if it says so for that port alone.
+fn frontend_of(
+    gateway: &Object<Gateway>,
+    port: u16,
+    protocol: ListenerProtocol,
+) -> Option<(&FrontendTlsValidation, Option<u16>)> {
+    if !matches!(protocol, ListenerProtocol::Https | ListenerProtocol::TlsTerminate) {
+        return None;
+    }
+    let frontend = gateway.spec.tls.as_ref()?.frontend.as_ref()?;
+    let of_port = frontend.per_port.iter().find(|own| own.port == port);
+    let settings = of_port.map_or(&frontend.default, |own| &own.tls);
+    Some((settings.validation.as_ref()?, of_port.map(|own| own.port)))
 }
 
 /// How TLS is terminated, in Istio's words.
@@ -121,21 +143,31 @@ fn certificates(
         return (keys, kinds_condition(written, protocol).unwrap_or(condition));
     }
     let references = written.tls.as_ref().map(|tls| tls.certificate_refs.as_slice()).unwrap_or_default();
+    // The first mistake is the one that is told.
+    let mut refuse = |reason: &'static str, message: &str| {
+        if condition.is_true {
+            condition = status::refused("ResolvedRefs", reason, message);
+        }
+    };
     for reference in references {
         let own = &gateway.head.key.namespace;
         let namespace = reference.namespace.as_deref().unwrap_or(own);
         let from = Referrer { group: GROUP, kind: "Gateway", namespace: own };
         if !reference.group.is_empty() || reference.kind != "Secret" {
             let message = format!("`{}/{}` is not a kind of certificate", reference.group, reference.kind);
-            condition = status::refused("ResolvedRefs", "InvalidCertificateRef", &message);
+            refuse("InvalidCertificateRef", &message);
         } else if !grants.permits(from, namespace, "", "Secret", &reference.name) {
             let message = format!("no ReferenceGrant lets this Gateway use secret `{namespace}/{}`", reference.name);
-            condition = status::refused("ResolvedRefs", "RefNotPermitted", &message);
+            refuse("RefNotPermitted", &message);
         } else {
             let key = ObjectKey::new(namespace, reference.name.as_str());
-            if !inputs.secrets.contains_key(&key) {
-                let message = format!("secret `{key}` does not exist");
-                condition = status::refused("ResolvedRefs", "InvalidCertificateRef", &message);
+            match inputs.secrets.get(&key) {
+                None => refuse("InvalidCertificateRef", &format!("secret `{key}` does not exist")),
+                Some(secret) if !is_certificate(&secret.spec) => {
+                    let message = format!("secret `{key}` holds no PEM certificate with its key");
+                    refuse("InvalidCertificateRef", &message);
+                }
+                Some(_) => {}
             }
             // Kept also when it is missing: the handshake fails until it is there.
             keys.push(secret_key(&key));
@@ -146,14 +178,10 @@ fn certificates(
 
 /// The condition of a listener that allows kinds of routes which its protocol cannot serve.
 fn kinds_condition(written: &Written, protocol: ListenerProtocol) -> Option<status::Condition> {
-    let expected = match protocol {
-        ListenerProtocol::Http | ListenerProtocol::Https => ["HTTPRoute", "GRPCRoute"].as_slice(),
-        ListenerProtocol::TlsTerminate => ["TLSRoute", "TCPRoute"].as_slice(),
-        ListenerProtocol::TlsPassthrough => ["TLSRoute"].as_slice(),
-        ListenerProtocol::Tcp => ["TCPRoute"].as_slice(),
-        ListenerProtocol::Udp => ["UDPRoute"].as_slice(),
-        ListenerProtocol::Unknown => return None,
-    };
+    let expected = kinds_of(protocol);
+    if expected.is_empty() {
+        return None;
+    }
     let wrong = written
         .allowed_routes
         .kinds
@@ -161,4 +189,43 @@ fn kinds_condition(written: &Written, protocol: ListenerProtocol) -> Option<stat
         .find(|kind| kind.group != GROUP || !expected.contains(&kind.kind.as_str()))?;
     let message = format!("routes of kind `{}/{}` do not attach to this protocol", wrong.group, wrong.kind);
     Some(status::refused("ResolvedRefs", "InvalidRouteKinds", &message))
+}
+
+/// Kinds of routes that a protocol takes.
+fn kinds_of(protocol: ListenerProtocol) -> &'static [&'static str] {
+    match protocol {
+        ListenerProtocol::Http | ListenerProtocol::Https => &["HTTPRoute", "GRPCRoute"],
+        ListenerProtocol::TlsTerminate => &["TLSRoute", "TCPRoute"],
+        ListenerProtocol::TlsPassthrough => &["TLSRoute"],
+        ListenerProtocol::Tcp => &["TCPRoute"],
+        ListenerProtocol::Udp | ListenerProtocol::Unknown => &[],
+    }
+}
+
+/// Kinds of routes that a listener takes: of those that it allows, the ones that its protocol can serve.
+fn supported_kinds(written: &Written, protocol: ListenerProtocol) -> Vec<&'static str> {
+    let allowed = &written.allowed_routes.kinds;
+    let is_allowed =
+        |kind: &&&str| allowed.is_empty() || allowed.iter().any(|own| own.group == GROUP && own.kind == ***kind);
+    kinds_of(protocol).iter().filter(is_allowed).copied().collect()
+}
+
+/// Another listener of the port terminates TLS for some of the same hosts.
+fn overlaps(written: &Written, protocol: ListenerProtocol, all: &[Written]) -> Option<Arc<str>> {
+    let terminates = |protocol| matches!(protocol, ListenerProtocol::Https | ListenerProtocol::TlsTerminate);
+    if !terminates(protocol) {
+        return None;
+    }
+    let host = |listener: &Written| listener.hostname.clone().unwrap_or_default().to_ascii_lowercase();
+    let own = host(written);
+    let takes = |pattern: &str, host: &str| pattern.strip_prefix('*').is_some_and(|suffix| host.ends_with(suffix));
+    let rival = all.iter().find(|other| {
+        let theirs = host(other);
+        other.name != written.name
+            && other.port == written.port
+            && terminates(ListenerProtocol::of(other))
+            && theirs != own
+            && (own.is_empty() || theirs.is_empty() || takes(&own, &theirs) || takes(&theirs, &own))
+    })?;
+    Some(rival.name.as_str().into())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use palisade_crds::gateway_api::HttpBackendRef;
+use palisade_crds::gateway_api::{HttpBackendRef, LocalObjectReference, ParentReference};
 
 use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route};
 use crate::{
@@ -39,6 +39,10 @@ pub(crate) struct ListenerStatus {
     pub(crate) attached_routes: u32,
     /// Reason of the condition `Conflicted`.
     pub(crate) conflict: Option<&'static str>,
+    /// Another listener of the port that terminates TLS for some of the same hosts.
+    pub(crate) overlaps: Option<Arc<str>>,
+    /// Kinds of routes that it takes.
+    pub(crate) kinds: Vec<&'static str>,
     /// Condition `Accepted`.
     pub(crate) accepted: Condition,
     /// Condition `ResolvedRefs`.
@@ -46,7 +50,7 @@ pub(crate) struct ListenerStatus {
 }
 
 /// What a route's status says of its parents.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RouteStatus {
     /// The route.
     pub(crate) head: Head,
@@ -55,10 +59,14 @@ pub(crate) struct RouteStatus {
 }
 
 /// What a route's status says of one parent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ParentStatus {
     /// Index into `parentRefs`.
     pub(crate) index: usize,
+    /// The reference itself.
+    pub(crate) parent: ParentReference,
+    /// There is such an object: whose it would be is not known of one that is missing.
+    pub(crate) exists: bool,
     /// Condition `Accepted`.
     pub(crate) accepted: Condition,
     /// Condition `ResolvedRefs`.
@@ -87,6 +95,11 @@ impl GatewayStatus {
 /// The condition `ResolvedRefs` of a route: all of its backends exist and may be referred to.
 pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Route) -> Condition {
     let own = &route.head.key.namespace;
+    if let Some(reference) = extensions(route).next() {
+        let message =
+            format!("filters of kind `{}/{}` are not served: the rule answers 503", reference.group, reference.kind);
+        return refused("ResolvedRefs", "InvalidKind", &message);
+    }
     let mirrors = route.rules.iter().flat_map(|rule| &rule.filters).filter_map(|filter| filter.request_mirror.as_ref());
     let backends = route.rules.iter().flat_map(|rule| &rule.backend_refs).map(HttpBackendRef::object);
     for backend in backends.chain(mirrors.map(|mirror| mirror.backend_ref.clone())) {
@@ -118,6 +131,13 @@ pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Route) -> 
         }
     }
     accepted("ResolvedRefs", "ResolvedRefs")
+}
+
+/// Filters of other implementations, of rules and of backends.
+fn extensions(route: &Route) -> impl Iterator<Item = &LocalObjectReference> {
+    let of_rules = route.rules.iter().flat_map(|rule| &rule.filters);
+    let of_backends = route.rules.iter().flat_map(|rule| &rule.backend_refs).flat_map(|backend| &backend.filters);
+    of_rules.chain(of_backends).filter_map(|filter| filter.extension_ref.as_ref())
 }
 
 /// Whether some ServiceEntry has a host and port.

@@ -6,7 +6,7 @@ use crate::dev;
 
 /// The control plane to ask.
 #[derive(Debug, clap::Args)]
-pub(super) struct ControlOptions {
+pub(crate) struct ControlOptions {
     /// The control plane's admin URL. Default: the running `palisade dev`.
     #[arg(long, env = "PALISADE_CONTROL", value_name = "URL")]
     control: Option<String>,
@@ -19,7 +19,7 @@ impl ControlOptions {
     ///
     /// # Errors
     /// When none is named and no mesh runs here.
-    pub(super) fn url(&self) -> anyhow::Result<String> {
+    pub(crate) fn url(&self) -> anyhow::Result<String> {
         match self.control.as_deref().filter(|control| !control.is_empty()) {
             Some(control) => Ok(control.trim_end_matches('/').to_owned()),
             None => dev::running_control(&self.instance).context("name the control plane's admin URL with --control"),

@@ -1,0 +1,164 @@
+//! GatewayClasses and Gateways.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use palisade_crds::gateway_api::Gateway;
+
+use super::{Body, Condition, GatewayStatus, ListenerStatus, ObjectStatus, StatusOptions};
+use crate::{
+    inputs::{CONTROLLER, Inputs},
+    object::{Object, ObjectKey},
+    reports::ObjectName,
+    resolve::{Resolved, gateway_api::ResolvedGateway, gateway_api::status},
+};
+
+/// Releases of the Gateway API whose CRDs are understood.
+const VERSIONS: [&str; 7] = ["v1.0", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6"];
+
+/// GatewayClasses with our controller.
+pub(super) fn classes(resolved: &Resolved, options: &StatusOptions, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
+    for class in resolved.inputs.gateway_classes.values().filter(|class| class.spec.controller_name == CONTROLLER) {
+        let accepted = match &class.spec.parameters_ref {
+            None => Condition::holds("Accepted", "Accepted"),
+            Some(_) => Condition::fails("Accepted", "InvalidParameters", "a class has no parameters here"),
+        };
+        let version = options.gateway_api_version.as_deref().map(|version| {
+            let is_known = VERSIONS.iter().any(|known| {
+                version.strip_prefix(known).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-']))
+            });
+            match is_known {
+                true => Condition::holds("SupportedVersion", "SupportedVersion")
+                    .saying(format!("the Gateway API {version} is installed")),
+                false => Condition::fails(
+                    "SupportedVersion",
+                    "UnsupportedVersion",
+                    format!("the Gateway API {version} is installed; v1.0 to v1.6 are known"),
+                ),
+            }
+        });
+        let conditions = std::iter::once(accepted).chain(version).collect();
+        let status = ObjectStatus { origin: class.head.origin(), body: Body::Class { conditions } };
+        objects.insert(ObjectName::of(&class.head), status);
+    }
+}
+
+/// Gateways of our classes.
+pub(super) fn gateways(resolved: &Resolved, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
+    for gateway in resolved.gateway_api.gateways() {
+        let Some(document) = resolved.inputs.api_gateways.get(&gateway.head.key) else { continue };
+        let body = Body::Gateway(one(&resolved.inputs, gateway, document));
+        objects.insert(ObjectName::of(&gateway.head), ObjectStatus { origin: gateway.head.origin(), body });
+    }
+}
+
+fn one(inputs: &Inputs, gateway: &ResolvedGateway, document: &Object<Gateway>) -> GatewayStatus {
+    let listeners: Vec<ListenerStatus> = gateway.status.listeners.iter().map(listener).collect();
+    let addresses = addresses(inputs, &gateway.head.key, &document.spec.gateway_class_name);
+    let accepted = accepted(document, &gateway.status.listeners);
+    let unresolved: Vec<&str> = gateway
+        .status
+        .listeners
+        .iter()
+        .filter(|listener| !listener.resolved_refs.is_true)
+        .map(|listener| &*listener.name)
+        .collect();
+    let resolved_refs = match unresolved.as_slice() {
+        [] => Condition::holds("ResolvedRefs", "ResolvedRefs"),
+        names => Condition::fails("ResolvedRefs", "ListenersNotResolved", format!("listeners {}", names.join(", "))),
+    };
+    let obstacle = obstacle(document, &accepted, &listeners, &addresses);
+    let addresses = addresses.iter().map(|address| ("IPAddress", address.to_string())).collect();
+    GatewayStatus {
+        conditions: vec![accepted, resolved_refs],
+        obstacle,
+        addresses,
+        listeners,
+        key: gateway.head.key.clone(),
+    }
+}
+
+fn accepted(document: &Object<Gateway>, listeners: &[status::ListenerStatus]) -> Condition {
+    let is_known_type = |kind: &str| kind == "IPAddress";
+    let parameters = document.spec.infrastructure.as_ref().and_then(|own| own.parameters_ref.as_ref());
+    if let Some(parameters) = parameters {
+        let message = format!("parameters of kind `{}/{}` are not read", parameters.group, parameters.kind);
+        return Condition::fails("Accepted", "InvalidParameters", message);
+    }
+    if let Some(address) = document.spec.addresses.iter().find(|address| !is_known_type(&address.address_type)) {
+        let message = format!("addresses of type `{}` are not served", address.address_type);
+        return Condition::fails("Accepted", "UnsupportedAddress", message);
+    }
+    let refused: Vec<&str> =
+        listeners.iter().filter(|listener| !listener.accepted.is_true).map(|listener| &*listener.name).collect();
+    match refused.len() {
+        0 => Condition::holds("Accepted", "Accepted"),
+        all if all == listeners.len() => {
+            Condition::fails("Accepted", "ListenersNotValid", "none of its listeners can be served")
+        }
+        _ => Condition::holds("Accepted", "ListenersNotValid")
+            .saying(format!("these listeners are not served: {}", refused.join(", "))),
+    }
+}
+
+/// Why a Gateway cannot be programmed, whatever proxies say.
+fn obstacle(
+    document: &Object<Gateway>,
+    accepted: &Condition,
+    listeners: &[ListenerStatus],
+    addresses: &[IpAddr],
+) -> Option<Condition> {
+    if !accepted.is_true() {
+        return Some(Condition::fails("Programmed", "Invalid", "the Gateway is not accepted"));
+    }
+    let asked = document.spec.addresses.iter().filter_map(|address| address.value.as_deref());
+    let unusable = asked
+        .filter(|value| !value.is_empty())
+        .find(|value| value.parse::<IpAddr>().map_or(true, |address| !addresses.contains(&address)));
+    if let Some(value) = unusable {
+        let message = format!("address `{value}` is not one that the Gateway has");
+        return Some(Condition::fails("Programmed", "AddressNotUsable", message));
+    }
+    if !listeners.iter().any(|listener| listener.is_valid) {
+        return Some(Condition::fails("Programmed", "Invalid", "none of its listeners can be served"));
+    }
+    addresses.is_empty().then(|| Condition::fails("Programmed", "AddressNotAssigned", "it has no address yet"))
+}
+
+fn listener(listener: &status::ListenerStatus) -> ListenerStatus {
+    let status::ListenerStatus { name, attached_routes, conflict, overlaps, kinds, accepted, resolved_refs } = listener;
+    let conflicted = match conflict {
+        Some(reason) => Condition::holds("Conflicted", reason).saying("another listener of the port stands in the way"),
+        None => Condition::fails("Conflicted", "NoConflicts", ""),
+    };
+    let overlapping = overlaps.as_ref().map(|other| {
+        Condition::holds("OverlappingTLSConfig", "OverlappingHostnames")
+            .saying(format!("listener `{other}` terminates TLS for some of the same hosts on this port"))
+    });
+    let mut conditions = vec![Condition::resolved(accepted), conflicted, Condition::resolved(resolved_refs)];
+    conditions.extend(overlapping);
+    ListenerStatus {
+        name: Arc::clone(name),
+        kinds: kinds.clone(),
+        attached_routes: *attached_routes,
+        conditions,
+        is_valid: accepted.is_true && resolved_refs.is_true,
+    }
+}
+
+/// Where clients reach a Gateway: what its Service is given from outside, else the Service's own addresses, else its pods'.
+fn addresses(inputs: &Inputs, gateway: &ObjectKey, class: &str) -> Vec<IpAddr> {
+    let service =
+        inputs.services.get(&ObjectKey::new(Arc::clone(&gateway.namespace), format!("{}-{class}", gateway.name)));
+    if let Some(service) = service {
+        let spec = &service.spec;
+        let chosen = if spec.external_addresses.is_empty() { &spec.addresses } else { &spec.external_addresses };
+        if !chosen.is_empty() {
+            return chosen.clone();
+        }
+    }
+    let serves = |pod: &&Object<crate::inputs::core::Pod>| {
+        let name = pod.head.labels.get(crate::inputs::GATEWAY_NAME_LABEL);
+        pod.spec.is_ready && !pod.spec.is_gone && name.is_some_and(|name| **name == *gateway.name)
+    };
+    inputs.pods_in(&gateway.namespace).filter(serves).flat_map(|pod| pod.spec.ips.first()).copied().collect()
+}

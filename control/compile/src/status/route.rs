@@ -1,0 +1,50 @@
+//! Routes of the Gateway API: our entries of `parents`.
+
+use std::collections::BTreeMap;
+
+use palisade_crds::gateway_api::ParentReference;
+
+use super::{Attachment, Body, Concern, Condition, ObjectStatus, Reference};
+use crate::{
+    object::ObjectKey,
+    reports::ObjectName,
+    resolve::{Resolved, gateway_api::status},
+};
+
+/// Routes with a parent that is ours, and those that had one.
+pub(super) fn routes(resolved: &Resolved, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
+    for route in resolved.gateway_api.statuses() {
+        let status::RouteStatus { head, parents } = route;
+        let mut gateways = Vec::new();
+        let mut is_mesh_wide = false;
+        let mut entries: Vec<Attachment> = Vec::new();
+        for parent in parents.iter().filter(|parent| parent.exists) {
+            let status::ParentStatus { index: _, parent, exists: _, accepted, resolved_refs } = parent;
+            if parent.kind == "Gateway" {
+                let namespace = parent.namespace.clone().unwrap_or_else(|| head.key.namespace.to_string());
+                gateways.push(ObjectKey::new(namespace, parent.name.as_str()));
+            } else {
+                is_mesh_wide = true;
+            }
+            let reference = reference(parent);
+            // Two references to one parent are one entry: the first speaks.
+            if entries.iter().all(|entry| entry.reference != reference) {
+                entries.push(Attachment {
+                    reference,
+                    conditions: vec![Condition::resolved(accepted), Condition::resolved(resolved_refs)],
+                    is_accepted: accepted.is_true,
+                });
+            }
+        }
+        gateways.sort();
+        gateways.dedup();
+        let concern = if is_mesh_wide { Concern::Mesh } else { Concern::Gateways(gateways) };
+        let body = Body::Route { parents: entries, concern };
+        objects.insert(ObjectName::of(head), ObjectStatus { origin: head.origin(), body });
+    }
+}
+
+fn reference(parent: &ParentReference) -> Reference {
+    let ParentReference { group, kind, namespace, name, section_name, port } = parent.clone();
+    Reference { group, kind, namespace, name, section_name, port }
+}

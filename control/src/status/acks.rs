@@ -1,0 +1,71 @@
+//! What connected proxies have acknowledged, as statuses ask for it.
+
+use std::collections::BTreeSet;
+
+use palisade_compile::status::{Acked, Acks, Concern, ExpectedProxy};
+use palisade_model::{origin::Origin, settings::WorkloadRef};
+
+use crate::fleet::{Enforced, Fleet};
+
+/// The fleet, and the proxies that should be in it.
+#[derive(Debug)]
+pub struct FleetAcks<'a> {
+    fleet: &'a Fleet,
+    /// Those that should be connected and are not.
+    absent: Vec<&'a ExpectedProxy>,
+    /// Those that have not been told yet what the mesh in question says.
+    behind: BTreeSet<WorkloadRef>,
+}
+
+impl<'a> FleetAcks<'a> {
+    /// The fleet as it is now.
+    pub fn new(fleet: &'a Fleet, expected: &'a [ExpectedProxy]) -> Self {
+        let connected: BTreeSet<WorkloadRef> = fleet.connected();
+        let absent = expected.iter().filter(|proxy| !connected.contains(&proxy.pod)).collect();
+        Self { fleet, absent, behind: BTreeSet::new() }
+    }
+
+    /// Nothing that a proxy did before it was told of this mesh counts: where objects have no generation nothing else tells what
+    /// they said before from what they say now.
+    pub fn since(mut self, epoch: u64) -> Self {
+        self.behind = self.fleet.behind(epoch);
+        self
+    }
+
+    /// What proxies have to say about all that they should do.
+    pub fn in_step(&self) -> Acked {
+        self.complete(self.fleet.in_step(), &Concern::Mesh)
+    }
+
+    /// With the proxies that an object may concern and that are not connected: what they do nobody knows.
+    fn complete(&self, enforced: Enforced, concern: &Concern) -> Acked {
+        let Enforced { by, of, missing } = enforced;
+        let is_concerned = |proxy: &&&ExpectedProxy| match concern {
+            Concern::Mesh => true,
+            Concern::Namespace(namespace) => proxy.pod.namespace == *namespace,
+            Concern::Gateways(gateways) => proxy.gateway.as_ref().is_some_and(|gateway| gateways.contains(gateway)),
+        };
+        let mut missing = missing;
+        for pod in &self.behind {
+            let name = format!("{}/{}", pod.namespace, pod.name);
+            missing.entry(name).or_insert_with(|| "not told yet".to_owned());
+        }
+        let absent = self
+            .absent
+            .iter()
+            .filter(is_concerned)
+            .map(|proxy| format!("{}/{}", proxy.pod.namespace, proxy.pod.name))
+            .collect();
+        Acked { by, of, missing, absent }
+    }
+}
+
+impl Acks for FleetAcks<'_> {
+    fn enforced(&self, object: &Origin, concern: &Concern) -> Acked {
+        self.complete(self.fleet.enforced(object), concern)
+    }
+
+    fn programmed(&self, object: &Origin, concern: &Concern) -> Acked {
+        self.complete(self.fleet.programmed(object), concern)
+    }
+}

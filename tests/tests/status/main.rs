@@ -1,0 +1,9 @@
+//! Statuses on a real API server, written by real control planes about real proxies.
+#![expect(clippy::indexing_slicing, reason = "tests")]
+
+mod control;
+mod istio;
+mod leaders;
+mod others;
+mod programmed;
+mod writes;
