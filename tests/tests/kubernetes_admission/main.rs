@@ -1,5 +1,5 @@
 //! Definitions, webhooks and injection on a real API server.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 mod definitions;
 mod documents;
