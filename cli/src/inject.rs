@@ -34,7 +34,7 @@ impl Inject {
     /// # Errors
     /// When documents cannot be read or the answer cannot be written.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self { documents: DocumentOptions { files, namespace }, settings, quiet } = self;
+        let Self { documents: DocumentOptions { files, namespace, cluster: _ }, settings, quiet } = self;
         if files.is_empty() {
             bail!("no documents: name them with -f");
         }

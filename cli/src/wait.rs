@@ -87,7 +87,7 @@ impl Wait {
     }
 
     fn question(&self) -> anyhow::Result<StatusQuestion> {
-        let DocumentOptions { files, namespace } = &self.documents;
+        let DocumentOptions { files, namespace, cluster: _ } = &self.documents;
         let mut documents = String::new();
         for path in files {
             for text in texts(path)? {

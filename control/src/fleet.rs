@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
 use palisade_model::{origin::Origin, resource::Feature, service::Query, settings::WorkloadRef, snapshot::Snapshot};
+use palisade_policy::ShortId;
 use palisade_wire::delta::{
     Offer, Withheld,
     server::{Greeting, Rejection},
@@ -67,7 +68,7 @@ pub struct ProxyRecord {
     pub withheld: Arc<[Withheld]>,
     /// Why nothing at all can be offered to it.
     pub unofferable: Option<Arc<str>>,
-    /// Short id that the ids of its decisions begin with; empty = unknown.
+    /// Short id that the ids of its decisions begin with.
     pub short_id: Arc<str>,
     /// The mesh that its target was cut out of.
     pub epoch: u64,
@@ -104,7 +105,9 @@ impl Fleet {
         explain: mpsc::Sender<ExplainRequest>,
         now: SystemTime,
     ) -> SessionId {
-        let Greeting { namespace: _, name: _, build, features, held: _, subscriptions, short_id } = greeting;
+        let Greeting { namespace: _, name: _, build, features, held: _, subscriptions, short_id: _ } = greeting;
+        // Never as the proxy says: it would be asked about, and could forge, the decisions of others.
+        let short_id = ShortId::of(&format!("{}/{}", pod.namespace, pod.name)).to_string().into();
         let id = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
         let record = ProxyRecord {
             pod,
@@ -117,7 +120,7 @@ impl Fleet {
             nacked: None,
             withheld: Arc::from([]),
             unofferable: None,
-            short_id: Arc::clone(short_id),
+            short_id,
             epoch: 0,
             explain,
         };
@@ -185,7 +188,7 @@ impl Fleet {
     /// The explanation of a decision: from the proxy whose short id it begins with, else from whichever knows it.
     pub async fn explain(&self, decision: &str, patience: Duration) -> Option<Bytes> {
         let mut asked = self.proxies();
-        let is_owner = |record: &ProxyRecord| !record.short_id.is_empty() && decision.starts_with(&*record.short_id);
+        let is_owner = |record: &ProxyRecord| decision.starts_with(&*record.short_id);
         if asked.iter().any(is_owner) {
             asked.retain(is_owner);
         }

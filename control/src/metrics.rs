@@ -25,6 +25,8 @@ pub struct Metrics {
     pub ack_seconds: Histogram,
     /// Compile runs.
     pub compile_seconds: Histogram,
+    /// Compile runs that ended in a defect; the mesh stayed as it was.
+    pub compile_failures: Counter,
     /// Certificates, by result.
     pub certificates: Family<CertificateLabels, Counter>,
     /// Connections and calls that were refused, by reason.
@@ -161,6 +163,9 @@ impl Metrics {
         registry.register("offers", "Offers of configuration by answer", answers.clone());
         registry.register("ack_seconds", "From sending an offer to its ack", ack_seconds.clone());
         registry.register("compile_seconds", "Compile runs", compile_seconds.clone());
+        let compile_failures = Counter::default();
+        let help = "Compile runs that ended in a defect and left the mesh as it was";
+        registry.register("compile_failures", help, compile_failures.clone());
         registry.register("certificates", "Certificate requests by result", certificates.clone());
         registry.register("refused", "Refused connections and calls", refused.clone());
         let (decision_records, decision_records_dropped) = (Counter::default(), Counter::default());
@@ -184,6 +189,7 @@ impl Metrics {
             answers,
             ack_seconds,
             compile_seconds,
+            compile_failures,
             certificates,
             refused,
             decision_records,

@@ -39,7 +39,7 @@ pub struct InjectionSettings {
 const DEFAULT_IMAGE: &str = "palisade/palisade-sidecar:0.1.0";
 const DEFAULT_CONTROL: &str = "palisade-control.palisade-system.svc:15012";
 const DEFAULT_AUDIENCE: &str = "palisade";
-const DEFAULT_ROOTS: &str = "palisade-root-cert";
+const DEFAULT_ROOTS: &str = "palisade-ca-root-cert";
 
 impl Default for InjectionSettings {
     fn default() -> Self {

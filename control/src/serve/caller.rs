@@ -32,6 +32,8 @@ pub(crate) struct Caller {
     pub(crate) identity: SpiffeId,
     /// The pod, when a token names it. A certificate names only the service account.
     pub(crate) pod: Option<WorkloadRef>,
+    /// Which pod of that name the token is bound to; empty without one.
+    pub(crate) uid: Arc<str>,
 }
 
 /// What a caller wants.
@@ -112,21 +114,15 @@ pub(crate) fn prove(
     let by_certificate = proof.certificates.first().map(|leaf| certified(leaf, mesh)).transpose()?;
     let Some(token) = token else {
         let identity = by_certificate.ok_or(Refused::NoProof)?;
-        return Ok(Caller { identity, pod: None });
+        return Ok(Caller { identity, pod: None, uid: "".into() });
     };
     let Proven { namespace, service_account, pod } = token;
-    let pod = match pod {
+    let identity = identity(mesh, &namespace, &service_account)?;
+    let (pod, uid) = match pod {
         Some(ProvenPod { name, uid }) => {
             let pod = WorkloadRef { namespace: Arc::clone(&namespace), name };
-            let text = || format!("{}/{}", pod.namespace, pod.name);
-            let known = mesh.workload(&pod).ok_or_else(|| Refused::UnknownPod(text()))?;
-            if known.service_account != service_account {
-                return Err(Refused::OtherPod { pod: text(), proof: "token", what: "service account" });
-            }
-            if !known.uid.is_empty() && known.uid != uid {
-                return Err(Refused::OtherPod { pod: text(), proof: "token", what: "uid" });
-            }
-            Some(pod)
+            same_pod(&pod, &uid, &identity, mesh)?;
+            (Some(pod), uid)
         }
         None => {
             let account = format!("service account {namespace}/{service_account}");
@@ -136,28 +132,39 @@ pub(crate) fn prove(
                 Purpose::Certificate if !mesh.is_declared(&namespace, &service_account) => {
                     return Err(Refused::Nowhere(account));
                 }
-                Purpose::Certificate => None,
+                Purpose::Certificate => (None, "".into()),
             }
         }
     };
-    let identity = identity(mesh, &namespace, &service_account)?;
     match by_certificate {
         Some(certificate) if certificate != identity => Err(Refused::TwoIdentities { token: identity, certificate }),
-        Some(_) | None => Ok(Caller { identity, pod }),
+        Some(_) | None => Ok(Caller { identity, pod, uid }),
     }
 }
 
-/// The pod whose slice a proven caller gets. What the proxy believes to be must be what it proved; with a certificate
+/// Whether the mesh's pod of this name is the one that a token proved: names go to other pods.
+fn same_pod(pod: &WorkloadRef, uid: &str, proven: &SpiffeId, mesh: &dyn Slices) -> Result<(), Refused> {
+    let text = || format!("{}/{}", pod.namespace, pod.name);
+    let known = mesh.workload(pod).ok_or_else(|| Refused::UnknownPod(text()))?;
+    if identity(mesh, &pod.namespace, &known.service_account)? != *proven {
+        return Err(Refused::OtherPod { pod: text(), proof: "token", what: "service account" });
+    }
+    if !known.uid.is_empty() && *known.uid != *uid {
+        return Err(Refused::OtherPod { pod: text(), proof: "token", what: "uid" });
+    }
+    Ok(())
+}
+
+/// The pod whose slice a proven caller gets, by the mesh as it is now: asked again for each mesh. What the proxy believes to be must be what it proved; with a certificate
 /// alone, which names no pod, it may be any pod of exactly that identity, but no gateway: what a gateway is told holds private keys, and pods of one service
 /// account need not share those.
 pub(crate) fn pod_of(caller: &Caller, believed: WorkloadRef, mesh: &dyn Slices) -> Result<WorkloadRef, Refused> {
     let text = |pod: &WorkloadRef| format!("{}/{}", pod.namespace, pod.name);
     if let Some(pod) = &caller.pod {
-        return if *pod == believed {
-            Ok(believed)
-        } else {
-            Err(Refused::OtherName { bound: text(pod), claimed: text(&believed) })
-        };
+        if *pod != believed {
+            return Err(Refused::OtherName { bound: text(pod), claimed: text(&believed) });
+        }
+        return same_pod(pod, &caller.uid, &caller.identity, mesh).map(|()| believed);
     }
     let known = mesh.workload(&believed).ok_or_else(|| Refused::UnknownPod(text(&believed)))?;
     if known.is_gateway {

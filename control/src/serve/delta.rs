@@ -226,6 +226,13 @@ impl Session {
             let newest = self.mesh.borrow_and_update();
             newest.clone().ok_or_else(|| Status::unavailable("no configuration is compiled yet"))?
         };
+        // A stream outlives meshes: its pod may have been made anew for another account, or become a gateway.
+        if mesh.workload(pod).is_some() {
+            pod_of(&self.caller, pod.clone(), &*mesh).map_err(|refused| {
+                self.shared.metrics.refuse(Refusal::Forbidden);
+                Status::from(refused)
+            })?;
+        }
         let (pod, subscriptions, epoch) = (pod.clone(), self.subscriptions.clone(), mesh.epoch());
         let sliced = tokio::task::spawn_blocking(move || mesh.slice(&pod, &subscriptions))
             .await

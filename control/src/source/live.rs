@@ -68,6 +68,17 @@ impl<S: Source> Live<S> {
         }
     }
 
+    /// Compiles; where that panics, which is a defect, the mesh stays as it was and the next change is compiled again: one
+    /// document must not keep all later ones, denials among them, from every proxy.
+    fn compile_or_keep(&mut self) {
+        // INVARIANT: what was compiled before is replaced whole, at the end.
+        let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.compile()));
+        if attempt.is_err() {
+            self.compiler.metrics.compile_failures.inc();
+            tracing::error!("compiling failed, a defect: the mesh stays as it is until the next change");
+        }
+    }
+
     /// Compiles after each change, until `stop`. The first change is taken at once; what changes while compiling, and for as
     /// long again, is taken together.
     pub(crate) async fn follow(mut self, stop: CancellationToken) {
@@ -90,7 +101,7 @@ impl<S: Source> Live<S> {
                 // Without a change of documents there are new keys.
                 let is_new = changed.is_none_or(|changed| self.source.take(changed));
                 if is_new {
-                    self.compile();
+                    self.compile_or_keep();
                 }
                 (self, is_new)
             });
