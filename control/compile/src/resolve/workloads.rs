@@ -119,7 +119,12 @@ impl Workloads {
         let entries = OnceCell::new();
         let mut hosts: Vec<&Registered> = services.iter().collect();
         hosts.sort_by(|a, b| {
-            (a.created, &a.key.name, &a.key.namespace, &a.host).cmp(&(b.created, &b.key.name, &b.key.namespace, &b.host))
+            (a.created, &a.key.name, &a.key.namespace, &a.host).cmp(&(
+                b.created,
+                &b.key.name,
+                &b.key.namespace,
+                &b.host,
+            ))
         });
         let mut is_moved = false;
         for service in &hosts {
@@ -148,7 +153,8 @@ impl Workloads {
                 let names = pod_names(inputs, service, slices);
                 workloads.headless.insert(Arc::clone(&service.host), names);
             }
-            is_moved |= reuse.as_ref().is_none_or(|reuse| reuse.before.behind.get(&key).is_none_or(|old| **old != *behind));
+            is_moved |=
+                reuse.as_ref().is_none_or(|reuse| reuse.before.behind.get(&key).is_none_or(|old| **old != *behind));
             workloads.behind.insert(key, behind.into());
         }
         workloads.targets = match &reuse {
@@ -177,7 +183,9 @@ impl Workloads {
     /// Where ports of services lead, by address; those of the oldest service first.
     fn targets_by_address(&self, hosts: &[&Registered]) -> BTreeMap<IpAddr, Vec<Target>> {
         let mut targets: BTreeMap<IpAddr, Vec<Target>> = BTreeMap::new();
-        for (ip, target) in hosts.iter().filter_map(|service| self.behind.get(&host_key(service))).flat_map(|b| b.iter()) {
+        for (ip, target) in
+            hosts.iter().filter_map(|service| self.behind.get(&host_key(service))).flat_map(|b| b.iter())
+        {
             let at = targets.entry(*ip).or_default();
             if !at.contains(target) {
                 at.push(target.clone());
@@ -450,11 +458,7 @@ fn endpoint(candidate: &Candidate<'_>, health: EndpointHealth) -> Endpoint {
 }
 
 /// Names that DNS answers for a headless service: the service itself (under the empty name) and each pod with a host name.
-fn pod_names(
-    inputs: &Inputs,
-    service: &Registered,
-    slices: &[&Object<EndpointSlice>],
-) -> Vec<(String, IpAddr)> {
+fn pod_names(inputs: &Inputs, service: &Registered, slices: &[&Object<EndpointSlice>]) -> Vec<(String, IpAddr)> {
     let mut names = BTreeSet::new();
     if slices.is_empty() {
         for pod in inputs.pods_in(&service.key.namespace) {

@@ -57,7 +57,8 @@ mod tests {
         let rows: Vec<String> = access_rules()
             .into_iter()
             .map(|AccessRule { api_groups, resources, verbs: _ }| {
-                let group = if api_groups == [""] { "core".to_owned() } else { format!("`{}`", api_groups.join("`, `")) };
+                let group =
+                    if api_groups == [""] { "core".to_owned() } else { format!("`{}`", api_groups.join("`, `")) };
                 format!("| {group} | {} |", resources.join(", "))
             })
             .collect();

@@ -55,7 +55,8 @@ pub enum ReadClusterError {
 /// When a kind that is served cannot be read. A Secret or ConfigMap that is not there is left out.
 pub async fn read_cluster(client: &Client, options: &SourceOptions) -> Result<Documents, ReadClusterError> {
     let kinds: BTreeSet<Kind> = Kind::of_crds().collect();
-    let served = discovery::served(client, kinds).await.map_err(|error| ReadClusterError::Discovery(Box::new(error)))?;
+    let served =
+        discovery::served(client, kinds).await.map_err(|error| ReadClusterError::Discovery(Box::new(error)))?;
     let mut values = Vec::new();
     for (kind, version) in Kind::built_in().map(|kind| (kind, "v1")).chain(served) {
         let resource = kind.resource(version);

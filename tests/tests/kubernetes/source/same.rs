@@ -1,4 +1,5 @@
 //! The same documents from files and from the cluster give the same snapshot for every proxy.
+#![expect(clippy::indexing_slicing, reason = "tests: JSON that is otherwise fails them")]
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
@@ -146,7 +147,7 @@ async fn files_and_cluster_tell_every_proxy_the_same() -> anyhow::Result<()> {
     let file = folder.path().join("cluster.json");
     let compared = until("the same from both", SOON, async || {
         export(&cluster, &file).await?;
-        let inputs = Inputs::from_texts(files::read(&[file.clone()])?, "default", &options());
+        let inputs = Inputs::from_texts(files::read(std::slice::from_ref(&file))?, "default", &options());
         let from_files = CompiledMesh::new(compile(&Arc::new(inputs)));
         let from_cluster = followed.mesh.borrow_and_update().clone().context("nothing is compiled")?;
         compare(&from_files, &*from_cluster, &names)
