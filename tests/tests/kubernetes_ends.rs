@@ -39,6 +39,7 @@ async fn nothing_stays(folder: &str, network: &str) -> anyhow::Result<()> {
 }
 
 /// The other process: it has a cluster, says so, and ends as it was told.
+#[expect(clippy::panic, reason = "one of the ways to end")]
 async fn end(how: &str) -> anyhow::Result<()> {
     let cluster = Cluster::start().await?;
     cluster.fake_nodes(1).await?;
