@@ -261,10 +261,10 @@ fn difference(from: Option<&Snapshot>, to: Option<&Snapshot>) -> Step {
         match (gone, come) {
             (Some((_, gone)), Some((_, come))) if Arc::ptr_eq(gone, come) || gone.hash() == come.hash() => {}
             (gone, come) => {
-                for (_, entry) in gone {
+                if let Some((_, entry)) = gone {
                     note(entry, false);
                 }
-                for (_, entry) in come {
+                if let Some((_, entry)) = come {
                     note(entry, true);
                 }
             }

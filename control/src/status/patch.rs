@@ -42,10 +42,8 @@ pub(super) async fn apply(client: Client, kind: ServedKind, write: &Write) -> Ou
     } else {
         Api::namespaced_with(client, &name.namespace, &kind.resource)
     };
-    let mut metadata = json!({"name": name.name, "uid": uid, "resourceVersion": version});
-    if !name.namespace.is_empty() {
-        metadata["namespace"] = json!(name.namespace);
-    }
+    let namespace = Some(&name.namespace).filter(|namespace| !namespace.is_empty());
+    let metadata = json!({"name": name.name, "namespace": namespace, "uid": uid, "resourceVersion": version});
     let body = json!({
         "apiVersion": kind.resource.api_version,
         "kind": kind.resource.kind,
