@@ -42,8 +42,13 @@ pub(super) async fn apply(client: Client, kind: ServedKind, write: &Write) -> Ou
     } else {
         Api::namespaced_with(client, &name.namespace, &kind.resource)
     };
-    let namespace = Some(&name.namespace).filter(|namespace| !namespace.is_empty());
-    let metadata = json!({"name": name.name, "namespace": namespace, "uid": uid, "resourceVersion": version});
+    let mut metadata = serde_json::Map::new();
+    metadata.insert("name".to_owned(), json!(name.name));
+    if !name.namespace.is_empty() {
+        metadata.insert("namespace".to_owned(), json!(name.namespace));
+    }
+    metadata.insert("uid".to_owned(), json!(uid));
+    metadata.insert("resourceVersion".to_owned(), json!(version));
     let body = json!({
         "apiVersion": kind.resource.api_version,
         "kind": kind.resource.kind,
