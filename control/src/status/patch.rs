@@ -42,10 +42,13 @@ pub(super) async fn apply(client: Client, kind: ServedKind, write: &Write) -> Ou
     } else {
         Api::namespaced_with(client, &name.namespace, &kind.resource)
     };
-    let mut metadata = json!({"name": name.name, "uid": uid, "resourceVersion": version});
+    let mut metadata = serde_json::Map::new();
+    metadata.insert("name".to_owned(), json!(name.name));
     if !name.namespace.is_empty() {
-        metadata["namespace"] = json!(name.namespace);
+        metadata.insert("namespace".to_owned(), json!(name.namespace));
     }
+    metadata.insert("uid".to_owned(), json!(uid));
+    metadata.insert("resourceVersion".to_owned(), json!(version));
     let body = json!({
         "apiVersion": kind.resource.api_version,
         "kind": kind.resource.kind,
