@@ -272,6 +272,7 @@ pub fn decide_tcp_with(
                 timeout: None,
                 retries: None,
                 mirrors: Vec::new(),
+                unsent_mirrors: 0,
             }));
         }
         Err(reason) => verdict.reason = reason,
