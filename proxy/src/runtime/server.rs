@@ -196,7 +196,7 @@ async fn begin<'a>(
     // What was learnt while waiting counts.
     let index = runtime.index().unwrap_or(index);
     let destination = downstream.destination();
-    let context = ConnectionContext::new(&index, &downstream, role.direction()).map_err(|refused| Unserved {
+    let context = ConnectionContext::new(runtime, &index, &downstream, role.direction()).map_err(|refused| Unserved {
         reason: refused.reason,
         destination: Some(destination),
         details: None,
