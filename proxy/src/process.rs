@@ -266,10 +266,7 @@ impl Process {
         }
         runtime.set_lookups(Arc::new(SubscriptionLookups(subscriptions.clone())));
         let identity = IdentityClient { dialer, token, lifetime };
-        vital.spawn(
-            "identity client",
-            keep_identity(identity, keeper, Arc::clone(&runtime), state, stop.clone()),
-        );
+        vital.spawn("identity client", keep_identity(identity, keeper, Arc::clone(&runtime), state, stop.clone()));
         vital.spawn("configuration client", client.run(stop.clone()));
         vital.spawn("upkeep", upkeep(Arc::clone(&runtime), subscriptions, stop.clone()));
         vital.spawn("judge of open connections", Arc::clone(&runtime).follow_identities());

@@ -210,6 +210,11 @@ impl Runtime {
         self.index.load_full()
     }
 
+    /// Whether this is the configuration in force. Cheaper than to fetch it.
+    pub fn is_index(&self, index: &Arc<RuntimeIndex>) -> bool {
+        self.index.load().as_ref().is_some_and(|present| Arc::ptr_eq(present, index))
+    }
+
     /// A gateway's ports.
     pub fn edge(&self) -> Arc<EdgePorts> {
         self.edge.load_full()

@@ -103,7 +103,8 @@ pub fn decode_saved(bytes: &[u8], features: &BTreeSet<Feature>) -> Result<Saved,
     let message = v1::SavedConfiguration::decode(bytes).map_err(|error| InvalidSaved::Encoding(error.to_string()))?;
     let v1::SavedConfiguration { namespace, name, subscriptions, offer, kept, in_force, left_out } = message;
     // Whatever is too much is asked for again when it is needed.
-    let subscriptions = subscriptions.into_iter().take(MAX_SUBSCRIPTIONS).map(decode_query).collect::<Result<_, _>>()?;
+    let subscriptions =
+        subscriptions.into_iter().take(MAX_SUBSCRIPTIONS).map(decode_query).collect::<Result<_, _>>()?;
     let held = match offer {
         None => None,
         Some(offer) => {

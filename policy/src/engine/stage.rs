@@ -304,7 +304,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        ConnectionFacts, Peer, RequestFacts, RuleAction, RuleSpec, TrustDomains, admit::permit_all, admit_rule,
+        ConnectionFacts, Peer, RequestFacts, RuleAction, RuleSpec, TrustDomains,
+        admit::permit_all,
+        admit_rule,
         eval::{ConnectionView, RequestState, RequestView, Target},
     };
 

@@ -44,10 +44,12 @@ impl Applier for RuntimeApplier {
             runtime.apply_with(snapshot, |index| keeper.set_terms(index.settings()))
         })
         .await;
-        applied.map_err(|error| reject(format!("building the index failed: {error}")))?.map_err(|error| match error {
-            ApplyError::Build(error) => ApplyRejection { key: Some(error.key.clone()), message: error.to_string() },
-            ApplyError::Prepare(message) => reject(message),
-        })?;
+        applied.map_err(|error| reject(format!("building the index failed: {error}")))?.map_err(
+            |error| match error {
+                ApplyError::Build(error) => ApplyRejection { key: Some(error.key.clone()), message: error.to_string() },
+                ApplyError::Prepare(message) => reject(message),
+            },
+        )?;
         let mut unbound = Vec::new();
         if let Some(reconcile) = &self.reconcile {
             let (done, waiting) = oneshot::channel();

@@ -35,10 +35,9 @@ pub(super) async fn follow(
         }
         retry = (!errors.is_empty()).then(|| Instant::now() + RETRY);
         if let Some(done) = done {
-            let unbound = errors.iter().map(|error| Unbound {
-                listener: Arc::from(error.key.as_str()),
-                message: error.to_string().into(),
-            });
+            let unbound = errors
+                .iter()
+                .map(|error| Unbound { listener: Arc::from(error.key.as_str()), message: error.to_string().into() });
             // Whoever asked may have given up waiting.
             let _ = done.send(unbound.collect());
         }

@@ -86,7 +86,7 @@ impl ConnectionContext {
     /// When it would not be taken any more.
     pub fn standing(&self, runtime: &Runtime, index: &Arc<RuntimeIndex>) -> Result<Arc<Standing>, Refused> {
         let held = self.standing.load_full();
-        if held.is_under(runtime, index) {
+        if Arc::ptr_eq(&held.index, index) && held.is_identity_current(runtime) {
             return Ok(held);
         }
         let standing = judged(runtime, index, &self.facts, &self.proof, self.seen, held.verified.as_ref())?;
@@ -125,15 +125,14 @@ impl Standing {
     /// Whether configuration and identity are still those that were asked. What registers itself in the registry looks at
     /// this afterwards: what was put in force before that may have judged all that was registered already.
     pub fn is_in_force(&self, runtime: &Runtime) -> bool {
-        runtime.index().is_some_and(|index| self.is_under(runtime, &index))
+        runtime.is_index(&self.index) && self.is_identity_current(runtime)
     }
 
-    fn is_under(&self, runtime: &Runtime, index: &Arc<RuntimeIndex>) -> bool {
-        let is_same_identity = match self.verified {
+    fn is_identity_current(&self, runtime: &Runtime) -> bool {
+        match self.verified {
             Some(VerifiedBy::Identity(generation)) => generation == runtime.identities.generation(),
             Some(VerifiedBy::Termination(_)) | None => true,
-        };
-        is_same_identity && Arc::ptr_eq(&self.index, index)
+        }
     }
 }
 

@@ -196,11 +196,8 @@ async fn begin<'a>(
     // What was learnt while waiting counts.
     let index = runtime.index().unwrap_or(index);
     let destination = downstream.destination();
-    let context = ConnectionContext::new(runtime, &index, &downstream, role.direction()).map_err(|refused| Unserved {
-        reason: refused.reason,
-        destination: Some(destination),
-        details: None,
-    })?;
+    let context = ConnectionContext::new(runtime, &index, &downstream, role.direction())
+        .map_err(|refused| Unserved { reason: refused.reason, destination: Some(destination), details: None })?;
     let standing = context.last_standing();
     match standing.admitted.carries {
         Carries::Bytes => Ok(Box::pin(relay::serve(runtime, downstream, Arc::new(context), standing))),

@@ -18,6 +18,7 @@ use palisade_model::{
 };
 use prost::Message;
 
+pub use super::subscribed::KEPT_SUBSCRIPTIONS;
 use super::{
     MAX_EXPLANATION_BYTES, MAX_TRANSACTION_BYTES, PROTOCOL, Unbound, Violation,
     assembly::Assembly,
@@ -25,7 +26,6 @@ use super::{
     subscribed::{Change, Subscribed},
     withhold::retain,
 };
-pub use super::subscribed::KEPT_SUBSCRIPTIONS;
 use crate::{
     field::{Wire, mapping},
     proto::v1::{self, control_message, proxy_message},

@@ -43,7 +43,8 @@ impl Subscribed {
         }
         let surplus = self.queries.len().saturating_sub(KEPT_SUBSCRIPTIONS);
         if surplus > 0 {
-            let mut by_age: Vec<(u64, Query)> = self.used.iter().map(|(query, round)| (*round, query.clone())).collect();
+            let mut by_age: Vec<(u64, Query)> =
+                self.used.iter().map(|(query, round)| (*round, query.clone())).collect();
             by_age.sort();
             // What is asked for now goes only where that alone is too much.
             let others = by_age.iter().filter(|(round, _)| *round != self.round).count();

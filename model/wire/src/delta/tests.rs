@@ -423,9 +423,8 @@ fn only_the_queries_that_are_too_many_are_refused_and_the_stream_stays() {
     let query = |number: usize| Query::Host(format!("h{number}.example").into()).encode();
     let now = Instant::now();
     let mut server = Server::new(now, Patience::default());
-    let send = |server: &mut Server, sequence, kind| {
-        server.message(now, v1::ProxyMessage { sequence, kind: Some(kind) })
-    };
+    let send =
+        |server: &mut Server, sequence, kind| server.message(now, v1::ProxyMessage { sequence, kind: Some(kind) });
     let hello = v1::Hello {
         protocol: PROTOCOL,
         namespace: "foo".into(),
@@ -435,7 +434,8 @@ fn only_the_queries_that_are_too_many_are_refused_and_the_stream_stays() {
         ..Default::default()
     };
     let actions = send(&mut server, 1, v1::proxy_message::Kind::Hello(hello));
-    let [server::Action::Send(told), server::Action::Surplus(refused), server::Action::Greeted(greeting)] = &actions[..]
+    let [server::Action::Send(told), server::Action::Surplus(refused), server::Action::Greeted(greeting)] =
+        &actions[..]
     else {
         panic!("{actions:?}")
     };

@@ -15,8 +15,8 @@ use palisade_policy::{CedarDocument, admit_cedar};
 use super::{
     super::{
         connection::{Seen, admit},
-        external::Testimony,
         decide_http,
+        external::Testimony,
         facts::{Chance, Connection, Direction, HttpVersion, Request},
         recheck_tcp, testing,
     },
@@ -105,7 +105,9 @@ fn where_a_relay_goes_to_the_dialled_address_that_counts_too() {
 fn copies(outbound: OutboundPolicy, dialled: &str) -> (Vec<String>, usize) {
     use palisade_model::{
         cluster::UpstreamTls,
-        route::{Backend, Fault, Forward, HeaderMutations, Mirror, Percent, Rewrite, RouteEntry, RouteRule, VirtualHost},
+        route::{
+            Backend, Fault, Forward, HeaderMutations, Mirror, Percent, Rewrite, RouteEntry, RouteRule, VirtualHost,
+        },
     };
     let everything = Percent::ALWAYS;
     let listed = |name: &str| testing::cluster(name, listed());

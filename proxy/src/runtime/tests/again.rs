@@ -4,13 +4,14 @@ use std::pin::Pin;
 
 use palisade_model::{
     external_authorization::{CheckService, ExternalAuthorization, ExternalCheck, ExternalProvider},
-    listener::{
-        Chain, ChainHandler, ClientValidation, Listener, ServerTls, ServerTlsMode, TlsAlgorithms, TlsVersion,
-    },
+    listener::{Chain, ChainHandler, ClientValidation, Listener, ServerTls, ServerTlsMode, TlsAlgorithms, TlsVersion},
     secret::{PrivateKey, Secret},
 };
 use rustls::pki_types::{ServerName, UnixTime};
-use tokio::sync::oneshot;
+use tokio::{
+    net::tcp::{OwnedReadHalf, OwnedWriteHalf},
+    sync::oneshot,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
@@ -189,29 +190,47 @@ async fn a_connection_stays_only_while_the_client_ca_of_its_gateway_vouches_for_
     logged(&shop.gateway.log, "\"reason\":\"peer-refused\"").await;
 }
 
-/// Stands between a client and a server: what the client sends after its first bytes waits until the gate is opened.
-async fn gate(server: SocketAddr) -> (SocketAddr, oneshot::Receiver<()>, oneshot::Sender<()>) {
+/// What a gate holds back until it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// What the client says after its first words.
+    TheClient,
+    /// All that the server says.
+    TheServer,
+}
+
+/// Where something waits, and how it goes on.
+type Hold = (oneshot::Sender<()>, oneshot::Receiver<()>);
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, hold: Option<Hold>) -> std::io::Result<()> {
+    if let Some((waits, opened)) = hold {
+        from.readable().await?;
+        drop(waits.send(()));
+        drop(opened.await);
+    }
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
+}
+
+/// Stands between a client and a server; tells when something waits before it.
+async fn gate(server: SocketAddr, holds: Holds) -> (SocketAddr, oneshot::Receiver<()>, oneshot::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (waits, waiting) = oneshot::channel();
     let (open, opened) = oneshot::channel::<()>();
     tokio::spawn(async move {
         let (client, _) = listener.accept().await.unwrap();
-        let (mut from_client, mut to_client) = client.into_split();
-        let (mut from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
+        let (mut from_client, to_client) = client.into_split();
+        let (from_server, mut to_server) = TcpStream::connect(server).await.unwrap().into_split();
         let mut first = vec![0; 65536];
         let count = from_client.read(&mut first).await.unwrap();
         to_server.write_all(&first[..count]).await.unwrap();
-        let back = tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
-        let count = from_client.read(&mut first).await.unwrap();
-        waits.send(()).unwrap();
-        opened.await.unwrap();
-        let forth = async {
-            to_server.write_all(&first[..count]).await?;
-            tokio::io::copy(&mut from_client, &mut to_server).await
+        let hold = Some((waits, opened));
+        let (forth, back) = match holds {
+            Holds::TheClient => (hold, None),
+            Holds::TheServer => (None, hold),
         };
-        drop(forth.await);
-        drop(back.await);
+        drop(tokio::join!(pass(from_client, to_server, forth), pass(from_server, to_client, back)));
     });
     (address, waiting, open)
 }
@@ -219,7 +238,7 @@ async fn gate(server: SocketAddr) -> (SocketAddr, oneshot::Receiver<()>, oneshot
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_is_never_taken_for_one_of_a_ca_that_did_not_verify_it() {
     let shop = shop().await;
-    let (address, waiting, open) = gate(shop.gateway.address).await;
+    let (address, waiting, open) = gate(shop.gateway.address, Holds::TheClient).await;
     let connecting = async {
         // With TLS 1.3 the client is done before its certificate is judged.
         let mut client = shop.connect(address).await;
@@ -267,7 +286,7 @@ async fn an_open_request_ends_where_its_host_is_not_known_any_more_to_policies()
     let a = sidecar(&ca, "a", Role::Outbound, VIP.parse().unwrap()).await;
     a.runtime.apply(testing::snapshot(plain_outbound(application))).unwrap();
     let mut client = TcpStream::connect(a.address).await.unwrap();
-    client.write_all(b"POST / HTTP/1.1\r\nhost: b\r\ncontent-length: 9\r\n\r\n1").await.unwrap();
+    client.write_all(b"POST / HTTP/1.1\r\nhost: b.foo.svc.cluster.local\r\ncontent-length: 9\r\n\r\n1").await.unwrap();
     within(async {
         while a.runtime.registry.counts().streams == 0 {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -287,12 +306,11 @@ async fn a_relay_that_was_dialled_while_policies_changed_is_judged_by_the_new_on
     let application = echo().await;
     let b = sidecar(&ca, "b", Role::Inbound, application).await;
     b.runtime.apply(tcp_inbound(application.port(), vec![default_permit()])).unwrap();
-    let (address, waiting, open) = gate(b.address).await;
+    let (address, waiting, open) = gate(b.address, Holds::TheServer).await;
     let a = sidecar(&ca, "a", Role::Outbound, VIP.parse().unwrap()).await;
     let outside = |set: Option<&str>| {
         let snapshot = tcp_outbound(address);
-        let mut resources: Vec<Resource> =
-            snapshot.entries().values().map(|entry| entry.resource().clone()).collect();
+        let mut resources: Vec<Resource> = snapshot.entries().values().map(|entry| entry.resource().clone()).collect();
         for resource in &mut resources {
             match resource {
                 Resource::Cluster(cluster) => cluster.is_external = true,

@@ -250,7 +250,7 @@ async fn chunk_lines_and_trailers_beyond_their_limits_are_answered_400() {
         ("many trailers", format!("1\r\na\r\n0\r\n{}\r\n", "x: y\r\n".repeat(12 * 1024))),
     ] {
         let answer = front.send(format!("{head}{body}").as_bytes()).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{name}: {answer:.200}");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{name}: {answer:.200} {}", front.sidecar.log.text());
     }
     assert_eq!(front.sidecar.runtime.registry.counts().streams, 0);
 }

@@ -59,7 +59,9 @@ fn a_caller_whose_root_is_gone_is_closed_and_one_whose_root_stays_is_kept() {
     let (store, first) = old.store(B);
     let mut verified = Some(VerifiedBy::Identity(first.generation()));
     let mesh = DownstreamTls::Mesh(facts(Some(&old.mesh(A)), VerifiedBy::Identity(first.generation()), "b"));
-    let judge = |verified: &Option<VerifiedBy>| readmit_mesh(&mesh, verified.as_ref(), MtlsMode::Strict, DeclaredProtocol::Http, &store, UnixTime::now());
+    let judge = |verified: &Option<VerifiedBy>| {
+        readmit_mesh(&mesh, verified.as_ref(), MtlsMode::Strict, DeclaredProtocol::Http, &store, UnixTime::now())
+    };
     let own = new.mesh(B);
     store.install(own.material(&format!("{}{}", old.pem(), new.pem())), UnixTime::now()).unwrap();
     verified = judge(&verified).unwrap();
@@ -131,8 +133,7 @@ fn settings_that_judged_a_client_are_not_asked_again() {
     let held = DownstreamTls::Terminated(facts(Some(&stranger), VerifiedBy::Identity(0), "shop.example"));
     for (name, by, expected) in [("the same", present, true), ("others", other, false)] {
         let by = VerifiedBy::Termination(by);
-        let admitted =
-            readmit_gateway(&held, Some(&by), Some("shop"), &port, &IdentityStore::new(), UnixTime::now());
+        let admitted = readmit_gateway(&held, Some(&by), Some("shop"), &port, &IdentityStore::new(), UnixTime::now());
         assert_eq!(admitted.is_ok(), expected, "{name}: {admitted:?}");
     }
 }

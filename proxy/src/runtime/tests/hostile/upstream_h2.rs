@@ -22,12 +22,7 @@ enum End {
 /// The frames of an answer to stream 1.
 fn frames() -> Vec<Vec<u8>> {
     let head = [&[0x88][..], &block(&[(b"content-length", b"5")])].concat();
-    vec![
-        frame(1, END_HEADERS, 1, &head),
-        frame(0, 0, 1, b"he"),
-        frame(0, 0, 1, b"llo"),
-        frame(0, END_STREAM, 1, &[]),
-    ]
+    vec![frame(1, END_HEADERS, 1, &head), frame(0, 0, 1, b"he"), frame(0, 0, 1, b"llo"), frame(0, END_STREAM, 1, &[])]
 }
 
 async fn serve(mut stream: TcpStream, count: usize, end: End) -> Option<()> {
@@ -74,7 +69,8 @@ async fn an_http2_answer_that_ends_after_any_frame_is_whole_or_an_error() {
     for end in [End::Close, End::Abort, End::Reset(0), End::Reset(2), End::Reset(7), End::Reset(8), End::GoAway] {
         for count in 0..=all {
             *deed.lock() = (count, end);
-            let answer = answer(&front).await;
+            let answer = tokio::time::timeout(Duration::from_secs(5), answer(&front)).await;
+            let answer = answer.unwrap_or_else(|_| panic!("{end:?} after {count}: {}", front.sidecar.log.text()));
             let is_ok = answer.starts_with("HTTP/1.1 200") && is_whole(&answer);
             // All bytes that were announced are there from the third frame on: then it may count as whole.
             assert!(!is_ok || count >= 3, "{end:?} after {count}: {answer:?}");
