@@ -41,6 +41,15 @@ pub enum Member<'a> {
     Network(IpNet),
 }
 
+/// What takes a query that no member names exactly: two queries of one class have the same answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// These of the filter's patterns, by their places in it; at least one.
+    Patterns(Box<[usize]>),
+    /// These of its networks, likewise.
+    Networks(Box<[usize]>),
+}
+
 impl Membership {
     /// The filter of these members, in any order.
     pub fn of<'a>(members: impl IntoIterator<Item = Member<'a>>) -> Self {
@@ -74,10 +83,33 @@ impl Membership {
         }
     }
 
+    /// The class of a query. `None`: a member may name it exactly, or short for something else, or nothing takes it at all. Two looks
+    /// at every pattern or network at most.
+    pub fn class(&self, query: &Query, namespace: &str, domain: &str) -> Option<Class> {
+        let places = |found: Vec<usize>| (!found.is_empty()).then(|| found.into_boxed_slice());
+        match query {
+            Query::Host(host) => {
+                let spellings = spellings(host, namespace, domain);
+                let (own, longer) = spellings.split_first()?;
+                let is_named = self.has_exactly(own) || longer.iter().any(|name| self.may_have_host(name));
+                let taking = self.patterns.iter().enumerate().filter(|(_, pattern)| pattern.matches(own));
+                places(taking.map(|(place, _)| place).collect()).filter(|_| !is_named).map(Class::Patterns)
+            }
+            Query::Address(address) => {
+                let address = address.to_canonical();
+                let taking = self.networks.iter().enumerate().filter(|(_, network)| network.contains(&address));
+                let is_named = self.has(address_digest(address));
+                places(taking.map(|(place, _)| place).collect()).filter(|_| !is_named).map(Class::Networks)
+            }
+        }
+    }
+
+    fn has_exactly(&self, name: &str) -> bool {
+        self.has(host_digest(name)) || name.split_once('.').is_some_and(|(_, parent)| self.has(below_digest(parent)))
+    }
+
     fn may_have_host(&self, name: &str) -> bool {
-        self.has(host_digest(name))
-            || name.split_once('.').is_some_and(|(_, parent)| self.has(below_digest(parent)))
-            || self.patterns.iter().any(|pattern| pattern.matches(name))
+        self.has_exactly(name) || self.patterns.iter().any(|pattern| pattern.matches(name))
     }
 
     fn has(&self, digest: u32) -> bool {
@@ -167,6 +199,27 @@ mod tests {
         assert!(!filter.may_have(&host("reviews"), "other", DOMAIN), "short names belong to a namespace");
         assert!(!filter.may_have(&address("10.96.0.8"), "default", DOMAIN));
         assert!(!Membership::default().may_have(&host("reviews"), "default", DOMAIN));
+    }
+
+    #[test]
+    fn what_only_the_same_patterns_or_networks_take_is_one_class() {
+        let filter = Membership::of([
+            Member::Host("exact.example.com"),
+            Member::Pattern("*.example.com".parse().unwrap()),
+            Member::Pattern("*.deep.example.com".parse().unwrap()),
+            Member::Address("192.0.2.7".parse().unwrap()),
+            Member::Network("192.0.2.0/24".parse().unwrap()),
+        ]);
+        let class = |query: &Query| filter.class(query, "foo", DOMAIN);
+        assert!(class(&host("a.example.com")).is_some());
+        assert_eq!(class(&host("a.example.com")), class(&host("b.example.com")));
+        assert_ne!(class(&host("a.example.com")), class(&host("a.deep.example.com")));
+        assert_eq!(class(&address("192.0.2.1")), class(&address("192.0.2.2")));
+        for named in [host("exact.example.com"), address("192.0.2.7"), host("www.example.org"), address("10.0.0.1")] {
+            assert_eq!(class(&named), None, "{named}");
+        }
+        let everywhere = Membership::of([Member::Pattern("*".parse().unwrap())]);
+        assert_eq!(everywhere.class(&host("a.b"), "foo", DOMAIN), None, "what it is short for is taken as well");
     }
 
     #[test]

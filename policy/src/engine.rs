@@ -331,7 +331,7 @@ fn decision(hit: Hit) -> Decision {
     }
 }
 
-/// A forbid that fails denies as if it had matched.
+/// A forbid that fails denies as if it had matched; so does one whose word is still not known when it is needed.
 fn is_forbidding(outcome: Outcome) -> bool {
-    matches!(outcome, Outcome::True | Outcome::Error)
+    matches!(outcome, Outcome::True | Outcome::Error | Outcome::Unknown)
 }

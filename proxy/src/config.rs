@@ -15,7 +15,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Applier, ApplyRejection, ConfigClient, ConfigState, Explainer};
+pub use client::{Applied, Applier, ApplyRejection, ConfigClient, ConfigState, Explainer};
 pub use dial::{Credentials, DialError, Dialer, TlsDialer, TokenSource};
 pub use identity::{IdentityClient, IssuedIdentity};
 pub use pipe::Pipe;

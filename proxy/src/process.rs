@@ -2,41 +2,46 @@
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use futures::future::BoxFuture;
-use palisade_model::{feature, resource::ResourceKey, service::Query, settings::ProxyKind, snapshot::Snapshot};
+use palisade_model::{feature, settings::ProxyKind};
 use palisade_policy::ShortId;
 use palisade_wire::delta::client::Profile;
 use rustls_pki_types::ServerName;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
 
+mod applier;
 mod identity;
 mod limits;
 mod listeners;
 pub mod log;
 mod options;
 mod saved;
+mod tasks;
 
 pub use limits::LimitOptions;
 pub use options::ProxyOptions;
 
-use self::{identity::IdentityKeeper, saved::Keeping};
+use self::{
+    applier::{RecentDecisions, RuntimeApplier, SubscriptionLookups},
+    identity::IdentityKeeper,
+    saved::Keeping,
+    tasks::Vital,
+};
 use crate::{
     admin,
     config::{
-        Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Explainer, IdentityClient, Resolution, StateFolder,
-        StateFolderError, Subscriptions, TlsDialer, TokenSource,
+        ConfigClient, Credentials, Dialer, IdentityClient, StateFolder, StateFolderError, Subscriptions, TlsDialer,
+        TokenSource,
     },
     runtime::{
-        LookupUnavailable, Lookups, Runtime, RuntimeSettings,
+        Runtime, RuntimeSettings,
         decisions::DecisionSettings,
         server::{Role, Server},
-        source::{LogFilter, RuntimeSource, explain_decision},
+        source::{LogFilter, RuntimeSource},
         workers::Workers,
     },
     serve::{Bind, DrainOutcome, DrainPlan, ListenerSet, drain::terminated},
@@ -45,13 +50,11 @@ use crate::{
     transport::{EmbedError, ProxySettings},
 };
 
-/// Tries that Pingora makes at most; each one is granted by a route's policy.
+/// Tries that Pingora makes at most. A route's policy grants each one, but for those that only met a pooled connection that was dead: a
+/// peer that restarts leaves dozens.
 const MAX_ATTEMPTS: usize = 64;
 /// How often gauges are set.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// How long listeners may take to follow a snapshot before it counts as applied all the same: an address that cannot be
-/// bound is no reason to keep old policies.
-const RECONCILE: Duration = Duration::from_secs(2);
 /// How long the last write of what is kept across restarts may take.
 const LAST_WRITE: Duration = Duration::from_secs(2);
 /// Snapshots waiting for their listeners: one at a time is applied.
@@ -124,6 +127,9 @@ pub enum ProcessError {
     /// The folder for what is kept.
     #[error(transparent)]
     State(#[from] StateFolderError),
+    /// A task that must run as long as the process has ended.
+    #[error("the {0} has ended: the process ends, to be started again")]
+    Task(String),
 }
 
 /// A proxy that is set up and not yet serving; its runtime may be handed to others (a sidecar's DNS).
@@ -209,12 +215,12 @@ impl Process {
         &self.runtime
     }
 
-    /// Serves until `terminate` completes, then drains. A second signal ends the drain (see [`Drain`]).
+    /// Serves until `terminate` completes or a task without which there is no proxy has ended, then drains. A second signal ends the drain (see [`Drain`]).
     ///
     /// [`Drain`]: crate::serve::Drain
     ///
     /// # Errors
-    /// When something cannot be set up; once serving, nothing ends it but the drain.
+    /// When something cannot be set up, or a task that must not end has ended; once serving, the drain comes first.
     pub async fn run(
         self,
         access: ControlAccess,
@@ -224,6 +230,7 @@ impl Process {
         let ProcessSettings { kind, pod, captures, pages, drain, runtime: _ } = settings;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        let mut vital = Vital::default();
         let pages_stop = watch::Sender::new(false);
         serve_pages(&runtime, filter, pages, &pages_stop, &mut tasks).await?;
 
@@ -259,15 +266,11 @@ impl Process {
             keeping = Some(tokio::spawn(state.folder.clone().keep(changes, stop.clone())));
         }
         runtime.set_lookups(Arc::new(SubscriptionLookups(subscriptions.clone())));
-        tasks.spawn(keep_identity(
-            IdentityClient { dialer, token, lifetime },
-            keeper,
-            Arc::clone(&runtime),
-            state,
-            stop.clone(),
-        ));
-        tasks.spawn(client.run(stop.clone()));
-        tasks.spawn(upkeep(Arc::clone(&runtime), subscriptions, stop.clone()));
+        let identity = IdentityClient { dialer, token, lifetime };
+        vital.spawn("identity client", keep_identity(identity, keeper, Arc::clone(&runtime), state, stop.clone()));
+        vital.spawn("configuration client", client.run(stop.clone()));
+        vital.spawn("upkeep", upkeep(Arc::clone(&runtime), subscriptions, stop.clone()));
+        vital.spawn("judge of open connections", Arc::clone(&runtime).follow_identities());
 
         // One set per role, since a set serves all its listeners alike.
         let mut sets: Vec<ListenerSet> = Vec::new();
@@ -279,10 +282,16 @@ impl Process {
             sets.push(set);
         }
         let mut edge = ListenerSet::new(server(Role::Gateway));
+        let mut lost = None;
         let ended = async {
             tokio::select! {
                 () = terminate => {}
                 () = drain_asked(&runtime) => {}
+                // Worse than no proxy is one whose certificates nobody renews and whose policies nobody changes.
+                task = vital.first_end() => {
+                    tracing::error!(task, "a task that must run has ended; draining");
+                    lost = Some(task);
+                }
             }
         };
         listeners::follow(&mut edge, &runtime, &mut reconciling, ended).await;
@@ -296,11 +305,15 @@ impl Process {
         }
         pages_stop.send_replace(true);
         tasks.shutdown().await;
+        vital.shutdown().await;
         writer.close();
         if let Some(writer) = decision_writer {
             writer.close();
         }
-        Ok(outcome)
+        match lost {
+            Some(task) => Err(ProcessError::Task(task.to_owned())),
+            None => Ok(outcome),
+        }
     }
 }
 
@@ -389,59 +402,6 @@ async fn upkeep(runtime: Arc<Runtime>, subscriptions: Subscriptions, stop: Cance
                 runtime.metrics.control_connected.set(i64::from(is_connected));
             }
         }
-    }
-}
-
-/// Puts snapshots in force.
-struct RuntimeApplier {
-    runtime: Arc<Runtime>,
-    keeper: Arc<IdentityKeeper>,
-    /// A gateway's listeners follow before a snapshot counts as applied.
-    reconcile: Option<mpsc::Sender<oneshot::Sender<()>>>,
-}
-
-/// Explains to control what the admin page `/why/ID` explains here.
-struct RecentDecisions(Arc<Runtime>);
-
-impl Explainer for RecentDecisions {
-    fn why(&self, decision: &str) -> Option<serde_json::Value> {
-        explain_decision(&self.0, decision)
-    }
-}
-
-#[async_trait]
-impl Applier for RuntimeApplier {
-    async fn apply(&self, snapshot: Arc<Snapshot>, _changed: Vec<ResourceKey>) -> Result<(), ApplyRejection> {
-        let reject = |message: String| ApplyRejection { key: None, message };
-        let settings = snapshot.settings().map_err(|error| reject(error.to_string()))?;
-        self.keeper.set_terms(settings).map_err(reject)?;
-        let runtime = Arc::clone(&self.runtime);
-        let applied = tokio::task::spawn_blocking(move || runtime.apply(snapshot)).await;
-        applied
-            .map_err(|error| reject(format!("building the index failed: {error}")))?
-            .map_err(|error| ApplyRejection { key: Some(error.key.clone()), message: error.to_string() })?;
-        if let Some(reconcile) = &self.reconcile {
-            let (done, waiting) = oneshot::channel();
-            if reconcile.send(done).await.is_ok() && tokio::time::timeout(RECONCILE, waiting).await.is_err() {
-                tracing::warn!("listeners take long to follow the configuration");
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Lookups over the configuration stream.
-struct SubscriptionLookups(Subscriptions);
-
-impl Lookups for SubscriptionLookups {
-    fn ask(&self, query: Query) -> BoxFuture<'static, Result<(), LookupUnavailable>> {
-        let subscriptions = self.0.clone();
-        Box::pin(async move {
-            match subscriptions.resolve(&query).await {
-                Resolution::Known(_) | Resolution::Absent(_) => Ok(()),
-                Resolution::Unavailable => Err(LookupUnavailable),
-            }
-        })
     }
 }
 

@@ -46,7 +46,6 @@ use self::{
     authority::Authority,
     authorize::Depth,
     connection::{Admitted, Entry},
-    egress::Underway,
     external::Testimony,
     facts::{Chance, HttpVersion, Request},
     normalize::{PathRules, Target},
@@ -272,6 +271,7 @@ pub fn decide_tcp_with(
                 timeout: None,
                 retries: None,
                 mirrors: Vec::new(),
+                unsent_mirrors: 0,
             }));
         }
         Err(reason) => verdict.reason = reason,
@@ -283,10 +283,14 @@ pub fn decide_tcp_with(
 ///
 /// # Errors
 /// The reason for which it ends.
-pub fn recheck_tcp(index: &RuntimeIndex, admitted: &Admitted, underway: &Underway) -> Result<(), Reason> {
+pub fn recheck_tcp(index: &RuntimeIndex, admitted: &Admitted, testimony: &Testimony) -> Result<(), Reason> {
+    // A provider that has not been asked has not allowed it; nobody waits for its answer here.
+    external::connection(admitted, testimony).map_err(|verdict| verdict.reason)?;
     let (_, said) = if egress::is_restricted(index.settings(), admitted) {
         let mut hosts = Vec::new();
-        egress::add_underway(index, admitted, underway, &mut hosts);
+        if let Some(underway) = &testimony.underway {
+            egress::add_underway(index, admitted, underway, &mut hosts);
+        }
         authorize::egress_connection(index, admitted, &hosts, Depth::Recheck)
     } else {
         authorize::connection(admitted, Depth::Recheck)

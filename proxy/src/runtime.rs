@@ -2,7 +2,7 @@
 //!
 //! Nothing here is configuration of its own: behaviour comes from the snapshot, limits from [`RuntimeSettings`].
 
-use std::{net::IpAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::BoxFuture;
@@ -35,7 +35,6 @@ use crate::{
     http::{copies::Copies, stream::StreamSubject},
     index::{BuildError, RuntimeIndex},
     names::{Names, NamesSettings},
-    runtime::connection::ConnectionContext,
     serve::{AdmissionTimeouts, Drain, ListenerOptions, LiveFacts, LiveRegistry, Verdict},
     telemetry::{AccessLog, Metrics},
     tls::IdentityStore,
@@ -86,6 +85,17 @@ pub struct RuntimeSettings {
     pub decision_log: Option<(PathBuf, u64)>,
     /// Probes of the application that are asked of this proxy, and the address where the application is.
     pub app_probes: Option<(AppProbes, IpAddr)>,
+}
+
+/// Why a snapshot is not put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError<E> {
+    /// Its index cannot be built.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// What else must hold under it cannot be made ready.
+    #[error("{0}")]
+    Prepare(E),
 }
 
 /// What a running proxy shares.
@@ -204,6 +214,11 @@ impl Runtime {
         self.index.load_full()
     }
 
+    /// Whether this is the configuration in force. Cheaper than to fetch it.
+    pub fn is_index(&self, index: &Arc<RuntimeIndex>) -> bool {
+        self.index.load().as_ref().is_some_and(|present| Arc::ptr_eq(present, index))
+    }
+
     /// A gateway's ports.
     pub fn edge(&self) -> Arc<EdgePorts> {
         self.edge.load_full()
@@ -225,27 +240,55 @@ impl Runtime {
     /// # Errors
     /// Nothing has changed then.
     pub fn apply(&self, snapshot: Arc<Snapshot>) -> Result<(), BuildError> {
+        self.apply_with(snapshot, |_| Ok::<_, Infallible>(())).map_err(|error| match error {
+            ApplyError::Build(error) => error,
+            ApplyError::Prepare(never) => match never {},
+        })
+    }
+
+    /// As [`Runtime::apply`]. Once all is built, `prepare` makes ready what else must hold under it; it changes all or nothing.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub fn apply_with<E>(
+        &self,
+        snapshot: Arc<Snapshot>,
+        prepare: impl FnOnce(&RuntimeIndex) -> Result<(), E>,
+    ) -> Result<(), ApplyError<E>> {
         let applying = self.applying.lock();
         let previous = self.index.load_full();
         let index = match RuntimeIndex::build(snapshot, previous.as_deref()) {
             Ok(index) => Arc::new(index),
             Err(error) => {
                 self.metrics.config_rejected.inc();
-                return Err(error);
+                return Err(ApplyError::Build(error));
             }
         };
         let limits = ClientLimits::of(&self.settings, index.settings().connections.as_ref());
         let options = ListenerOptions { max_connections: limits.max_connections, ..ListenerOptions::default() };
         let edge = EdgePorts::build(&index, &self.edge.load(), self.settings.timeouts, &options);
+        if let Err(error) = prepare(&index) {
+            self.metrics.config_rejected.inc();
+            return Err(ApplyError::Prepare(error));
+        }
         self.edge.store(Arc::new(edge));
         self.limits.store(Arc::new(limits));
         self.metrics.policies.follow(&index);
         self.index.store(Some(Arc::clone(&index)));
         self.metrics.config_applied.inc();
         drop(applying);
+        self.judge_again();
+        self.version.send_modify(|version| *version += 1);
+        Ok(())
+    }
+
+    /// Judges everything that lives by the configuration and the identity in force, and ends what they do not permit
+    /// (architecture rule 8). CPU work: call it off the async threads.
+    pub fn judge_again(&self) {
+        let Some(index) = self.index() else { return };
         let mut ended = Vec::new();
         let closed = self.registry.reevaluate(|facts| {
-            let verdict = judge(facts, &index);
+            let verdict = self.judge(facts, &index);
             if let (Verdict::Close(reason), Some(subject)) = (verdict, &facts.subject) {
                 ended.push((Arc::clone(subject), reason));
             }
@@ -258,10 +301,35 @@ impl Runtime {
             }
         }
         if !closed.is_empty() {
-            tracing::info!(?closed, "closed what the new configuration no longer permits");
+            tracing::info!(?closed, "closed what is no longer permitted");
         }
-        self.version.send_modify(|version| *version += 1);
-        Ok(())
+    }
+
+    /// Judges everything again whenever another identity is installed: who was vouched for by a root that is gone must go.
+    /// Never ends.
+    pub async fn follow_identities(self: Arc<Self>) {
+        let mut generations = self.identities.generations();
+        // What was installed before this began, too.
+        generations.mark_changed();
+        while generations.changed().await.is_ok() {
+            let runtime = Arc::clone(&self);
+            if let Err(error) = tokio::task::spawn_blocking(move || runtime.judge_again()).await {
+                tracing::error!(%error, "what lives was not judged by the new identity");
+            }
+        }
+    }
+
+    fn judge(&self, facts: &LiveFacts, index: &Arc<RuntimeIndex>) -> Verdict {
+        let Some(subject) = &facts.subject else { return Verdict::Keep };
+        // Connections without a request have no subject: they are admitted again before their next one.
+        let permitted = if let Some(stream) = subject.downcast_ref::<StreamSubject>() {
+            stream.still_permitted(self, index)
+        } else if let Some(relay) = subject.downcast_ref::<server::RelaySubject>() {
+            relay.still_permitted(self, index)
+        } else {
+            Ok(())
+        };
+        permitted.map_or_else(Verdict::Close, |()| Verdict::Keep)
     }
 
     /// Asks about a destination, for as long as a request may wait.
@@ -272,31 +340,6 @@ impl Runtime {
         let lookups = self.lookups.load_full().ok_or(LookupUnavailable)?;
         tokio::time::timeout(self.settings.lookup_timeout, lookups.ask(query)).await.map_err(|_| LookupUnavailable)?
     }
-}
-
-/// Judges a live connection or stream by a new configuration (architecture rule 8).
-fn judge(facts: &LiveFacts, index: &Arc<RuntimeIndex>) -> Verdict {
-    let Some(subject) = &facts.subject else { return Verdict::Keep };
-    if let Some(stream) = subject.downcast_ref::<StreamSubject>() {
-        return match stream.still_permitted(index) {
-            Ok(()) => Verdict::Keep,
-            Err(reason) => Verdict::Close(reason),
-        };
-    }
-    // Kept-alive connections are admitted again before their next request; those that carry nothing but bytes now.
-    if let Some(relay) = subject.downcast_ref::<server::RelaySubject>() {
-        return match relay.still_permitted(index) {
-            Ok(()) => Verdict::Keep,
-            Err(reason) => Verdict::Close(reason),
-        };
-    }
-    if let Some(connection) = subject.downcast_ref::<ConnectionContext>() {
-        return match connection.standing(index) {
-            Ok(_) => Verdict::Keep,
-            Err(refused) => Verdict::Close(refused.reason),
-        };
-    }
-    Verdict::Keep
 }
 
 impl std::fmt::Debug for Runtime {

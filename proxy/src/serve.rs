@@ -12,7 +12,8 @@
 //!
 //! - [`ListenerSet`] reconciles a desired list of binds; what stays keeps its socket.
 //! - [`LiveRegistry`] knows every live connection and stream: drain, revocation and metrics read the same registry.
-//! - [`readmit_mesh`] and [`readmit_gateway`] judge an open connection by the settings that are in force now.
+//! - [`readmit_mesh`] and [`readmit_gateway`] judge an open connection by the settings that are in force now: the runtime asks them
+//!   whenever configuration or identity is another than at the last request.
 //! - [`Drain`] stops accepting, tells sessions, waits, and ends what is left.
 
 pub mod admit;
@@ -35,7 +36,7 @@ pub use admit::{
     Refused, admit_captured, admit_gateway, admit_mesh,
 };
 pub use decide::{DeclaredProtocol, MtlsMode, Payload, Refusal, Treatment, decide};
-pub use downstream::{Downstream, DownstreamStream, DownstreamTls, HttpDownstream, NotServable, TlsFacts};
+pub use downstream::{Downstream, DownstreamStream, DownstreamTls, HttpDownstream, NotServable, TlsFacts, VerifiedBy};
 pub use drain::{Drain, DrainOutcome, DrainPlan, ShutdownWatch};
 pub use listener::{Accepted, Bind, ListenerError, ListenerKey, ListenerOptions, ListenerSet, ServeConnection};
 pub use readmit::{readmit_gateway, readmit_mesh};

@@ -12,7 +12,8 @@
 //! - in `connected_to_upstream`: [`couple`], always, as the first statement;
 //! - in `error_while_proxy`: [`retry_is_safe`];
 //! - in any phase: [`downstream_meta`], [`conn_meta`], [`upstream_bytes`];
-//! - for every request, first: [`authority::of`].
+//! - for every request, before anything routes on it: the checks of [`authority`]. An HTTP/2 stream has passed [`authority::of`] when
+//!   its session begins; of an HTTP/1 request the application checks the parts itself.
 //!
 //! What an application must know:
 //! - `session.is_http2()` is false for our HTTP/2 sessions: look at `req_header().version`.

@@ -26,7 +26,7 @@ use palisade_control::{
 };
 use palisade_model::{resource::ResourceKey, service::Query, settings::WorkloadRef, snapshot::Snapshot};
 use palisade_proxy::config::{
-    Applier, ApplyRejection, ConfigClient, ConfigState, Credentials, Dialer, IdentityClient, Pipe, Resolution,
+    Applied, Applier, ApplyRejection, ConfigClient, ConfigState, Credentials, Dialer, IdentityClient, Pipe, Resolution,
     Subscriptions, TlsDialer, TokenSource,
 };
 use palisade_wire::delta::client::Profile;
@@ -77,9 +77,9 @@ struct Proxy {
 
 #[async_trait]
 impl Applier for Counting {
-    async fn apply(&self, _: Arc<Snapshot>, _: Vec<ResourceKey>) -> Result<(), ApplyRejection> {
+    async fn apply(&self, _: Arc<Snapshot>, _: Vec<ResourceKey>) -> Result<Applied, ApplyRejection> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(Applied::default())
     }
 }
 

@@ -12,7 +12,7 @@ use futures::Stream;
 use palisade_model::{hash::ContentHash, service::Query, settings::WorkloadRef, snapshot::Snapshot};
 use palisade_wire::{
     delta::{
-        Server, Violation,
+        Server, Unbound, Violation,
         server::{Action, Greeting, Patience},
         withhold,
     },
@@ -170,6 +170,16 @@ impl Session {
                         record.nacked = None;
                         record.acked = Some((offer, SystemTime::now()));
                     });
+                }
+                Action::Unbound(unbound) => {
+                    for Unbound { listener, message } in unbound {
+                        tracing::warn!(proxy = %self.name(), %listener, %message, "in force without this listener");
+                    }
+                }
+                Action::Surplus(queries) => {
+                    self.shared.metrics.refuse(Refusal::Protocol);
+                    let example = queries.first().map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(proxy = %self.name(), count = queries.len(), %example, "subscribed to too much");
                 }
                 Action::Nacked(rejection) => {
                     self.answered(Answer::Nack);

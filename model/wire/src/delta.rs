@@ -4,10 +4,13 @@
 //! transaction is in flight at a time; what changes meanwhile is joined into the next one. A refused offer is not sent
 //! again before something has changed.
 
+use std::sync::Arc;
+
 mod assembly;
 pub mod client;
 pub mod offer;
 pub mod server;
+mod subscribed;
 mod withhold;
 
 #[cfg(test)]
@@ -35,6 +38,15 @@ pub const MAX_EXPLANATION_BYTES: usize = 256 * 1024;
 
 /// Most queries that one proxy may be subscribed to.
 pub const MAX_SUBSCRIPTIONS: usize = 10_000;
+
+/// A listener that cannot listen although the offer that it is part of is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unbound {
+    /// Its key.
+    pub listener: Arc<str>,
+    /// Why, in one line.
+    pub message: Arc<str>,
+}
 
 /// The other side broke the protocol or went silent: the stream ends. A proxy then comes back with a new hello.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

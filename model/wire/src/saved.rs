@@ -43,9 +43,6 @@ pub enum InvalidSaved {
     /// A field of it.
     #[error(transparent)]
     Field(#[from] InvalidField),
-    /// Too many subscriptions.
-    #[error("more than {MAX_SUBSCRIPTIONS} subscriptions")]
-    Subscriptions,
     /// The offer's transaction.
     #[error(transparent)]
     Transaction(#[from] InvalidTransaction),
@@ -105,10 +102,9 @@ pub fn encode_saved(saved: &Saved) -> Vec<u8> {
 pub fn decode_saved(bytes: &[u8], features: &BTreeSet<Feature>) -> Result<Saved, InvalidSaved> {
     let message = v1::SavedConfiguration::decode(bytes).map_err(|error| InvalidSaved::Encoding(error.to_string()))?;
     let v1::SavedConfiguration { namespace, name, subscriptions, offer, kept, in_force, left_out } = message;
-    if subscriptions.len() > MAX_SUBSCRIPTIONS {
-        return Err(InvalidSaved::Subscriptions);
-    }
-    let subscriptions = subscriptions.into_iter().map(decode_query).collect::<Result<_, _>>()?;
+    // Whatever is too much is asked for again when it is needed.
+    let subscriptions =
+        subscriptions.into_iter().take(MAX_SUBSCRIPTIONS).map(decode_query).collect::<Result<_, _>>()?;
     let held = match offer {
         None => None,
         Some(offer) => {
@@ -186,5 +182,14 @@ mod tests {
         fn other_bytes_are_refused_and_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             drop(decode_saved(&bytes, &features(&[])));
         }
+    }
+
+    #[test]
+    fn of_too_many_subscriptions_those_are_taken_that_may_be() {
+        let hosts = (0..MAX_SUBSCRIPTIONS + 5).map(|number| Query::Host(format!("h{number}.example").into()));
+        let saved = Saved { namespace: "foo".into(), name: "a".into(), subscriptions: hosts.collect(), held: None };
+        let read = decode_saved(&encode_saved(&saved), &features(&[])).unwrap();
+        assert_eq!(read.subscriptions.len(), MAX_SUBSCRIPTIONS);
+        assert!(read.subscriptions.is_subset(&saved.subscriptions));
     }
 }

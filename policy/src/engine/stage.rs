@@ -158,14 +158,13 @@ impl Stage {
             for (index, is_forbid) in [(&group.forbids, true), (&group.permits, false)] {
                 index.for_each_list(lookup, |list| {
                     for at in list.iter().filter_map(|at| usize::try_from(*at).ok()) {
-                        let (Some(known), Some(place)) = (narrowed.outcomes.get(at), group.members.get(at)) else {
-                            continue;
-                        };
-                        let outcome = match known.outcome {
-                            Outcome::Unknown => {
-                                policy_at(policies, *place).map_or(Outcome::Error, |p| p.eval_open(view, known.open))
+                        let Some(place) = group.members.get(at) else { continue };
+                        let outcome = match narrowed.outcomes.get(at) {
+                            None => Outcome::Error,
+                            Some(Narrow { outcome: Outcome::Unknown, open }) => {
+                                policy_at(policies, *place).map_or(Outcome::Error, |p| p.eval_open(view, *open))
                             }
-                            decided => decided,
+                            Some(decided) => decided.outcome,
                         };
                         let is_match = outcome == Outcome::True || (is_forbid && super::is_forbidding(outcome));
                         if let (true, Ok(place)) = (is_match, usize::try_from(*place)) {
@@ -187,12 +186,16 @@ impl Stage {
     ) -> Option<(u32, Outcome)> {
         let mut best: Option<(u32, Outcome)> = None;
         for narrowed in &candidates.groups {
-            let Some(group) = self.groups.get(narrowed.group) else { continue };
+            let Some(group) = self.groups.get(narrowed.group) else {
+                best = best.or(UNREADABLE.filter(|_| is_forbid));
+                continue;
+            };
             let index = if is_forbid { &group.forbids } else { &group.permits };
             index.for_each_list(lookup, |list| {
                 for at in list {
                     let at = usize::try_from(*at).unwrap_or(usize::MAX);
                     let (Some(known), Some(policy_index)) = (narrowed.outcomes.get(at), group.members.get(at)) else {
+                        best = best.or(UNREADABLE.filter(|_| is_forbid));
                         continue;
                     };
                     if best.is_some_and(|(first, _)| *policy_index >= first) {
@@ -213,6 +216,9 @@ impl Stage {
         best
     }
 }
+
+/// A forbid that the index names and that is not there: it failed, whichever it was.
+const UNREADABLE: Option<(u32, Outcome)> = Some((u32::MAX, Outcome::Error));
 
 /// Decides without an index: for opaque connections, which are asked about once.
 pub(super) fn decide_all(
@@ -289,5 +295,93 @@ impl Side {
     /// The first match, if nothing open comes before it.
     fn decided(&self) -> Option<(u32, Outcome)> {
         self.hit.filter(|(index, _)| self.open.is_none_or(|open| index < &open))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_model::policy::{PolicyId, PolicyMode};
+
+    use super::*;
+    use crate::{
+        ConnectionFacts, Peer, RequestFacts, RuleAction, RuleSpec, TrustDomains,
+        admit::permit_all,
+        admit_rule,
+        eval::{ConnectionView, RequestState, RequestView, Target},
+    };
+
+    fn policies() -> Vec<Arc<CompiledPolicy>> {
+        let rule = RuleSpec {
+            id: PolicyId::of_rule("foo", "none", 0),
+            source: None,
+            rule: Some(0),
+            namespace: "foo".into(),
+            action: RuleAction::Deny,
+            mode: PolicyMode::Enforce,
+            from: None,
+            to: None,
+            when: Vec::new(),
+        };
+        let admitted = admit_rule(&rule, &TrustDomains::new("cluster.local", Vec::<String>::new()));
+        let permit = permit_all("mesh/all");
+        admitted.policies.iter().chain([&permit]).map(|policy| Arc::new(CompiledPolicy::load(policy))).collect()
+    }
+
+    /// What a set that forbids and permits everything says, with these outcomes in place of its own.
+    fn hit(tampered: impl Fn(&mut Candidates)) -> Hit {
+        let policies = policies();
+        let stage = Stage::build(&policies, Actions::L7);
+        let address = "10.0.0.1".parse().unwrap();
+        let connection = ConnectionView::of(&ConnectionFacts {
+            source_ip: address,
+            source_port: 1,
+            destination_ip: address,
+            destination_port: 2,
+            peer: Peer::Anonymous,
+            tls: None,
+        });
+        let lines: Vec<(String, Vec<u8>)> = Vec::new();
+        let facts = RequestFacts {
+            method: "GET",
+            scheme: "http",
+            authority: b"a",
+            path: b"/",
+            query: None,
+            headers: &lines,
+            remote_ip: address,
+            jwt: None,
+            now: std::time::SystemTime::UNIX_EPOCH,
+        };
+        let (mut lowered, target) = (Vec::new(), Target::of_key("workload/foo/a"));
+        let request = RequestView::of(&facts, &mut lowered);
+        let request = RequestState::Known(&request);
+        let view = View { action: Actions::HTTP, target: &target, connection: &connection, request };
+        let mut candidates = stage.candidates(&policies, &view, false);
+        tampered(&mut candidates);
+        stage.decide(&policies, &candidates, &view, b"/")
+    }
+
+    #[test]
+    fn a_forbid_that_cannot_be_looked_at_has_failed() {
+        assert!(matches!(hit(|_| {}), Hit::Forbidden(_)));
+        let no_outcomes = |candidates: &mut Candidates| {
+            candidates.groups.iter_mut().for_each(|group| group.outcomes = Box::default());
+        };
+        assert!(matches!(hit(no_outcomes), Hit::Failed(_)));
+        let no_group = |candidates: &mut Candidates| {
+            candidates.groups.iter_mut().for_each(|group| group.group = usize::MAX);
+        };
+        assert!(matches!(hit(no_group), Hit::Failed(_)));
+        let never_known = |candidates: &mut Candidates| {
+            let narrow = |narrow: &mut Narrow| *narrow = Narrow { outcome: Outcome::Unknown, open: 0 };
+            candidates.groups.iter_mut().for_each(|group| group.outcomes.iter_mut().for_each(narrow));
+        };
+        assert!(!matches!(hit(never_known), Hit::Permitted(_)));
+    }
+
+    #[test]
+    fn what_stays_unknown_forbids() {
+        assert!(super::super::is_forbidding(Outcome::Unknown));
+        assert!(!super::super::is_forbidding(Outcome::False));
     }
 }

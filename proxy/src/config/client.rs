@@ -11,8 +11,8 @@ use bytes::Bytes;
 use palisade_model::{hash::ContentHash, resource::ResourceKey, service::Query, snapshot::Snapshot};
 use palisade_wire::{
     delta::{
-        Client, MAX_MESSAGE_BYTES,
-        client::{Action, Apply, Knowledge, Profile},
+        Client, MAX_MESSAGE_BYTES, Unbound,
+        client::{Action, Apply, KEPT_SUBSCRIPTIONS, Knowledge, Profile},
     },
     proto::v1::{ControlMessage, ProxyMessage, configuration_client::ConfigurationClient},
     saved::Saved,
@@ -55,7 +55,19 @@ pub trait Applier: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it cannot be built; then nothing has changed.
-    async fn apply(&self, snapshot: Arc<Snapshot>, changed: Vec<ResourceKey>) -> Result<(), ApplyRejection>;
+    async fn apply(&self, snapshot: Arc<Snapshot>, changed: Vec<ResourceKey>) -> Result<Applied, ApplyRejection>;
+
+    /// Of what was subscribed to, what traffic has needed since this was asked last.
+    fn used(&self) -> Vec<Query> {
+        Vec::new()
+    }
+}
+
+/// A snapshot that is swapped in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Listeners of it that cannot listen.
+    pub unbound: Vec<Unbound>,
 }
 
 /// Looks up recent decisions of this proxy.
@@ -103,7 +115,7 @@ pub struct ConfigClient {
     outbox: Option<Arc<Outbox>>,
     commands: mpsc::Receiver<Command>,
     state: watch::Sender<ConfigState>,
-    applying: Option<JoinHandle<Result<(), ApplyRejection>>>,
+    applying: Option<JoinHandle<Result<Applied, ApplyRejection>>>,
     /// When queries that turned out to name nothing were asked last.
     absent: BTreeMap<Query, Instant>,
     /// From before a restart: put in force before anything else.
@@ -179,7 +191,7 @@ impl ConfigClient {
         let Some((offer, snapshot)) = self.restored.take().and_then(|saved| saved.held) else { return };
         let changed = snapshot.entries().keys().cloned().collect();
         match self.applier.apply(Arc::clone(&snapshot), changed).await {
-            Ok(()) => {
+            Ok(Applied { unbound: _ }) => {
                 let version = offer.version();
                 tracing::info!(%version, "the configuration from before the restart is in force");
                 self.machine.restore(offer, Arc::clone(&snapshot));
@@ -337,6 +349,11 @@ impl ConfigClient {
                     let applier = Arc::clone(&self.applier);
                     self.applying = Some(tokio::spawn(async move { applier.apply(snapshot, changed).await }));
                 }
+                Action::Surplus(refused) => {
+                    let example = refused.first().map(ToString::to_string).unwrap_or_default();
+                    tracing::warn!(count = refused.len(), %example, "the control plane answers no more queries");
+                    self.keep();
+                }
                 Action::InSync => tracing::debug!("in sync with the control plane"),
                 Action::Reconnect(violation) => return Err(violation.to_string()),
             }
@@ -346,23 +363,29 @@ impl ConfigClient {
 
     /// Asks for all that waits to be asked for, in one message.
     fn subscribe(&mut self, first: Command) -> Vec<Action> {
+        let Command::Subscribe(first) = first;
         let mut queries = vec![first];
-        while let Ok(more) = self.commands.try_recv() {
-            queries.push(more);
+        while let Ok(Command::Subscribe(query)) = self.commands.try_recv() {
+            queries.push(query);
         }
-        let before = self.machine.subscriptions().len();
-        let actions = self.machine.subscribe(queries.into_iter().map(|Command::Subscribe(query)| query));
-        if self.machine.subscriptions().len() > before {
+        let held = self.machine.subscriptions();
+        let is_new = queries.iter().any(|query| !held.contains(query));
+        if held.len().saturating_add(queries.len()) > KEPT_SUBSCRIPTIONS {
+            // Something has to go: not what is in use.
+            self.machine.touch(self.applier.used());
+        }
+        let actions = self.machine.subscribe(queries);
+        if is_new {
             self.keep();
         }
         actions
     }
 
     /// What was applied is in force, or refused.
-    fn decided(&mut self, result: Result<(), ApplyRejection>) -> Vec<Action> {
+    fn decided(&mut self, result: Result<Applied, ApplyRejection>) -> Vec<Action> {
         match result {
-            Ok(()) => {
-                let actions = self.machine.applied();
+            Ok(Applied { unbound }) => {
+                let actions = self.machine.applied(&unbound);
                 let snapshot = self.machine.snapshot().cloned();
                 let offer = self.machine.offer().map(|offer| offer.version());
                 if let Some(version) = offer {
@@ -380,6 +403,7 @@ impl ConfigClient {
     }
 
     fn sweep(&mut self, now: Instant) -> Vec<Action> {
+        self.machine.touch(self.applier.used());
         let names_nothing = |query: &&Query| self.machine.knowledge(query) == Knowledge::Absent;
         let found: BTreeSet<Query> = self.machine.subscriptions().iter().filter(names_nothing).cloned().collect();
         self.absent.retain(|query, _| found.contains(query));
@@ -402,7 +426,9 @@ impl ConfigClient {
 }
 
 /// The end of what is being applied; never, when nothing is. Cancel-safe: the handle stays until it is done.
-async fn finished(applying: &mut Option<JoinHandle<Result<(), ApplyRejection>>>) -> Result<(), ApplyRejection> {
+async fn finished(
+    applying: &mut Option<JoinHandle<Result<Applied, ApplyRejection>>>,
+) -> Result<Applied, ApplyRejection> {
     let Some(handle) = applying else { return std::future::pending().await };
     let result = handle.await;
     *applying = None;

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Applier, ApplyRejection, ConfigClient, Dialer, Pipe, Resolution, Subscriptions, TokenSource};
+use super::{Applied, Applier, ApplyRejection, ConfigClient, Dialer, Pipe, Resolution, Subscriptions, TokenSource};
 use crate::request::testing::{settings, snapshot};
 
 /// Takes every snapshot, or none.
@@ -29,12 +29,12 @@ struct Recorder {
 
 #[async_trait]
 impl Applier for Recorder {
-    async fn apply(&self, snapshot: Arc<Snapshot>, _: Vec<ResourceKey>) -> Result<(), ApplyRejection> {
+    async fn apply(&self, snapshot: Arc<Snapshot>, _: Vec<ResourceKey>) -> Result<Applied, ApplyRejection> {
         if self.refuses {
             return Err(ApplyRejection { key: None, message: "not any more".into() });
         }
         self.applied.lock().push(snapshot);
-        Ok(())
+        Ok(Applied::default())
     }
 }
 

@@ -92,6 +92,9 @@ impl Default for Copies {
 /// Begins the copies that the verdict asks for. Never waits, never fails: what cannot be sent is counted.
 pub(super) fn begin(runtime: &Runtime, session: &mut Session, ctx: &mut RequestCtx) {
     let Some(Action::Forward(plan)) = ctx.verdict.as_ref().map(|verdict| &verdict.action) else { return };
+    for _ in 0..plan.unsent_mirrors {
+        runtime.metrics.count_copy(Copied::Failed);
+    }
     // An upgraded connection is a conversation: it cannot be had twice.
     if plan.mirrors.is_empty() || ctx.is_upgrade {
         return;

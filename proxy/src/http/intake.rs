@@ -58,7 +58,7 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
         let Some(index) = runtime.index() else {
             return Error::e_explain(ErrorType::InternalError, "no configuration");
         };
-        let standing = match connection.standing(&index) {
+        let standing = match connection.standing(runtime, &index) {
             Ok(standing) => standing,
             Err(refused) => {
                 ctx.is_closed = true;
@@ -103,13 +103,21 @@ pub(super) async fn judge(runtime: &Arc<Runtime>, session: &mut Session, ctx: &m
             }
             verdict.action = Action::Respond(Answer::refusal(Reason::ConfigUnavailable, ctx.is_grpc, None));
         }
+        testimony.underway = Underway::of_request(&verdict, &standing.admitted);
+        register(ctx, &connection, &head, testimony);
+        if !standing.is_in_force(runtime)
+            && let Some(subject) = ctx.subject.take()
+        {
+            // Put in force meanwhile, and what lives has been judged by it, perhaps without this request.
+            ctx.registration = None;
+            testimony = Testimony { underway: None, ..subject.testimony.clone() };
+            continue;
+        }
         gathered.give_back(session);
         note(runtime, session, ctx, &standing, &verdict, sample, &head.target);
         for question in std::mem::take(&mut verdict.external.beside) {
             Providers::ask_beside(runtime, &standing, question);
         }
-        testimony.underway = Underway::of_request(&verdict, &standing.admitted);
-        register(ctx, &connection, &head, testimony);
         ctx.standing = Some(standing);
         ctx.head = Some(head);
         ctx.verdict = Some(verdict);
@@ -219,7 +227,7 @@ fn decided(
 
 /// The policy that denied, for callers inside the mesh and where its namespace permits.
 fn named_policy(standing: &Standing, said: &Authorization) -> Option<Arc<str>> {
-    let Standing { index, admitted } = standing;
+    let (index, admitted) = (&standing.index, &standing.admitted);
     let is_inside = match admitted.entry {
         Entry::Outbound(_) => true,
         Entry::Inbound(_) | Entry::Gateway(_, _) => matches!(admitted.standing.facts().peer, Peer::Mesh(_)),

@@ -13,9 +13,9 @@ use crate::{
         authorize::Depth,
         external::Testimony,
         facts::{Chance, HttpVersion, Request},
-        verdict::{Action, Authorization},
+        verdict::Authorization,
     },
-    runtime::connection::ConnectionContext,
+    runtime::{Runtime, connection::ConnectionContext},
     transport::Revoker,
 };
 
@@ -71,20 +71,21 @@ impl StreamSubject {
     ///
     /// # Errors
     /// The reason for which it ends.
-    pub fn still_permitted(&self, index: &Arc<RuntimeIndex>) -> Result<(), Reason> {
-        let standing = self.connection.standing(index).map_err(|refused| refused.reason)?;
+    pub fn still_permitted(&self, runtime: &Runtime, index: &Arc<RuntimeIndex>) -> Result<(), Reason> {
+        let standing = self.connection.standing(runtime, index).map_err(|refused| refused.reason)?;
         let mut chance = Chance::fixed(std::time::SystemTime::now(), 0.0).with_depth(Depth::Recheck);
         let (admitted, facts) = (&standing.admitted, self.head.facts());
         let verdict = request::decide_http_with(index, admitted, Some(&facts), &self.testimony, &mut chance);
-        match (verdict.authorization, &verdict.action) {
-            (Some(authorization), _) if !authorization.is_allowed => {
+        match verdict.authorization {
+            Some(authorization) if !authorization.is_allowed => {
                 // The first one counts.
                 drop(self.denial.set(authorization));
                 Err(verdict.reason)
             }
-            // A provider that was not asked yet has not allowed it: the next request is put before it.
-            (None, Action::Respond(_) | Action::Close | Action::Check(_)) => Err(verdict.reason),
-            (Some(_) | None, _) => Ok(()),
+            // A provider that was not asked yet has not allowed it: the next request is put before it. Nor has an engine that was
+            // not asked, because it is not known where the request leads.
+            None => Err(verdict.reason),
+            Some(_) => Ok(()),
         }
     }
 

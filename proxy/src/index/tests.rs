@@ -135,3 +135,65 @@ fn known_absent_and_not_yet_known_are_never_mixed_up() {
     assert_eq!(without.services().by_host("www.example.com").map(drop), Known::Unknown);
     assert_eq!(address(&without, "192.0.2.1"), Known::Unknown);
 }
+
+fn service(host: &str, addresses: &[&str]) -> Resource {
+    Resource::Service(palisade_model::service::Service {
+        host: host.into(),
+        namespace: "foo".into(),
+        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        is_headless: false,
+        names: [].into(),
+        ports: [].into(),
+        is_external: true,
+    })
+}
+
+fn wide() -> Vec<Resource> {
+    let asked = |query, services: &[&str]| {
+        Resource::Lookup(Lookup { query, services: services.iter().map(|host| (*host).into()).collect() })
+    };
+    let mut resources = base(&[], "/a");
+    resources.push(Resource::Membership(Membership::of([
+        Member::Host("own.example.com"),
+        Member::Pattern("*.example.com".parse().unwrap()),
+        Member::Pattern("*.other.com".parse().unwrap()),
+        Member::Network("192.0.2.0/24".parse().unwrap()),
+    ])));
+    resources.push(service("*.example.com", &[]));
+    resources.push(service("net.example.org", &[]));
+    resources.push(service("idle.foo.svc.cluster.local", &["10.96.0.1"]));
+    resources.push(asked(Query::Host("a.example.com".into()), &["*.example.com"]));
+    resources.push(asked(Query::Host("hidden.other.com".into()), &[]));
+    resources.push(asked(Query::Address("192.0.2.1".parse().unwrap()), &["net.example.org"]));
+    resources.push(asked(Query::Host("idle.foo".into()), &["idle.foo.svc.cluster.local"]));
+    resources
+}
+
+#[test]
+fn below_a_held_wildcard_or_network_nobody_is_asked_again() {
+    let index = RuntimeIndex::build(snapshot(wide()), None).unwrap();
+    let services = index.services();
+    let host = |name: &str| services.by_host(name).map(|service| service.host.to_string());
+    assert_eq!(host("b.example.com"), Known::Present("*.example.com".into()));
+    assert_eq!(host("own.example.com"), Known::Unknown, "a name of its own may be something else");
+    assert_eq!(host("b.other.com"), Known::Absent, "what one below it is not, none is");
+    let address = |ip: &str| services.by_address(ip.parse().unwrap()).map(|found| found[0].host.to_string());
+    assert_eq!(address("192.0.2.77"), Known::Present("net.example.org".into()));
+    assert_eq!(address("192.0.3.1"), Known::Absent);
+    // A new configuration over the same filter says the same.
+    let next = RuntimeIndex::build(snapshot(wide()), Some(&index)).unwrap();
+    assert!(matches!(next.services().by_host("c.example.com"), Known::Present(_)));
+}
+
+#[test]
+fn what_traffic_needs_is_told_by_its_queries() {
+    let index = RuntimeIndex::build(snapshot(wide()), None).unwrap();
+    assert!(index.services().take_used().is_empty());
+    assert!(matches!(index.services().by_host("z.example.com"), Known::Present(_)));
+    // A new configuration forgets nothing.
+    let next = RuntimeIndex::build(snapshot(wide()), Some(&index)).unwrap();
+    assert_eq!(next.services().take_used(), [Query::Host("a.example.com".into())]);
+    assert!(next.services().take_used().is_empty(), "told once");
+    assert!(matches!(next.services().by_address("10.96.0.1".parse().unwrap()), Known::Present(_)));
+    assert_eq!(next.services().take_used(), [Query::Host("idle.foo".into())]);
+}

@@ -1,7 +1,8 @@
 //! A gateway's listeners follow its configuration. An address that is taken is tried again until it is free.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use palisade_wire::delta::Unbound;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -12,11 +13,11 @@ use crate::{runtime::Runtime, serve::ListenerSet};
 /// The pause before an address that could not be bound is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Reconciles when asked, and tells whoever asked, until `ended` completes.
+/// Reconciles when asked, and tells whoever asked which listeners do not listen, until `ended` completes.
 pub(super) async fn follow(
     listeners: &mut ListenerSet,
     runtime: &Runtime,
-    asked: &mut mpsc::Receiver<oneshot::Sender<()>>,
+    asked: &mut mpsc::Receiver<oneshot::Sender<Vec<Unbound>>>,
     ended: impl Future<Output = ()>,
 ) {
     tokio::pin!(ended);
@@ -34,8 +35,11 @@ pub(super) async fn follow(
         }
         retry = (!errors.is_empty()).then(|| Instant::now() + RETRY);
         if let Some(done) = done {
-            // Whoever asked has given up waiting: nothing to tell.
-            let _ = done.send(());
+            let unbound = errors
+                .iter()
+                .map(|error| Unbound { listener: Arc::from(error.key.as_str()), message: error.to_string().into() });
+            // Whoever asked may have given up waiting.
+            let _ = done.send(unbound.collect());
         }
     }
 }

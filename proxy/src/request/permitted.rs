@@ -181,10 +181,10 @@ impl Permitted<'_> {
             return Verdict { fault, ..self.respond(Reason::HeadersTooLarge, route, None) };
         }
         let mirrors = chosen.into_iter().flat_map(|(forward, _)| forward.mirrors.iter());
-        let mirrors = mirrors
+        let (mirrors, unsent): (Vec<_>, Vec<_>) = mirrors
             .filter(|mirror| mirror.share.happens(chance.draw()))
             .map(|mirror| Arc::clone(&mirror.cluster))
-            .collect();
+            .partition(|name| self.may_copy_to(name));
         let connection = &self.admitted.facts;
         let query = self.target.query;
         let hashed = hash::of_request(cluster.cluster(), self.request.headers, query, self.remote_ip, connection);
@@ -204,6 +204,7 @@ impl Permitted<'_> {
             ),
             retries: chosen.and_then(|(forward, _)| forward.retries.clone()),
             mirrors,
+            unsent_mirrors: unsent.len(),
         };
         Verdict {
             reason: Reason::Ok,
@@ -214,6 +215,12 @@ impl Permitted<'_> {
             external: External::default(),
             action: Action::Forward(Box::new(plan)),
         }
+    }
+
+    /// Whether a copy may go where the request itself could: a mirror opens no way that a backend has not.
+    fn may_copy_to(&self, name: &str) -> bool {
+        let cluster = usable_cluster(self.index, name);
+        cluster.is_ok_and(|cluster| egress::is_registered(self.index, self.admitted, &cluster) == Ok(true))
     }
 
     /// The request as it goes upstream: what every hop does, then the backend's changes, then the rule's, which win.

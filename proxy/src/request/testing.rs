@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeSet, net::SocketAddr, sync::Arc};
 
+use bytes::Bytes;
 use palisade_model::{
     cluster::{Cluster, Discovery, LoadBalancer, MeshTls, UpstreamProtocol, UpstreamTls},
     endpoint::{Address, Endpoint, EndpointHealth, Endpoints, PeerProxy},
     resource::{Entry, Meta, Resource},
+    route::{Fault, HeaderMutations, RouteAction, RouteRule},
     settings::{
         ClientAddress, ForwardClientCert, OutboundPolicy, PathNormalization, ProxyKind, ProxySettings, WorkloadRef,
     },
@@ -80,4 +82,19 @@ pub(crate) fn snapshot(resources: Vec<Resource>) -> Arc<Snapshot> {
 
 pub(crate) fn index(resources: Vec<Resource>) -> RuntimeIndex {
     RuntimeIndex::build(snapshot(resources), None).unwrap()
+}
+
+/// A route rule that no index can be built of: it sets a header that no message can carry.
+pub(crate) fn unbuildable() -> Resource {
+    Resource::Route(RouteRule {
+        key: "broken".into(),
+        source: "VirtualService foo/broken".into(),
+        name: None,
+        rule: 0,
+        matches: [].into(),
+        fault: Fault::default(),
+        cors: None,
+        action: RouteAction::DirectResponse { status: 200, body: Bytes::new(), content_type: None },
+        response_headers: HeaderMutations { set: [("x y".into(), "1".into())].into(), ..HeaderMutations::default() },
+    })
 }

@@ -112,6 +112,8 @@ pub struct ForwardPlan {
     pub retries: Option<RetryPolicy>,
     /// Names of the clusters that get a copy; one that does not exist gets none.
     pub mirrors: Vec<Arc<str>>,
+    /// How many more the route asks for that nothing may be sent to.
+    pub unsent_mirrors: usize,
 }
 
 /// The head of the request that goes upstream.

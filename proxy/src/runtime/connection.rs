@@ -3,23 +3,30 @@
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
+use palisade_model::settings::ProxyKind;
 use palisade_policy::CertificateNames;
 use rustls::ProtocolVersion;
+use rustls_pki_types::UnixTime;
 
+use super::Runtime;
 use crate::{
     index::RuntimeIndex,
     request::{
-        connection::{self, Admitted, Refused, Seen},
+        connection::{self, Admitted, Refused, Seen, declared, mtls_mode},
         facts::{AgreedTls, ClientCertificate, ClientTls, Connection, Direction, Trust},
     },
-    serve::{Downstream, DownstreamTls, Payload, Registration, handshake::HandshakeFacts},
-    tls::{ClientHello, PeerCertificate},
+    serve::{
+        Downstream, DownstreamTls, ListenerKey, Payload, RefusalCause, Registration, VerifiedBy,
+        handshake::HandshakeFacts, readmit_gateway, readmit_mesh,
+    },
+    tls::{ClientHello, PeerCertificate, Termination},
 };
 
 /// A connection as its requests see it; the owner's part of [`crate::transport::ConnMeta`].
 #[derive(Debug)]
 pub struct ConnectionContext {
     facts: Connection,
+    proof: Proof,
     seen: Seen,
     is_http1: bool,
     standing: ArcSwap<Standing>,
@@ -33,6 +40,16 @@ pub struct Standing {
     pub index: Arc<RuntimeIndex>,
     /// What it says.
     pub admitted: Admitted,
+    /// What vouches for the client; `None`: nobody has to.
+    verified: Option<VerifiedBy>,
+}
+
+/// What a connection was admitted on, kept to admit it again.
+#[derive(Debug)]
+struct Proof {
+    tls: DownstreamTls,
+    listener: ListenerKey,
+    server: Option<Arc<str>>,
 }
 
 impl ConnectionContext {
@@ -40,30 +57,39 @@ impl ConnectionContext {
     ///
     /// # Errors
     /// When it is refused.
-    pub fn new(index: &Arc<RuntimeIndex>, downstream: &Downstream, direction: Direction) -> Result<Self, Refused> {
-        let facts = facts_of(index, downstream, direction);
+    pub fn new(
+        runtime: &Runtime,
+        index: &Arc<RuntimeIndex>,
+        downstream: &Downstream,
+        direction: Direction,
+    ) -> Result<Self, Refused> {
+        let facts = facts_of(downstream, direction);
+        let proof = Proof {
+            tls: downstream.tls.clone(),
+            listener: downstream.listener.clone(),
+            server: downstream.server.clone(),
+        };
         let seen = match downstream.payload {
             Payload::Http1 | Payload::Http2 => Seen::Http,
             Payload::Opaque => Seen::Other,
         };
-        let admitted = connection::admit(index, facts.clone(), seen)?;
-        let standing = Arc::new(Standing { index: Arc::clone(index), admitted });
         let is_http1 = downstream.payload == Payload::Http1;
-        Ok(Self { facts, seen, is_http1, standing: ArcSwap::new(standing), registration: OnceLock::new() })
+        let verified = proof.tls.facts().map(|facts| &facts.verified_by);
+        let standing = ArcSwap::from(judged(runtime, index, &facts, &proof, seen, verified)?);
+        Ok(Self { facts, proof, seen, is_http1, standing, registration: OnceLock::new() })
     }
 
-    /// Its standing under `index`: a kept-alive connection is admitted again before each request that sees a new
-    /// configuration.
+    /// Its standing under `index` and the identity in force: a kept-alive connection is admitted again before each request
+    /// that sees another one of either.
     ///
     /// # Errors
     /// When it would not be taken any more.
-    pub fn standing(&self, index: &Arc<RuntimeIndex>) -> Result<Arc<Standing>, Refused> {
+    pub fn standing(&self, runtime: &Runtime, index: &Arc<RuntimeIndex>) -> Result<Arc<Standing>, Refused> {
         let held = self.standing.load_full();
-        if Arc::ptr_eq(&held.index, index) {
+        if Arc::ptr_eq(&held.index, index) && held.is_identity_current(runtime) {
             return Ok(held);
         }
-        let admitted = connection::admit(index, self.facts.clone(), self.seen)?;
-        let standing = Arc::new(Standing { index: Arc::clone(index), admitted });
+        let standing = judged(runtime, index, &self.facts, &self.proof, self.seen, held.verified.as_ref())?;
         self.standing.store(Arc::clone(&standing));
         Ok(standing)
     }
@@ -95,7 +121,78 @@ impl ConnectionContext {
     }
 }
 
-fn facts_of(index: &RuntimeIndex, downstream: &Downstream, direction: Direction) -> Connection {
+impl Standing {
+    /// Whether configuration and identity are still those that were asked. What registers itself in the registry looks at
+    /// this afterwards: what was put in force before that may have judged all that was registered already.
+    pub fn is_in_force(&self, runtime: &Runtime) -> bool {
+        runtime.is_index(&self.index) && self.is_identity_current(runtime)
+    }
+
+    fn is_identity_current(&self, runtime: &Runtime) -> bool {
+        match self.verified {
+            Some(VerifiedBy::Identity(generation)) => generation == runtime.identities.generation(),
+            Some(VerifiedBy::Termination(_)) | None => true,
+        }
+    }
+}
+
+impl Proof {
+    /// Whether the handshake would still be taken. Tells what vouches for the client now.
+    fn readmit(
+        &self,
+        runtime: &Runtime,
+        index: &RuntimeIndex,
+        facts: &Connection,
+        verified: Option<&VerifiedBy>,
+    ) -> Result<Option<VerifiedBy>, RefusalCause> {
+        let Self { tls, listener, server } = self;
+        let (identities, now) = (&*runtime.identities, UnixTime::now());
+        match (index.settings().kind, facts.direction) {
+            (ProxyKind::Sidecar, Direction::Outbound) => Ok(None),
+            (ProxyKind::Sidecar, Direction::Inbound) => {
+                // What has no port is not admitted, whoever vouches for it.
+                let Some(port) = index.inbound(facts.destination.port()) else { return Ok(None) };
+                readmit_mesh(tls, verified, mtls_mode(port.mtls), declared(port.protocol), identities, now)
+            }
+            (ProxyKind::Gateway, _) => {
+                // Put in force before the index: never older than it.
+                let edge = runtime.edge();
+                let port = edge.get(listener.as_str()).ok_or(RefusalCause::NoServer(None))?;
+                readmit_gateway(tls, verified, server.as_deref(), &port.port, identities, now)
+            }
+        }
+    }
+}
+
+fn judged(
+    runtime: &Runtime,
+    index: &Arc<RuntimeIndex>,
+    facts: &Connection,
+    proof: &Proof,
+    seen: Seen,
+    verified: Option<&VerifiedBy>,
+) -> Result<Arc<Standing>, Refused> {
+    let verified = proof.readmit(runtime, index, facts, verified).map_err(|cause| {
+        tracing::debug!(source = %facts.source, %cause, "not admitted any more");
+        Refused { reason: cause.reason() }
+    })?;
+    let mut facts = facts.clone();
+    if let (Some(VerifiedBy::Termination(by)), Some(tls)) = (&verified, &mut facts.tls) {
+        // A certificate means what those who verified it last say that it means.
+        tls.certificate = tls.certificate.take().filter(|_| by.asks_clients());
+        if let Some(certificate) = &mut tls.certificate {
+            certificate.trust = trust_of(by);
+        }
+    }
+    let admitted = connection::admit(index, facts, seen)?;
+    Ok(Arc::new(Standing { index: Arc::clone(index), admitted, verified }))
+}
+
+fn trust_of(termination: &Termination) -> Trust {
+    termination.client_ca().map_or(Trust::Nobody, |ca| Trust::Secret(Arc::clone(ca)))
+}
+
+fn facts_of(downstream: &Downstream, direction: Direction) -> Connection {
     let tls = match &downstream.tls {
         DownstreamTls::Plaintext => None,
         DownstreamTls::Passthrough(hello) => Some(client_tls(hello, None, None)),
@@ -104,7 +201,10 @@ fn facts_of(index: &RuntimeIndex, downstream: &Downstream, direction: Direction)
             Some(client_tls(&facts.hello, certificate, Some(&facts.handshake)))
         }
         DownstreamTls::Terminated(facts) => {
-            let trust = user_bundle(index, downstream).map_or(Trust::Nobody, Trust::Secret);
+            let trust = match &facts.verified_by {
+                VerifiedBy::Termination(by) => trust_of(by),
+                VerifiedBy::Identity(_) => Trust::Mesh,
+            };
             let certificate = facts.handshake.peer.as_ref().map(|peer| certificate(peer, trust));
             Some(client_tls(&facts.hello, certificate, Some(&facts.handshake)))
         }
@@ -140,17 +240,5 @@ fn certificate(peer: &PeerCertificate, trust: Trust) -> ClientCertificate {
         names: CertificateNames { uris: text(peer.uris()), dns: text(peer.dns_names()), subject: peer.subject() },
         trust,
         fingerprint: Some(fingerprint.into()),
-    }
-}
-
-/// The CA bundle that the handshake of this chain verified client certificates with.
-fn user_bundle(index: &RuntimeIndex, downstream: &Downstream) -> Option<Arc<str>> {
-    use palisade_model::listener::ServerTlsMode;
-    let destination = downstream.destination();
-    let listener = index.listener(destination.ip(), destination.port())?;
-    let chain = listener.chains.iter().find(|chain| Some(&chain.name) == downstream.server.as_ref())?;
-    match &chain.tls.as_ref()?.mode {
-        ServerTlsMode::Secrets { certificates: _, client } => client.as_ref().map(|client| Arc::clone(&client.ca)),
-        ServerTlsMode::Mesh => None,
     }
 }

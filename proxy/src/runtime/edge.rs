@@ -157,6 +157,7 @@ impl EdgePorts {
                 let secret = index.secret(ca).and_then(|secret| secret.ca.clone());
                 let pem = secret.ok_or_else(|| format!("CA `{ca}` is missing"))?;
                 let mut trust = ClientTrust::from_pem(pem.as_bytes(), None).map_err(|e| format!("CA `{ca}`: {e}"))?;
+                trust.key = Some(Arc::clone(ca));
                 trust.subject_alt_names = subject_alt_names.to_vec();
                 if *is_required { ClientAuth::Required(trust) } else { ClientAuth::Optional(trust) }
             }

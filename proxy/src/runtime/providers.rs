@@ -138,7 +138,7 @@ impl Providers {
         question: &Question,
         service: &CheckService,
     ) -> Result<Told, AskError> {
-        let Standing { index, admitted } = standing;
+        let (index, admitted) = (&standing.index, &standing.admitted);
         let asks = &question.check.check.asks;
         let is_http2 = matches!(asks, ExternalProvider::Grpc(_));
         let client = self.client(runtime, index, service, is_http2).await?;

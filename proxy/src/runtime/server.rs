@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use http::StatusCode;
 use jiff::Timestamp;
 use palisade_model::reason::Reason;
 use tokio::net::TcpStream;
@@ -13,7 +14,7 @@ use crate::{
     index::{Known, RuntimeIndex},
     request::{
         connection::{Carries, declared, mtls_mode},
-        facts::Direction,
+        facts::{Direction, HttpVersion},
     },
     serve::{
         Accepted, Admitted, CapturedPort, Downstream, HttpDownstream, InboundPort, ServeConnection, admit_captured,
@@ -195,11 +196,8 @@ async fn begin<'a>(
     // What was learnt while waiting counts.
     let index = runtime.index().unwrap_or(index);
     let destination = downstream.destination();
-    let context = ConnectionContext::new(&index, &downstream, role.direction()).map_err(|refused| Unserved {
-        reason: refused.reason,
-        destination: Some(destination),
-        details: None,
-    })?;
+    let context = ConnectionContext::new(runtime, &index, &downstream, role.direction())
+        .map_err(|refused| Unserved { reason: refused.reason, destination: Some(destination), details: None })?;
     let standing = context.last_standing();
     match standing.admitted.carries {
         Carries::Bytes => Ok(Box::pin(relay::serve(runtime, downstream, Arc::new(context), standing))),
@@ -288,8 +286,16 @@ fn serve_http<'a>(
     context.set_registration(registration);
     let shutdown = runtime.drain.watch();
     let limits = runtime.limits();
+    let told = Arc::clone(&context);
     let session: BoxFuture<'a, ConnectionEnd> = match protocol {
-        AppProtocol::Http2 => Box::pin(async move { serve_h2(proxy, stream, &limits.h2, shutdown).await }),
+        AppProtocol::Http2 => Box::pin(async move {
+            let refused = |status: StatusCode| {
+                let is_large = status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                let reason = if is_large { Reason::HeadersTooLarge } else { Reason::BadRequest };
+                note_refused(runtime, &told, HttpVersion::Http2, status.as_u16(), reason, None);
+            };
+            serve_h2(proxy, stream, &limits.h2, shutdown, refused).await
+        }),
         AppProtocol::Http1 => Box::pin(async move { serve_h1(proxy, stream, &limits.h1, shutdown).await }),
     };
     Ok(Box::pin(async move {
@@ -298,7 +304,7 @@ fn serve_http<'a>(
             biased;
             end = session => {
                 tracing::debug!(?end, "downstream connection ended");
-                note_refused(runtime, &context, end);
+                note_end(runtime, &context, end);
                 reason_of(end)
             }
             // Dropping the session ends the connection and every stream on it.
@@ -310,14 +316,26 @@ fn serve_http<'a>(
     }))
 }
 
-/// A request that was refused before there was one to speak of has a line and a count of its own.
-fn note_refused(runtime: &Runtime, context: &ConnectionContext, end: ConnectionEnd) {
+/// A connection that ended with a request that never became one.
+fn note_end(runtime: &Runtime, context: &ConnectionContext, end: ConnectionEnd) {
     let (status, details) = match end {
         ConnectionEnd::Malformed(invalid) => (400, Some(invalid.to_string())),
         ConnectionEnd::HeaderTimeout => (408, None),
         ConnectionEnd::HeaderTooLarge => (431, None),
         _ => return,
     };
+    note_refused(runtime, context, HttpVersion::Http11, status, reason_of(end), details);
+}
+
+/// A request that was refused before there was one to speak of has a line and a count of its own.
+fn note_refused(
+    runtime: &Runtime,
+    context: &ConnectionContext,
+    version: HttpVersion,
+    status: u16,
+    reason: Reason,
+    details: Option<String>,
+) {
     let standing = context.last_standing();
     let admitted = &standing.admitted;
     let mut record = Record::new(Timestamp::now(), Arc::clone(&runtime.settings().proxy), context.facts().direction);
@@ -326,9 +344,9 @@ fn note_refused(runtime: &Runtime, context: &ConnectionContext, end: ConnectionE
     record.destination_address = Some(admitted.facts.destination);
     record.destination = Some(admitted.facts.destination.to_string().into());
     record.connection = admitted.mode.as_str();
-    record.protocol = "http/1.1";
+    record.protocol = version.as_str();
     record.status = Some(status);
-    record.reason = reason_of(end);
+    record.reason = reason;
     record.details = details.map(Into::into);
     runtime.metrics.count_request(&record);
     runtime.log.write(&record);

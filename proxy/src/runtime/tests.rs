@@ -31,6 +31,7 @@ use crate::{
     transport::{ProxySettings, build_proxy},
 };
 
+mod again;
 mod breaker;
 mod decisions;
 mod hostile;

@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     decide::{DeclaredProtocol, MtlsMode, Payload, Refusal, Treatment, decide, payload},
-    downstream::{Downstream, DownstreamStream, DownstreamTls, TlsFacts},
+    downstream::{Downstream, DownstreamStream, DownstreamTls, TlsFacts, VerifiedBy},
     handshake::{HandshakeError, terminate},
     listener::{Accepted, ConnectionSlot, ListenerKey},
     proxy_protocol::{ProxyHeader, ProxyHeaderError, read_proxy_header},
@@ -155,6 +155,24 @@ pub enum RefusalCause {
     Io(#[from] io::Error),
 }
 
+impl RefusalCause {
+    /// The reason for which an open connection is closed that would not be admitted now.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::NotTls | Self::Hello(_) | Self::NoServer(_) | Self::NoCertificate(_) | Self::NotMesh(_) => {
+                Reason::NoFilterChain
+            }
+            Self::Mode(_)
+            | Self::Handshake(_)
+            | Self::ProxyHeader(_)
+            | Self::NoIdentity
+            | Self::Client(_)
+            | Self::Changed
+            | Self::Io(_) => Reason::PeerRefused,
+        }
+    }
+}
+
 /// Admits a connection that was redirected to a sidecar's inbound port. `original_dst` is what chose `port`.
 ///
 /// # Errors
@@ -281,7 +299,8 @@ pub async fn admit_gateway(
         }
         GatewayTls::Terminate(termination) => {
             let config = termination.config(&hello.alpn);
-            arrival.terminate(config, None, *payload, hello, server, timeouts.handshake, registry).await
+            let verified_by = VerifiedBy::Termination(Arc::clone(termination));
+            arrival.terminate(config, verified_by, *payload, hello, server, timeouts.handshake, registry).await
         }
     }
 }
@@ -343,14 +362,15 @@ impl Arrival {
             DeclaredProtocol::Tcp | DeclaredProtocol::Auto => MeshProtocol::Tcp,
         };
         let config = identity.server_config(protocol, CallerAuth::Required, &hello.alpn);
-        self.terminate(config, Some(identity.generation()), carries, hello, server, limit, registry).await
+        let verified_by = VerifiedBy::Identity(identity.generation());
+        self.terminate(config, verified_by, carries, hello, server, limit, registry).await
     }
 
     #[expect(clippy::too_many_arguments, reason = "one call per kind of TLS; a struct would only rename them")]
     async fn terminate(
         self,
         config: Arc<ServerConfig>,
-        generation: Option<u64>,
+        verified_by: VerifiedBy,
         carries: DeclaredProtocol,
         hello: ClientHello,
         server: Option<Arc<str>>,
@@ -368,8 +388,11 @@ impl Arrival {
             (DeclaredProtocol::Http, Some(b"h2")) => Payload::Http2,
             (DeclaredProtocol::Http, _) => Payload::Http1,
         };
-        let facts = TlsFacts { hello, handshake, generation };
-        let tls = if generation.is_some() { DownstreamTls::Mesh(facts) } else { DownstreamTls::Terminated(facts) };
+        let kind = match &verified_by {
+            VerifiedBy::Identity(_) => DownstreamTls::Mesh,
+            VerifiedBy::Termination(_) => DownstreamTls::Terminated,
+        };
+        let tls = kind(TlsFacts { hello, handshake, verified_by });
         Ok(remains.finish(DownstreamStream::Tls(stream), payload, tls, server, registry))
     }
 }

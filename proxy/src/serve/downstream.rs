@@ -3,7 +3,7 @@
 use std::{any::Any, net::SocketAddr, sync::Arc};
 
 use crate::{
-    tls::{ClientHello, PeerCertificate},
+    tls::{ClientHello, PeerCertificate, Termination},
     transport::{AppProtocol, ConnMeta, MeshStream, TlsFacts as StreamTlsFacts, Wire},
 };
 
@@ -65,8 +65,17 @@ pub struct TlsFacts {
     pub hello: ClientHello,
     /// What the handshake proved.
     pub handshake: HandshakeFacts,
-    /// The generation of our identity that answered; `None` for user certificates.
-    pub generation: Option<u64>,
+    /// What of ours judged the client.
+    pub verified_by: VerifiedBy,
+}
+
+/// What judged a client's certificate, or did not ask for one. As long as it is the same, the judgement stands.
+#[derive(Debug, Clone)]
+pub enum VerifiedBy {
+    /// The workload's identity of this generation.
+    Identity(u64),
+    /// The settings of a gateway's server.
+    Termination(Arc<Termination>),
 }
 
 /// A connection ready to be served as HTTP.

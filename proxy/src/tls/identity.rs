@@ -113,6 +113,11 @@ impl IdentityStore {
         self.current.load_full()
     }
 
+    /// The generation of the identity in force; 0 before the first one.
+    pub fn generation(&self) -> u64 {
+        self.current.load().as_ref().map_or(0, |identity| identity.generation)
+    }
+
     /// Follows the generation: 0 before the first identity, then rising. For pools that replace old connections.
     pub fn generations(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()

@@ -42,6 +42,8 @@ pub enum ClientAuth {
 /// Whose client certificates are accepted.
 #[derive(Debug, Clone)]
 pub struct ClientTrust {
+    /// Key of the secret or ConfigMap that the CA stands in. `None`: it is not kept in one.
+    pub key: Option<Arc<str>>,
     roots: Arc<RootCertStore>,
     revocations: Vec<CertificateRevocationListDer<'static>>,
     /// Exact names (DNS, URI or IP), one of which the certificate must hold. Empty: any name.
@@ -77,6 +79,7 @@ pub struct Termination {
     silent: Arc<ServerConfig>,
     /// `None`: clients are not asked for certificates.
     clients: Option<Arc<dyn ClientCertVerifier>>,
+    client_ca: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -116,6 +119,7 @@ impl ClientTrust {
                 .map_err(|source| InvalidMaterial::Pem { what: "revocation list", source })?,
         };
         Ok(Self {
+            key: None,
             roots: Arc::new(roots),
             revocations,
             subject_alt_names: Vec::new(),
@@ -175,6 +179,10 @@ impl Termination {
         let builder = ServerConfig::builder_with_provider(algorithms::provider_with(&algorithms)?)
             .with_protocol_versions(versions)
             .map_err(unusable("TLS version range"))?;
+        let client_ca = match &client {
+            ClientAuth::None => None,
+            ClientAuth::Required(trust) | ClientAuth::Optional(trust) => trust.key.clone(),
+        };
         let clients = match client {
             ClientAuth::None => None,
             ClientAuth::Required(trust) => Some(user_verifier(trust, false)?),
@@ -189,13 +197,23 @@ impl Termination {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let silent = Arc::new(config.clone());
         config.alpn_protocols = alpn;
-        Ok(Self { config: Arc::new(config), silent, clients })
+        Ok(Self { config: Arc::new(config), silent, clients, client_ca })
     }
 
     /// The configuration for a connection whose client offers these ALPN names.
     pub fn config<T: AsRef<[u8]>>(&self, offer: &[T]) -> Arc<ServerConfig> {
         let negotiable = alpn::is_negotiable(&self.config.alpn_protocols, offer);
         Arc::clone(if negotiable { &self.config } else { &self.silent })
+    }
+
+    /// Key of the CA that clients' certificates are verified with, where it has one.
+    pub fn client_ca(&self) -> Option<&Arc<str>> {
+        self.client_ca.as_ref()
+    }
+
+    /// Whether clients are asked for certificates.
+    pub fn asks_clients(&self) -> bool {
+        self.clients.is_some()
     }
 
     /// Judges a client again who was admitted before, perhaps by other settings. `None`: it showed no certificate.

@@ -34,12 +34,14 @@ const EARLY: Duration = Duration::from_secs(1);
 /// Serves one downstream HTTP/2 connection until it closes, idles, grows too old, or is drained.
 ///
 /// `shutdown` turning true sends GOAWAY; open streams complete, and the caller bounds how long by dropping the future,
-/// which resets what is left. The sender of `shutdown` must outlive the connection: its drop counts as true.
+/// which resets what is left. The sender of `shutdown` must outlive the connection: its drop counts as true. `refused` is told the
+/// status of each request that is answered before it becomes one.
 pub async fn serve_h2<SV>(
     proxy: &Arc<Proxy<SV>>,
     stream: MeshStream,
     limits: &H2Limits,
     mut shutdown: ShutdownWatch,
+    refused: impl Fn(StatusCode) + Send + Sync,
 ) -> ConnectionEnd
 where
     SV: ProxyHttp + Send + Sync + 'static,
@@ -57,7 +59,8 @@ where
     };
     let keepalive = ping::keepalive(connection.ping_pong(), limits.ping);
     let mut requests: JoinSet<bool> = JoinSet::new();
-    let end = drive(proxy, &mut connection, &mut requests, &mut shutdown, limits, &digest, keepalive).await;
+    let terms = Terms { limits, digest, refused };
+    let end = drive(proxy, &mut connection, &mut requests, &mut shutdown, &terms, keepalive).await;
     if end == ConnectionEnd::Protocol {
         connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
         let flushed = async { while connection.accept().await.is_some_and(|next| next.is_ok()) {} };
@@ -71,19 +74,27 @@ where
     end
 }
 
-async fn drive<SV>(
+/// What holds for every request of a connection.
+struct Terms<'a, F> {
+    limits: &'a H2Limits,
+    digest: Arc<Digest>,
+    refused: F,
+}
+
+async fn drive<SV, F>(
     proxy: &Arc<Proxy<SV>>,
     connection: &mut Connection<MeshStream, Bytes>,
     requests: &mut JoinSet<bool>,
     shutdown: &mut ShutdownWatch,
-    limits: &H2Limits,
-    digest: &Arc<Digest>,
+    terms: &Terms<'_, F>,
     keepalive: impl Future<Output = ()>,
 ) -> ConnectionEnd
 where
+    F: Fn(StatusCode) + Send + Sync,
     SV: ProxyHttp + Send + Sync + 'static,
     SV::CTX: Send + Sync,
 {
+    let Terms { limits, digest, refused } = terms;
     let start = Instant::now();
     let signal = shutdown.clone();
     let mut keepalive = pin!(keepalive);
@@ -126,6 +137,7 @@ where
                         Err(status) => {
                             malformed += 1;
                             refuse(&mut respond, status);
+                            refused(status);
                             if malformed >= limits.max_malformed {
                                 return ConnectionEnd::Protocol;
                             }

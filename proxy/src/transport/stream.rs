@@ -22,7 +22,7 @@ use pingora_http::ResponseHeader;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connector::Home;
-use super::link::Side;
+use super::link::{Link, Side};
 use super::meta::{Attached, ConnMeta};
 
 mod ahead;
@@ -224,6 +224,11 @@ impl Drop for MeshStream {
     }
 }
 
+/// What waits does so no longer than the stream idle timeout.
+fn poll_idle<T>(link: &Link, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    link.poll_idle(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "stream idle timeout")))
+}
+
 /// Pingora watches idle streams with reads of one initialised byte; its bodies are read into uninitialised buffers.
 fn is_probe(buf: &ReadBuf<'_>) -> bool {
     buf.capacity() == 1 && buf.initialized().len() == 1
@@ -270,10 +275,7 @@ impl AsyncRead for MeshStream {
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(e)) => Poll::Ready(Err(e)),
-            Poll::Pending => match link.poll_idle(cx) {
-                Poll::Ready(()) => Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "stream idle timeout"))),
-                Poll::Pending => Poll::Pending,
-            },
+            Poll::Pending => poll_idle(&link, cx),
         }
     }
 }
@@ -286,22 +288,33 @@ impl AsyncWrite for MeshStream {
                     // The response is complete and nobody wants the rest of the request: it must not look complete.
                     return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "answered early")));
                 }
-                link.touch();
-                let mut core = self.shared.core.lock();
-                if queues { Poll::Ready(core.write_queued(cx, buf)) } else { core.poll_write(cx, buf) }
+                let wrote = {
+                    let mut core = self.shared.core.lock();
+                    if queues { Poll::Ready(core.write_queued(cx, buf)) } else { core.poll_write(cx, buf) }
+                };
+                match wrote {
+                    // While it waits here Pingora reads nothing, where this would be looked at too.
+                    Poll::Pending => poll_idle(&link, cx),
+                    done => {
+                        link.touch();
+                        done
+                    }
+                }
             }
             None => self.shared.core.lock().poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let queues = self.shared.attachment().is_some_and(|(_, _, queues)| queues);
+        let attachment = self.shared.attachment();
         let settled = self.shared.core.lock().poll_settle(cx);
+        let Some((link, _, queues)) = attachment else { return settled };
         if queues {
             self.shared.flushed();
         }
         match settled {
             Poll::Pending if queues => Poll::Ready(Ok(())),
+            Poll::Pending => poll_idle(&link, cx),
             settled => settled,
         }
     }

@@ -18,15 +18,18 @@ use palisade_model::{
 };
 use prost::Message;
 
+pub use super::subscribed::KEPT_SUBSCRIPTIONS;
 use super::{
-    MAX_EXPLANATION_BYTES, MAX_TRANSACTION_BYTES, PROTOCOL, Violation,
+    MAX_EXPLANATION_BYTES, MAX_TRANSACTION_BYTES, PROTOCOL, Unbound, Violation,
     assembly::Assembly,
     offer::{Offer, Update},
+    subscribed::{Change, Subscribed},
     withhold::retain,
 };
 use crate::{
     field::{Wire, mapping},
     proto::v1::{self, control_message, proxy_message},
+    service::decode_query,
     transaction::decode_transaction,
 };
 
@@ -54,7 +57,7 @@ pub struct Client {
     profile: Profile,
     held: Option<Held>,
     rejected: Option<ContentHash>,
-    subscriptions: BTreeSet<Query>,
+    subscriptions: Subscribed,
     applying: Option<Applying>,
     stream: Stream,
     received: u64,
@@ -93,6 +96,8 @@ pub enum Action {
     Apply(Apply),
     /// The proxy holds what it should hold, says control.
     InSync,
+    /// Control does not answer these: there are too many others.
+    Surplus(Vec<Query>),
     /// Look the decision up, then call [`Client::explained`] on this stream.
     Explain {
         /// Number to repeat.
@@ -131,7 +136,7 @@ impl Client {
             profile,
             held: None,
             rejected: None,
-            subscriptions: BTreeSet::new(),
+            subscriptions: Subscribed::default(),
             applying: None,
             stream: Stream::Absent,
             received: 0,
@@ -159,7 +164,12 @@ impl Client {
 
     /// Everything that the proxy is subscribed to.
     pub fn subscriptions(&self) -> &BTreeSet<Query> {
-        &self.subscriptions
+        self.subscriptions.queries()
+    }
+
+    /// These are in use: they are kept when others must go.
+    pub fn touch(&mut self, queries: impl IntoIterator<Item = Query>) {
+        self.subscriptions.touch(queries);
     }
 
     /// What the snapshot says about a query.
@@ -200,17 +210,16 @@ impl Client {
         }
     }
 
-    /// The proxy wants to know these.
+    /// The proxy wants to know these. Beyond [`KEPT_SUBSCRIPTIONS`] it gives up what it has not used for longest.
     pub fn subscribe(&mut self, queries: impl IntoIterator<Item = Query>) -> Vec<Action> {
-        let add: Vec<v1::Query> =
-            queries.into_iter().filter(|query| self.subscriptions.insert(query.clone())).map(|q| q.encode()).collect();
-        self.send_subscribe(v1::Subscribe { add, remove: Vec::new() })
+        let Change { added, removed } = self.subscriptions.add(queries);
+        let encoded = |queries: &[Query]| queries.iter().map(Wire::encode).collect();
+        self.send_subscribe(v1::Subscribe { add: encoded(&added), remove: encoded(&removed) })
     }
 
     /// The proxy has not used these for long.
     pub fn unsubscribe(&mut self, queries: impl IntoIterator<Item = Query>) -> Vec<Action> {
-        let remove: Vec<v1::Query> =
-            queries.into_iter().filter(|query| self.subscriptions.remove(query)).map(|query| query.encode()).collect();
+        let remove = self.subscriptions.remove(queries).iter().map(Wire::encode).collect();
         self.send_subscribe(v1::Subscribe { add: Vec::new(), remove })
     }
 
@@ -237,10 +246,14 @@ impl Client {
         vec![self.send(proxy_message::Kind::Explanation(explanation))]
     }
 
-    /// What [`Action::Apply`] asked for is swapped in on all workers.
-    pub fn applied(&mut self) -> Vec<Action> {
+    /// What [`Action::Apply`] asked for is swapped in on all workers; of its listeners, these cannot listen.
+    pub fn applied(&mut self, unbound: &[Unbound]) -> Vec<Action> {
         let Some(Applying { offer, snapshot, is_awaited }) = self.applying.take() else { return Vec::new() };
-        let ack = proxy_message::Kind::Ack(v1::Ack { offer: offer.version().encode() });
+        let unbound = unbound.iter().map(|Unbound { listener, message }| v1::Unbound {
+            listener: listener.encode(),
+            message: bounded(message).to_owned(),
+        });
+        let ack = proxy_message::Kind::Ack(v1::Ack { offer: offer.version().encode(), unbound: unbound.collect() });
         self.rejected = None;
         self.held = Some(Held { offer, snapshot });
         self.decided(is_awaited, ack)
@@ -274,8 +287,9 @@ impl Client {
             namespace: namespace.encode(),
             name: name.encode(),
             build: build.encode(),
-            subscriptions: self.subscriptions.iter().map(Wire::encode).collect(),
+            subscriptions: self.subscriptions.queries().iter().map(Wire::encode).collect(),
             short_id: short_id.encode(),
+            hears_surplus: true,
         };
         vec![self.send(proxy_message::Kind::Hello(hello))]
     }
@@ -288,12 +302,19 @@ impl Client {
         }
         self.received = sequence;
         let kind = kind.ok_or(Violation::UnknownMessage)?;
-        if self.applying.is_some() && !matches!(kind, control_message::Kind::Explain(_)) {
+        let is_of_no_offer = matches!(kind, control_message::Kind::Explain(_) | control_message::Kind::Surplus(_));
+        if self.applying.is_some() && !is_of_no_offer {
             return Err(Violation::OutOfTurn("a message while a transaction is applied"));
         }
         match kind {
             control_message::Kind::Explain(v1::Explain { request, decision }) => {
                 Ok(vec![Action::Explain { request, decision }])
+            }
+            control_message::Kind::Surplus(v1::Surplus { queries }) => {
+                let refused: Vec<Query> = queries.into_iter().map(decode_query).collect::<Result<_, _>>()?;
+                // Not said again in the next hello; whoever needs one of them asks again.
+                self.subscriptions.remove(refused.iter().cloned());
+                Ok(vec![Action::Surplus(refused)])
             }
             control_message::Kind::InSync(v1::InSync { offer }) => {
                 let offer = ContentHash::decode(offer).map_err(|error| error.inside("in_sync.offer"))?;
@@ -402,19 +423,23 @@ pub fn knowledge(snapshot: &Snapshot, query: &Query) -> Knowledge {
     }
 }
 
+/// Long enough for any real message, short enough for a status field.
+fn bounded(message: &str) -> &str {
+    const LIMIT: usize = 4096;
+    let end = (0..=message.len().min(LIMIT)).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+    message.get(..end).unwrap_or_default()
+}
+
 fn nack(
     offer: ContentHash,
     key: Option<&ResourceKey>,
     origins: Option<Arc<[Origin]>>,
     message: &str,
 ) -> proxy_message::Kind {
-    // Long enough for any real message, short enough for a status field.
-    const LIMIT: usize = 4096;
-    let end = (0..=message.len().min(LIMIT)).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
     proxy_message::Kind::Nack(v1::Nack {
         offer: offer.encode(),
         key: key.map(Wire::encode),
         origins: origins.iter().flat_map(|origins| origins.iter().map(Wire::encode)).collect(),
-        message: message.get(..end).unwrap_or_default().to_owned(),
+        message: bounded(message).to_owned(),
     })
 }

@@ -17,7 +17,7 @@ use palisade_model::{
 use prost::Message;
 
 use super::{
-    MAX_EXPLANATION_BYTES, MAX_SUBSCRIPTIONS, PROTOCOL, Violation,
+    MAX_EXPLANATION_BYTES, MAX_SUBSCRIPTIONS, PROTOCOL, Unbound, Violation,
     assembly::chunks,
     offer::Offer,
     withhold::{Unofferable, withhold},
@@ -56,6 +56,7 @@ pub struct Server {
     in_flight: Option<(Offer, Instant)>,
     rejected: Option<ContentHash>,
     owes_in_sync: bool,
+    hears_surplus: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,10 @@ pub enum Action {
     Subscribed(BTreeSet<Query>),
     /// The offer is swapped in on all workers.
     Acked(Offer),
+    /// Of the offer that was just acked, these listeners do not listen. Not said where all do.
+    Unbound(Vec<Unbound>),
+    /// The proxy is subscribed to as much as one may be, and not to these; it is told, if it understands.
+    Surplus(Vec<Query>),
     /// The offer was refused; the proxy stays on what it had.
     Nacked(Rejection),
     /// Nothing can be offered; the proxy stays on what it had.
@@ -145,6 +150,7 @@ impl Server {
             in_flight: None,
             rejected: None,
             owes_in_sync: false,
+            hears_surplus: false,
         }
     }
 
@@ -219,12 +225,18 @@ impl Server {
                 }
                 Ok(vec![Action::Explained { request, json: found.then_some(json) }])
             }
-            (proxy_message::Kind::Ack(v1::Ack { offer }), Phase::Open) => {
+            (proxy_message::Kind::Ack(v1::Ack { offer, unbound }), Phase::Open) => {
                 let offer = self.answered(offer)?;
                 self.held = Some(offer.version());
                 self.base = Some(offer.clone());
                 self.owes_in_sync = false;
                 let mut actions = vec![Action::Acked(offer)];
+                let unbound = unbound.into_iter().map(|v1::Unbound { listener, message }| Unbound {
+                    listener: listener.into(),
+                    message: message.into(),
+                });
+                let unbound: Vec<Unbound> = unbound.collect();
+                actions.extend((!unbound.is_empty()).then_some(Action::Unbound(unbound)));
                 actions.extend(self.offer(now));
                 Ok(actions)
             }
@@ -242,7 +254,18 @@ impl Server {
     }
 
     fn hello(&mut self, hello: v1::Hello) -> Result<Vec<Action>, Violation> {
-        let v1::Hello { protocol, features, held, rejected, namespace, name, build, subscriptions, short_id } = hello;
+        let v1::Hello {
+            protocol,
+            features,
+            held,
+            rejected,
+            namespace,
+            name,
+            build,
+            subscriptions,
+            short_id,
+            hears_surplus,
+        } = hello;
         if protocol != PROTOCOL {
             return Err(Violation::Protocol { received: protocol });
         }
@@ -250,10 +273,12 @@ impl Server {
         self.features = mapping::set().1(features).map_err(inside("hello.features"))?;
         self.held = mapping::optional().1(held).map_err(inside("hello.held"))?;
         self.rejected = mapping::optional().1(rejected).map_err(inside("hello.rejected"))?;
-        self.add(subscriptions)?;
+        let surplus = self.add(subscriptions)?;
         self.phase = Phase::Open;
         self.owes_in_sync = true;
-        Ok(vec![Action::Greeted(Greeting {
+        self.hears_surplus = hears_surplus;
+        let mut actions = self.refuse(surplus);
+        actions.push(Action::Greeted(Greeting {
             namespace: namespace.into(),
             name: name.into(),
             build: build.into(),
@@ -261,7 +286,8 @@ impl Server {
             held: self.held,
             subscriptions: self.subscriptions.clone(),
             short_id: short_id.into(),
-        })])
+        }));
+        Ok(actions)
     }
 
     fn subscribe(&mut self, subscribe: v1::Subscribe) -> Result<Vec<Action>, Violation> {
@@ -269,23 +295,38 @@ impl Server {
         for query in remove {
             self.subscriptions.remove(&decode_query(query)?);
         }
-        self.add(add)?;
+        let surplus = self.add(add)?;
         self.owes_in_sync = true;
-        Ok(vec![Action::Subscribed(self.subscriptions.clone())])
+        let mut actions = self.refuse(surplus);
+        actions.push(Action::Subscribed(self.subscriptions.clone()));
+        Ok(actions)
     }
 
-    fn add(&mut self, queries: Vec<v1::Query>) -> Result<(), Violation> {
+    /// Adds queries as long as there is room; gives those for which there is none.
+    fn add(&mut self, queries: Vec<v1::Query>) -> Result<Vec<Query>, Violation> {
+        let mut surplus = Vec::new();
         for query in queries {
-            self.subscriptions.insert(decode_query(query)?);
+            let query = decode_query(query)?;
+            if self.subscriptions.len() < MAX_SUBSCRIPTIONS || self.subscriptions.contains(&query) {
+                self.subscriptions.insert(query);
+            } else {
+                surplus.push(query);
+            }
         }
-        if self.subscriptions.len() > MAX_SUBSCRIPTIONS {
-            return Err(Violation::Limit {
-                what: "subscriptions",
-                amount: self.subscriptions.len() as u64,
-                limit: MAX_SUBSCRIPTIONS as u64,
-            });
+        Ok(surplus)
+    }
+
+    fn refuse(&mut self, surplus: Vec<Query>) -> Vec<Action> {
+        if surplus.is_empty() {
+            return Vec::new();
         }
-        Ok(())
+        let mut actions = Vec::new();
+        if self.hears_surplus {
+            let queries = surplus.iter().map(Wire::encode).collect();
+            actions.push(self.send(control_message::Kind::Surplus(v1::Surplus { queries })));
+        }
+        actions.push(Action::Surplus(surplus));
+        actions
     }
 
     /// The offer that an ack or nack speaks of, which must be the one in flight.

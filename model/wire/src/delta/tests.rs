@@ -24,7 +24,7 @@ use super::{
     server::{self, Patience, Server},
     *,
 };
-use crate::{arbitrary, proto::v1};
+use crate::{arbitrary, field::Wire, proto::v1};
 
 /// Two machines and the wires between them.
 struct Pair {
@@ -38,6 +38,9 @@ struct Pair {
     applying: Option<client::Apply>,
     acked: Vec<ContentHash>,
     nacked: Vec<server::Rejection>,
+    /// Listeners that the client cannot bind, and those of which the server knows it.
+    binds: Vec<Unbound>,
+    unbound: Vec<Unbound>,
     in_sync: usize,
     chunks: usize,
     violations: Vec<Violation>,
@@ -102,6 +105,8 @@ impl Pair {
             applying: None,
             acked: Vec::new(),
             nacked: Vec::new(),
+            binds: Vec::new(),
+            unbound: Vec::new(),
             in_sync: 0,
             chunks: 0,
             violations: Vec::new(),
@@ -136,6 +141,7 @@ impl Pair {
                 client::Action::Send(message) => self.to_server.push_back(message),
                 client::Action::Apply(apply) => assert!(self.applying.replace(apply).is_none(), "one at a time"),
                 client::Action::InSync => self.in_sync += 1,
+                client::Action::Surplus(_) => {}
                 client::Action::Explain { request, decision } => {
                     let actions = self.client.explained(request, Some(decision.into()));
                     self.on_client(actions);
@@ -162,7 +168,8 @@ impl Pair {
                 }
                 server::Action::Acked(offer) => self.acked.push(offer.version()),
                 server::Action::Nacked(rejection) => self.nacked.push(rejection),
-                server::Action::Unofferable(_) | server::Action::Explained { .. } => {}
+                server::Action::Unbound(unbound) => self.unbound.extend(unbound),
+                server::Action::Surplus(_) | server::Action::Unofferable(_) | server::Action::Explained { .. } => {}
                 server::Action::Close(violation) => {
                     self.violations.push(violation);
                     self.disconnect();
@@ -187,7 +194,7 @@ impl Pair {
 
     fn apply(&mut self) -> bool {
         let is_some = self.applying.take().is_some();
-        let actions = if is_some { self.client.applied() } else { Vec::new() };
+        let actions = if is_some { self.client.applied(&self.binds) } else { Vec::new() };
         self.on_client(actions);
         is_some
     }
@@ -399,6 +406,61 @@ fn another_protocol_version_is_refused() {
     let hello = v1::Hello { protocol: 2, ..Default::default() };
     let message = v1::ProxyMessage { sequence: 1, kind: Some(v1::proxy_message::Kind::Hello(hello)) };
     assert_eq!(server.message(Instant::now(), message), [server::Action::Close(Violation::Protocol { received: 2 })]);
+}
+
+#[test]
+fn an_ack_names_the_listeners_that_do_not_listen() {
+    let mut pair = Pair::new(snapshot_of([secret("s", "1", &[])]), &[]);
+    pair.binds = vec![Unbound { listener: "0.0.0.0:80".into(), message: "address in use".into() }];
+    pair.connect();
+    pair.settle();
+    assert_eq!(pair.acked, [pair.target.version()], "the rest is in force");
+    assert_eq!(pair.unbound, pair.binds);
+}
+
+#[test]
+fn only_the_queries_that_are_too_many_are_refused_and_the_stream_stays() {
+    let query = |number: usize| Query::Host(format!("h{number}.example").into()).encode();
+    let now = Instant::now();
+    let mut server = Server::new(now, Patience::default());
+    let send =
+        |server: &mut Server, sequence, kind| server.message(now, v1::ProxyMessage { sequence, kind: Some(kind) });
+    let hello = v1::Hello {
+        protocol: PROTOCOL,
+        namespace: "foo".into(),
+        name: "a".into(),
+        subscriptions: (0..MAX_SUBSCRIPTIONS + 1).map(query).collect(),
+        hears_surplus: true,
+        ..Default::default()
+    };
+    let actions = send(&mut server, 1, v1::proxy_message::Kind::Hello(hello));
+    let [server::Action::Send(told), server::Action::Surplus(refused), server::Action::Greeted(greeting)] =
+        &actions[..]
+    else {
+        panic!("{actions:?}")
+    };
+    assert_eq!((refused.len(), greeting.subscriptions.len()), (1, MAX_SUBSCRIPTIONS));
+    assert!(!greeting.subscriptions.contains(&refused[0]));
+    // The proxy does not say it again, and asks again when it needs it.
+    let mut client = Client::new(profile(&[]));
+    drop(client.subscribe(refused.iter().cloned()));
+    drop(client.connected());
+    let actions = client.message(now, told.clone());
+    assert_eq!(actions, [client::Action::Surplus(refused.clone())]);
+    assert!(client.subscriptions().is_empty());
+    // Room is room again.
+    let change = v1::Subscribe { add: vec![query(MAX_SUBSCRIPTIONS)], remove: vec![query(0)] };
+    let actions = send(&mut server, 2, v1::proxy_message::Kind::Subscribe(change));
+    assert!(matches!(&actions[..], [server::Action::Subscribed(all)] if all.len() == MAX_SUBSCRIPTIONS), "{actions:?}");
+    // Who does not understand is not told.
+    let mut server = Server::new(now, Patience::default());
+    let old = v1::Hello {
+        protocol: PROTOCOL,
+        subscriptions: (0..MAX_SUBSCRIPTIONS + 1).map(query).collect(),
+        ..Default::default()
+    };
+    let actions = send(&mut server, 1, v1::proxy_message::Kind::Hello(old));
+    assert!(matches!(&actions[..], [server::Action::Surplus(_), server::Action::Greeted(_)]), "{actions:?}");
 }
 
 #[test]

@@ -42,7 +42,8 @@ const MAX_ASKS: u32 = 2;
 #[derive(Debug)]
 pub struct RelaySubject {
     connection: Arc<ConnectionContext>,
-    underway: Underway,
+    /// Where it goes, and what providers said of it.
+    testimony: Testimony,
 }
 
 impl RelaySubject {
@@ -50,9 +51,9 @@ impl RelaySubject {
     ///
     /// # Errors
     /// The reason for which it ends.
-    pub fn still_permitted(&self, index: &Arc<RuntimeIndex>) -> Result<(), Reason> {
-        let standing = self.connection.standing(index).map_err(|refused| refused.reason)?;
-        request::recheck_tcp(index, &standing.admitted, &self.underway)
+    pub fn still_permitted(&self, runtime: &Runtime, index: &Arc<RuntimeIndex>) -> Result<(), Reason> {
+        let standing = self.connection.standing(runtime, index).map_err(|refused| refused.reason)?;
+        request::recheck_tcp(index, &standing.admitted, &self.testimony)
     }
 }
 
@@ -75,15 +76,16 @@ pub(super) async fn serve(
         if let Action::Check(question) = &verdict.action {
             let answer = Providers::ask(runtime, &standing, question).await;
             testimony.answers.push((Arc::clone(&question.check.check.provider), answer));
-            continue;
+        } else {
+            let Action::Ask(query) = &verdict.action else { break verdict };
+            asked += 1;
+            if asked > MAX_ASKS || runtime.ask(query.clone()).await.is_err() {
+                break verdict;
+            }
         }
-        let Action::Ask(query) = &verdict.action else { break verdict };
-        asked += 1;
-        if asked > MAX_ASKS || runtime.ask(query.clone()).await.is_err() {
-            break verdict;
-        }
+        // What was put in force while somebody was asked counts.
         let Some(index) = runtime.index() else { break verdict };
-        match context.standing(&index) {
+        match context.standing(runtime, &index) {
             Ok(next) => standing = next,
             Err(refused) => break Verdict { reason: refused.reason, ..verdict },
         }
@@ -96,14 +98,23 @@ pub(super) async fn serve(
     if let Action::Forward(plan) = &verdict.action {
         match dial(runtime, &standing, plan, &mut chance, &mut record).await {
             Ok((mut upstream, _held)) => {
-                let underway = Underway::of_bytes(plan, &standing.admitted);
-                let subject = RelaySubject { connection: Arc::clone(&context), underway };
-                let registration = downstream.registration.stream(Some(Arc::new(subject)));
-                runtime.metrics.open_streams.inc();
-                let limits = limits_of(&plan.cluster, runtime.settings().tcp_idle_timeout);
-                let end = l4::relay(&mut downstream.stream, &mut upstream, limits, &counts, &registration).await;
-                runtime.metrics.open_streams.dec();
-                record.reason = end.reason();
+                testimony.underway = Some(Underway::of_bytes(plan, &standing.admitted));
+                let subject = Arc::new(RelaySubject { connection: Arc::clone(&context), testimony });
+                let judged: Arc<RelaySubject> = Arc::clone(&subject);
+                let registration = downstream.registration.stream(Some(judged));
+                // What was put in force since then has judged what lived, perhaps without this.
+                let index = runtime.index().filter(|_| !standing.is_in_force(runtime));
+                match index.map_or(Ok(()), |index| subject.still_permitted(runtime, &index)) {
+                    Ok(()) => {
+                        runtime.metrics.open_streams.inc();
+                        let limits = limits_of(&plan.cluster, runtime.settings().tcp_idle_timeout);
+                        let (client, server) = (&mut downstream.stream, &mut upstream);
+                        let end = l4::relay(client, server, limits, &counts, &registration).await;
+                        runtime.metrics.open_streams.dec();
+                        record.reason = end.reason();
+                    }
+                    Err(reason) => record.reason = reason,
+                }
             }
             Err(reason) => record.reason = reason,
         }

@@ -12,7 +12,9 @@ use crate::request::{
 
 mod advisories;
 mod frames;
+mod slow;
 mod upstream;
+mod upstream_h2;
 
 /// A sidecar in front of an application that notes every byte it receives.
 struct Front {
@@ -232,6 +234,25 @@ async fn what_is_too_large_is_answered_431() {
         assert_eq!(front.taken(), "", "{name}");
     }
     logged(&front.sidecar.log, "\"reason\":\"headers-too-large\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunk_lines_and_trailers_beyond_their_limits_are_answered_400() {
+    let application = traffic::silence().await;
+    let sidecar = sidecar(&TestCa::new("mesh"), "b", Role::Inbound, application).await;
+    sidecar.runtime.apply(plaintext(application.port(), vec![default_permit()])).unwrap();
+    let front = Front { sidecar, seen: Arc::default(), port: application.port() };
+    let head = "POST / HTTP/1.1\r\nhost: b\r\ntransfer-encoding: chunked\r\n\r\n";
+    for (name, body) in [
+        ("a chunk size line", format!("1;x={}\r\na\r\n0\r\n\r\n", "y".repeat(9 * 1024))),
+        ("digits of a size", format!("{}1\r\na\r\n0\r\n\r\n", "0".repeat(9 * 1024))),
+        ("one trailer", format!("1\r\na\r\n0\r\nx: {}\r\n\r\n", "y".repeat(65 * 1024))),
+        ("many trailers", format!("1\r\na\r\n0\r\n{}\r\n", "x: y\r\n".repeat(12 * 1024))),
+    ] {
+        let answer = front.send(format!("{head}{body}").as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{name}: {answer:.200} {}", front.sidecar.log.text());
+    }
+    assert_eq!(front.sidecar.runtime.registry.counts().streams, 0);
 }
 
 /// The pure pipeline's answer to a target: the status of a refusal, or the target that goes upstream.

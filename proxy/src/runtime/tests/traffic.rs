@@ -165,7 +165,7 @@ async fn an_upgraded_tunnel_crosses_both_hops() {
 }
 
 /// Says everything back.
-async fn echo() -> SocketAddr {
+pub(super) async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -179,7 +179,7 @@ async fn echo() -> SocketAddr {
     address
 }
 
-fn tcp_inbound(port: u16, policies: Vec<Policy>) -> Arc<Snapshot> {
+pub(super) fn tcp_inbound(port: u16, policies: Vec<Policy>) -> Arc<Snapshot> {
     let snapshot = inbound_snapshot(port, MtlsMode::Strict, policies);
     let resources = snapshot.entries().values().map(|entry| match entry.resource() {
         Resource::Inbound(inbound) => Resource::Inbound(InboundPort { protocol: Protocol::Tcp, ..inbound.clone() }),
@@ -188,7 +188,7 @@ fn tcp_inbound(port: u16, policies: Vec<Policy>) -> Arc<Snapshot> {
     testing::snapshot(resources.collect())
 }
 
-fn tcp_outbound(peer: SocketAddr) -> Arc<Snapshot> {
+pub(super) fn tcp_outbound(peer: SocketAddr) -> Arc<Snapshot> {
     let mut resources = outbound_resources(&[peer], |_| {});
     for resource in &mut resources {
         if let Resource::Service(service) = resource {

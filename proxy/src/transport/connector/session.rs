@@ -12,7 +12,7 @@ use futures::Stream;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
 use http::request::Parts as RequestParts;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use pingora_core::protocols::Digest;
 use pingora_core::protocols::http::custom::client::Session;
 use pingora_core::protocols::http::custom::{BodyWrite, CustomMessageWrite};
@@ -38,6 +38,10 @@ pub struct H2Upstream {
     ended: bool,
     header: Option<ResponseHeader>,
     body: Option<RecvStream>,
+    /// The request's method allows its response a body.
+    expects_body: bool,
+    /// Bytes of the response's body that were announced and have not come; 0 where no length was announced.
+    missing: u64,
     read_timeout: Option<Duration>,
 }
 
@@ -52,6 +56,8 @@ impl H2Upstream {
             ended: false,
             header: None,
             body: None,
+            expects_body: true,
+            missing: 0,
             read_timeout: None,
         }
     }
@@ -67,6 +73,12 @@ impl H2Upstream {
         let (parts, body) = ready!(Pin::new(response).poll(cx)).map_err(|e| self.lost(e))?.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Poll::Ready(Error::e_explain(ErrorType::InvalidHTTPHeader, "101 on HTTP/2"));
+        }
+        let is_bodiless = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if self.expects_body && !is_bodiless {
+            let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+            // The h2 crate has refused what is no length.
+            self.missing = length.and_then(|length| length.parse().ok()).unwrap_or(0);
         }
         self.body = Some(body);
         self.response = None;
@@ -96,10 +108,12 @@ impl H2Upstream {
                 let _ = body.flow_control().release_capacity(data.len());
                 self.link.count_received(data.len());
                 self.link.touch();
+                self.missing = self.missing.saturating_sub(u64::try_from(data.len()).unwrap_or(u64::MAX));
                 Poll::Ready(Ok(Some(data)))
             }
-            // RFC 9113 section 8.1: a complete response, and no interest in the rest of the request.
-            Err(e) if is_no_error(&e) => Poll::Ready(Ok(None)),
+            // RFC 9113 section 8.1: a complete response, and no interest in the rest of the request. One that is not complete has
+            // failed, whatever the code says.
+            Err(e) if is_no_error(&e) && self.missing == 0 => Poll::Ready(Ok(None)),
             Err(e) => {
                 self.note(&e);
                 Poll::Ready(Error::e_because(ErrorType::ReadError, "response body", e))
@@ -151,6 +165,7 @@ fn is_no_error(e: &h2::Error) -> bool {
 impl Session for H2Upstream {
     async fn write_request_header(&mut self, mut header: Box<RequestHeader>, end: bool) -> Result<()> {
         request::prepare(&mut header, self.lease.0.is_tls)?;
+        self.expects_body = header.method != Method::HEAD;
         if let Some(link) = header.extensions.get::<Arc<Link>>() {
             self.link = Arc::clone(link);
             self.is_gated = true;
@@ -212,7 +227,8 @@ impl Session for H2Upstream {
     }
 
     fn response_finished(&self) -> bool {
-        self.body.as_ref().is_some_and(RecvStream::is_end_stream)
+        // `is_end_stream` is true of a stream that was reset as well.
+        self.missing == 0 && self.body.as_ref().is_some_and(RecvStream::is_end_stream)
     }
 
     async fn shutdown(&mut self, _code: u32, _ctx: &str) {
@@ -260,7 +276,7 @@ impl Session for H2Upstream {
         // `is_end_stream` is true of a stream that failed as well; only reading tells (hyperium/h2#806).
         match poll_fn(|cx| Poll::Ready(body.poll_data(cx))).await {
             Poll::Ready(None) => Ok(true),
-            Poll::Ready(Some(Err(e))) if is_no_error(&e) => Ok(true),
+            Poll::Ready(Some(Err(e))) if is_no_error(&e) && self.missing == 0 => Ok(true),
             Poll::Ready(Some(Err(e))) => {
                 self.note(&e);
                 Error::e_because(ErrorType::H2Error, "response body", e)

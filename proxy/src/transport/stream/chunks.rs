@@ -3,13 +3,18 @@
 /// Hexadecimal digits of a chunk's size: what 64 bits hold, leading zeros included.
 const MAX_DIGITS: u8 = 16;
 
+/// Bytes of a chunk's extensions, blanks included.
+const MAX_EXTENSION: u16 = 8 * 1024;
+/// Bytes of all trailer lines, with their ends.
+const MAX_TRAILERS: u32 = 64 * 1024;
+
 /// Where in a chunked body (RFC 9112 section 7.1) the reader stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Chunks {
     /// In a chunk's size, after so many digits.
     Size { digits: u8, size: u64 },
-    /// In blanks or an extension after it.
-    Extension { size: u64 },
+    /// In blanks or an extension after it, of which so many bytes have come.
+    Extension { size: u64, length: u16 },
     /// After the CR that ends the size line.
     SizeReturn { size: u64 },
     /// In a chunk's data.
@@ -18,12 +23,12 @@ pub(super) enum Chunks {
     DataEnd,
     /// After the CR behind it.
     DataReturn,
-    /// At the begin of a trailer line, or of the last, empty one.
-    Trailer,
+    /// At the begin of a trailer line, or of the last, empty one, after so many bytes of others.
+    Trailer { length: u32 },
     /// Inside a trailer line.
-    TrailerLine,
+    TrailerLine { length: u32 },
     /// After the CR of a trailer line.
-    TrailerReturn,
+    TrailerReturn { length: u32 },
     /// After the CR of the empty line.
     LastReturn,
     /// Behind the body.
@@ -75,20 +80,28 @@ impl Chunks {
                 let digit = char::from(byte).to_digit(16).ok_or(InvalidChunks)?;
                 Self::Size { digits: digits + 1, size: size << 4 | u64::from(digit) }
             }
-            (Self::Size { digits: 1.., size }, b';' | b' ' | b'\t') => Self::Extension { size },
-            (Self::Size { digits: 1.., size } | Self::Extension { size }, b'\r') => Self::SizeReturn { size },
-            (Self::Extension { size }, byte) if is_text(byte) => Self::Extension { size },
-            (Self::SizeReturn { size: 0 }, b'\n') => Self::Trailer,
+            (Self::Size { digits: 1.., size }, b';' | b' ' | b'\t') => Self::Extension { size, length: 1 },
+            (Self::Size { digits: 1.., size } | Self::Extension { size, length: _ }, b'\r') => {
+                Self::SizeReturn { size }
+            }
+            (Self::Extension { size, length }, byte) if is_text(byte) && length < MAX_EXTENSION => {
+                Self::Extension { size, length: length + 1 }
+            }
+            (Self::SizeReturn { size: 0 }, b'\n') => Self::Trailer { length: 0 },
             (Self::SizeReturn { size }, b'\n') => Self::Data { left: size },
             (Self::DataEnd, b'\r') => Self::DataReturn,
             (Self::DataReturn, b'\n') => Self::Size { digits: 0, size: 0 },
-            (Self::Trailer, b'\r') => Self::LastReturn,
+            (Self::Trailer { length: _ }, b'\r') => Self::LastReturn,
             (Self::LastReturn, b'\n') => Self::Done,
             // No folding.
-            (Self::Trailer, b' ' | b'\t') => return Err(InvalidChunks),
-            (Self::Trailer | Self::TrailerLine, byte) if is_text(byte) => Self::TrailerLine,
-            (Self::TrailerLine, b'\r') => Self::TrailerReturn,
-            (Self::TrailerReturn, b'\n') => Self::Trailer,
+            (Self::Trailer { length: _ }, b' ' | b'\t') => return Err(InvalidChunks),
+            (Self::Trailer { length } | Self::TrailerLine { length }, byte)
+                if is_text(byte) && length < MAX_TRAILERS =>
+            {
+                Self::TrailerLine { length: length + 1 }
+            }
+            (Self::TrailerLine { length }, b'\r') => Self::TrailerReturn { length },
+            (Self::TrailerReturn { length }, b'\n') => Self::Trailer { length: length + 2 },
             _ => return Err(InvalidChunks),
         })
     }
@@ -135,6 +148,18 @@ mod tests {
                 None => assert!(followed.is_err() || chunks != Chunks::Done, "{name}"),
             }
         }
+    }
+
+    #[test]
+    fn extensions_and_trailers_are_bounded() {
+        let ends = |body: &str| {
+            let mut chunks = Chunks::BEGIN;
+            chunks.follow(body.as_bytes()).is_ok() && chunks == Chunks::Done
+        };
+        let extended = |length: usize| format!("0{}\r\n\r\n", ";".repeat(length));
+        assert!(ends(&extended(8 * 1024)) && !ends(&extended(8 * 1024 + 1)));
+        let trailed = |lines: usize| format!("0\r\n{}\r\n", format!("{}\r\n", "x".repeat(1024)).repeat(lines));
+        assert!(ends(&trailed(63)) && !ends(&trailed(64)));
     }
 
     proptest::proptest! {

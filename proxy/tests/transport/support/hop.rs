@@ -161,7 +161,7 @@ async fn accept(
         connections.lock().await.spawn(async move {
             let end = match admit(tcp, &setup).await {
                 Some(stream) if stream.protocol() == AppProtocol::Http2 => {
-                    serve_h2(&proxy, stream, &setup.h2, signal).await
+                    serve_h2(&proxy, stream, &setup.h2, signal, drop).await
                 }
                 Some(stream) => serve_h1(&proxy, stream, &setup.h1, signal).await,
                 None => return,

@@ -3,17 +3,17 @@
 use super::*;
 use crate::runtime::tests::traffic::silence;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A header block of literals that are not indexed and not compressed.
-fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
+pub(super) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
     let text = |bytes: &[u8]| {
         let mut out = match u8::try_from(bytes.len()).ok().filter(|length| *length < 127) {
             Some(length) => vec![length],
@@ -57,7 +57,7 @@ async fn handshake(front: &Front) -> TcpStream {
     client
 }
 
-async fn read_frame(client: &mut TcpStream) -> Option<(u8, u8, u32, Vec<u8>)> {
+pub(super) async fn read_frame(client: &mut (impl tokio::io::AsyncRead + Unpin)) -> Option<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     client.read_exact(&mut head).await.ok()?;
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
@@ -167,6 +167,9 @@ async fn malformed_http2_requests_are_refused_and_never_reach_the_application() 
         assert!(matches!(came, Came::Status(400) | Came::Reset | Came::GoAway), "{name}: {came:?}");
         assert_eq!(front.taken(), "", "{name}");
     }
+    // Refused before there was a request to speak of: a line and a count all the same.
+    let line = logged(&front.sidecar.log, "\"reason\":\"bad-request\"").await;
+    assert!(line.contains("\"status\":400") && line.contains("\"protocol\":\"http/2\""), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -187,6 +190,8 @@ async fn oversized_http2_headers_are_refused() {
     let came = outcome(&front, &frame(1, END_STREAM | END_HEADERS, 1, &get(b"/", &many))).await;
     assert_eq!(came, Came::Status(431));
     assert_eq!(front.taken(), "");
+    let line = logged(&front.sidecar.log, "\"reason\":\"headers-too-large\"").await;
+    assert!(line.contains("\"status\":431") && line.contains("\"protocol\":\"http/2\""), "{line}");
 }
 
 /// Resets streams that have not been looked at yet, or that have just become requests.
@@ -244,21 +249,41 @@ async fn a_client_that_resets_whatever_it_opens_is_sent_away() {
 async fn frames_that_only_cost_end_the_connection_or_cost_nothing() {
     let front = front().await;
     let headers = frame(1, END_HEADERS, 1, &get(b"/", &[]));
-    for (name, frames) in [
-        ("empty data", [headers.clone(), frame(0, 0, 1, &[]).repeat(20_000)].concat()),
-        ("continuations", [frame(1, END_STREAM, 1, &get(b"/", &[])), frame(9, 0, 1, &[]).repeat(20_000)].concat()),
-        ("settings", frame(4, 0, 0, &[0, 3, 0, 0, 0, 1]).repeat(20_000)),
-        ("pings", frame(6, 0, 0, &[7; 8]).repeat(20_000)),
-        ("priorities", frame(2, 0, 3, &[0, 0, 0, 0, 1]).repeat(20_000)),
-        ("window updates", frame(8, 0, 0, &[0, 0, 0, 1]).repeat(20_000)),
-        ("unknown frames", frame(99, 0, 0, &[1; 100]).repeat(20_000)),
+    for (name, must_end, frames) in [
+        ("empty data", true, [headers.clone(), frame(0, 0, 1, &[]).repeat(20_000)].concat()),
+        (
+            "continuations",
+            true,
+            [frame(1, END_STREAM, 1, &get(b"/", &[])), frame(9, 0, 1, &[]).repeat(20_000)].concat(),
+        ),
+        ("settings", false, frame(4, 0, 0, &[0, 3, 0, 0, 0, 1]).repeat(20_000)),
+        ("pings", false, frame(6, 0, 0, &[7; 8]).repeat(20_000)),
+        ("priorities", false, frame(2, 0, 3, &[0, 0, 0, 0, 1]).repeat(20_000)),
+        ("window updates", false, frame(8, 0, 0, &[0, 0, 0, 1]).repeat(20_000)),
+        ("unknown frames", false, frame(99, 0, 0, &[1; 100]).repeat(20_000)),
     ] {
-        let mut client = handshake(&front).await;
-        let _ = tokio::time::timeout(Duration::from_secs(5), client.write_all(&frames)).await;
-        drop(client);
-        // The proxy serves others as if nothing had been.
-        let good = frame(1, END_STREAM | END_HEADERS, 1, &get(b"/", &[]));
-        assert_eq!(outcome(&front, &good).await, Came::Status(200), "{name}");
+        let good = |stream| frame(1, END_STREAM | END_HEADERS, stream, &get(b"/", &[]));
+        let (mut read, mut write) = handshake(&front).await.into_split();
+        let flood = [frames, good(5)].concat();
+        let writing = tokio::spawn(async move { drop(write.write_all(&flood).await) });
+        // What comes of the connection: it ends, or the request behind the flood is answered as any other.
+        let is_served = within(async {
+            loop {
+                match read_frame(&mut read).await {
+                    Some((1, _, 5, block)) => return status(&block) == 200,
+                    Some((7, ..)) | None => return false,
+                    Some(_) => {}
+                }
+            }
+        })
+        .await;
+        assert!(!is_served || !must_end, "{name}");
+        writing.abort();
+        assert_eq!(
+            outcome(&front, &good(1)).await,
+            Came::Status(200),
+            "{name}: others are served as if nothing had been"
+        );
     }
 }
 

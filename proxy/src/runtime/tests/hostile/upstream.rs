@@ -66,7 +66,7 @@ async fn broken_within(settings: RuntimeSettings) -> (Front, Arc<Mutex<Deed>>) {
 }
 
 /// The whole answer to one request on a connection that is closed after it.
-async fn answer(front: &Front) -> String {
+pub(super) async fn answer(front: &Front) -> String {
     let mut client = TcpStream::connect(front.sidecar.address).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut received = Vec::new();
@@ -74,7 +74,7 @@ async fn answer(front: &Front) -> String {
     String::from_utf8_lossy(&received).into_owned()
 }
 
-fn is_whole(answer: &str) -> bool {
+pub(super) fn is_whole(answer: &str) -> bool {
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { return false };
     let head = head.to_ascii_lowercase();
     if head.contains("transfer-encoding: chunked") {
@@ -131,6 +131,29 @@ async fn garbage_from_upstream_is_a_bad_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn garbage_at_any_byte_ends_in_an_answer_or_in_none() {
+    let (front, deed) = broken().await;
+    for whole in [ANSWER, CHUNKED] {
+        let body = whole.windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+        for at in 0..whole.len() {
+            for garbage in [0, b'\n', 0xff] {
+                let mut bytes = whole.to_vec();
+                bytes[at] = garbage;
+                *deed.lock() = Deed::Say(bytes.clone());
+                let answer = answer(&front).await;
+                let name = format!("{garbage:#x} at {at} of {}: {answer:?}", whole.escape_ascii());
+                assert!(answer.starts_with("HTTP/1.1 200") || answer.starts_with("HTTP/1.1 50"), "{name}");
+                assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{name}");
+                if garbage == 0 && at < body {
+                    let (head, _) = answer.split_once("\r\n\r\n").unwrap();
+                    assert!(!head.contains('\0'), "{name}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_answer_is_nobody_s() {
     let (front, deed) = broken().await;
     *deed.lock() = Deed::Say([ANSWER, b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\npoison"].concat());
@@ -142,12 +165,12 @@ async fn a_second_answer_is_nobody_s() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_stalls_at_any_byte_ends_by_the_idle_timeout() {
-    let idle = Some(Duration::from_millis(100));
+    let idle = Some(Duration::from_millis(30));
     let mut settings = RuntimeSettings { stream_idle_timeout: idle, ..RuntimeSettings::new("foo/b") };
     settings.h1.stream_idle_timeout = idle;
     let (front, deed) = broken_within(settings).await;
     for whole in [ANSWER, CHUNKED] {
-        for end in (0..whole.len()).step_by(7) {
+        for end in 0..whole.len() {
             *deed.lock() = Deed::Stall(whole[..end].to_vec());
             let answer = answer(&front).await;
             assert!(!is_whole(&answer) || !answer.starts_with("HTTP/1.1 200"), "{end}: {answer}");
