@@ -1,4 +1,5 @@
 //! Conditions as the Gateway API's conformance tests and Istio's users expect them.
+#![expect(clippy::indexing_slicing, reason = "tests")]
 
 use serde_json::Value;
 
