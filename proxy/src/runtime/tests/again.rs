@@ -205,7 +205,7 @@ type Hold = (oneshot::Sender<()>, oneshot::Receiver<()>);
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, hold: Option<Hold>) -> std::io::Result<()> {
     if let Some((waits, opened)) = hold {
         from.readable().await?;
-        drop(waits.send(()));
+        let _ = waits.send(());
         drop(opened.await);
     }
     tokio::io::copy(&mut from, &mut to).await?;
