@@ -23,7 +23,7 @@ use palisade_control::{
 };
 use palisade_model::{feature, resource::ResourceKey, snapshot::Snapshot};
 use palisade_proxy::config::{
-    Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Subscriptions, TlsDialer, TokenSource,
+    Applied, Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Subscriptions, TlsDialer, TokenSource,
 };
 use palisade_tests::{checkout, wait::until};
 use palisade_wire::delta::client::Profile;
@@ -62,12 +62,12 @@ struct Slow {
 
 #[async_trait]
 impl Applier for Slow {
-    async fn apply(&self, _: Arc<Snapshot>, _: Vec<ResourceKey>) -> Result<(), ApplyRejection> {
+    async fn apply(&self, _: Arc<Snapshot>, _: Vec<ResourceKey>) -> Result<Applied, ApplyRejection> {
         tokio::time::sleep(Duration::from_millis(self.pause_ms.load(Ordering::Relaxed))).await;
         if self.refuses.load(Ordering::Relaxed) {
             return Err(ApplyRejection { key: None, message: "not any more".into() });
         }
-        Ok(())
+        Ok(Applied::default())
     }
 }
 

@@ -81,12 +81,9 @@ impl Show {
         let index = index_of(&world, pod)?;
         let inbound: Vec<Value> = ports(&index).iter().map(|port| port_view(&index, port, &callers)).collect();
         let mut reaches = Vec::new();
-        for other in pods
-            .iter()
-            .filter(|other| {
-                other.is_injected && !other.is_gateway && (&other.namespace, &other.name) != (&pod.namespace, &pod.name)
-            })
-        {
+        for other in pods.iter().filter(|other| {
+            other.is_injected && !other.is_gateway && (&other.namespace, &other.name) != (&pod.namespace, &pod.name)
+        }) {
             let index = index_of(&world, other)?;
             let caller = BTreeSet::from([Caller::Account(own.clone())]);
             let ports: Vec<Value> = ports(&index)

@@ -62,7 +62,10 @@ impl Why {
         // A connection that is refused never comes to authorization.
         let is_denied = authz.get("decision").is_some_and(|decision| decision == "deny")
             || matches!(result.get("outcome").and_then(Value::as_str), Some("reset"))
-            || matches!(result.get("reason").and_then(Value::as_str), Some("jwt-invalid" | "jwt-audience" | "bad-request"));
+            || matches!(
+                result.get("reason").and_then(Value::as_str),
+                Some("jwt-invalid" | "jwt-audience" | "bad-request")
+            );
         let field = |name: &str| result.get(name).cloned().unwrap_or_default();
         let part = |name: &str| authz.get(name).cloned().unwrap_or_else(|| json!([]));
         let told = json!({

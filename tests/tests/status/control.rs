@@ -30,7 +30,7 @@ const SYSTEM: &str = "palisade-system";
 /// The Gateway API's group and version.
 pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 
-/// What control planes share: their root and the key of tokens.
+/// What control planes share.
 pub(crate) struct Stand<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) client: kube::Client,
@@ -80,10 +80,6 @@ impl<'a> Stand<'a> {
             .arg(self.cluster.kubeconfig())
             .args(["--control-namespace", SYSTEM])
             .args(["--listen", &listen.to_string(), "--admin", &admin.to_string()])
-            .arg("--ca-dir")
-            .arg(self.folder().join("ca"))
-            .arg("--token-key")
-            .arg(self.token_key())
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
             .stderr(said)
@@ -96,10 +92,6 @@ impl<'a> Stand<'a> {
         });
         ready.await.with_context(|| replica.said())?;
         Ok(replica)
-    }
-
-    pub(crate) fn token_key(&self) -> PathBuf {
-        self.folder().join("token.key")
     }
 
     /// A page of a control plane.

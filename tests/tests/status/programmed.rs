@@ -1,13 +1,8 @@
 //! `Programmed` and `Enforced` are true when a proxy has acknowledged, and not before.
 
-use std::{
-    fs,
-    process::Stdio,
-    time::{Duration, SystemTime},
-};
+use std::{fs, process::Stdio};
 
 use anyhow::{Context, ensure};
-use palisade_control::token::{BoundPod, TokenKey};
 use palisade_tests::{checkout, kubernetes::Cluster, wait::until};
 use serde_json::Value;
 use tokio::process::Child;
@@ -16,24 +11,24 @@ use crate::control::{GATEWAY_API, Replica, SOON, Stand, condition, gateway, rout
 
 /// A gateway process for a pod that only seems to run.
 async fn gateway_process(stand: &Stand<'_>, control: &Replica, namespace: &str, pod: &str) -> anyhow::Result<Child> {
-    let uid = stand.cluster.kubectl(&["get", "pod", "-n", namespace, pod, "-o", "jsonpath={.metadata.uid}"]).await?;
-    let bound = BoundPod {
-        namespace: namespace.into(),
-        name: pod.into(),
-        uid: uid.as_str().into(),
-        service_account: "default".into(),
-    };
-    let token =
-        TokenKey::load_or_create(&stand.token_key())?.mint(&bound, SystemTime::now(), Duration::from_secs(3600))?;
     let file = stand.folder().join("token");
-    fs::write(&file, token)?;
+    fs::write(&file, stand.cluster.token(namespace, "default", "palisade", Some(pod)).await?)?;
+    let roots = stand.folder().join("root-cert.pem");
+    until("the bundle of roots", SOON, async || {
+        let map =
+            ["get", "configmap", "-n", namespace, "palisade-ca-root-cert", "-o", "jsonpath={.data.root-cert\\.pem}"];
+        let text = stand.cluster.kubectl(&map).await?;
+        ensure!(text.contains("BEGIN CERTIFICATE"), "{text}");
+        Ok(fs::write(&roots, text)?)
+    })
+    .await?;
     let log = fs::File::create(stand.folder().join("gateway.log"))?;
     let child = stand
         .cluster
         .command(checkout::binary("palisade-gateway")?)
         .args(["--control", &control.listen.to_string(), "--control-name", "palisade-control"])
         .arg("--control-ca")
-        .arg(stand.folder().join("ca/root-cert.pem"))
+        .arg(&roots)
         .arg("--token-file")
         .arg(file)
         .args(["--pod-ip", "127.0.0.1", "--namespace", namespace, "--name", pod])

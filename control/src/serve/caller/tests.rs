@@ -1,12 +1,16 @@
 //! Tokens without a pod: for certificates of declared machines, for nothing else.
 
-use palisade_model::{identity::TrustDomain, service::Query, snapshot::Snapshot};
+use palisade_compile::{
+    SourceDocument,
+    status::{Holding, StatusOptions, Statuses},
+};
+use palisade_model::{identity::TrustDomain, origin::Origin, service::Query, snapshot::Snapshot};
 
 use super::*;
 use crate::slices::Workload;
 
-/// A mesh with the pod `foo/a-1` and a machine of the service account `foo/vm`.
-struct Mesh(TrustDomain);
+/// A mesh with the pod `foo/a-1` of this uid, and a machine of the service account `foo/vm`.
+struct Mesh(TrustDomain, &'static str);
 
 impl Slices for Mesh {
     fn trust_domain(&self) -> &TrustDomain {
@@ -15,7 +19,7 @@ impl Slices for Mesh {
 
     fn workload(&self, pod: &WorkloadRef) -> Option<Workload> {
         let is_there = &*pod.namespace == "foo" && &*pod.name == "a-1";
-        is_there.then(|| Workload { uid: "u1".into(), service_account: "a".into(), is_gateway: false })
+        is_there.then(|| Workload { uid: self.1.into(), service_account: "a".into(), is_gateway: false })
     }
 
     fn is_declared(&self, namespace: &str, service_account: &str) -> bool {
@@ -29,6 +33,22 @@ impl Slices for Mesh {
     fn reports(&self) -> serde_json::Value {
         serde_json::Value::Null
     }
+
+    fn epoch(&self) -> u64 {
+        0
+    }
+
+    fn statuses(&self, _: &StatusOptions) -> Arc<Statuses> {
+        Arc::default()
+    }
+
+    fn holding(&self, _: &SourceDocument) -> Holding {
+        Holding::Missing
+    }
+
+    fn find(&self, _: &str, _: &str, _: &str, _: &str) -> Option<Origin> {
+        None
+    }
 }
 
 fn token(service_account: &str, pod: Option<(&str, &str)>) -> Proven {
@@ -36,8 +56,12 @@ fn token(service_account: &str, pod: Option<(&str, &str)>) -> Proven {
     Proven { namespace: "foo".into(), service_account: service_account.into(), pod }
 }
 
+fn mesh(uid: &'static str) -> Mesh {
+    Mesh("cluster.local".parse().unwrap(), uid)
+}
+
 fn proven(token: Proven, purpose: Purpose) -> Result<Caller, Refused> {
-    prove(Some(token), &PeerProof::default(), purpose, &Mesh("cluster.local".parse().unwrap()))
+    prove(Some(token), &PeerProof::default(), purpose, &mesh("u1"))
 }
 
 #[test]
@@ -65,6 +89,15 @@ fn a_pod_must_be_the_one_in_the_mesh() {
             assert!(refused.to_string().contains(name), "{refused}");
         }
     }
+}
+
+#[test]
+fn a_pod_made_anew_under_the_same_name_gets_nothing_by_the_proof_of_the_old_one() {
+    let caller = proven(token("a", Some(("a-1", "u1"))), Purpose::Configuration).unwrap();
+    let pod = caller.pod.clone().unwrap();
+    assert_eq!(pod_of(&caller, pod.clone(), &mesh("u1")), Ok(pod.clone()));
+    let refused = pod_of(&caller, pod, &mesh("u2")).unwrap_err();
+    assert!(refused.to_string().contains("uid"), "{refused}");
 }
 
 #[test]

@@ -17,8 +17,8 @@ use kube::Api;
 use palisade_control::identity::bundle::NAME;
 use palisade_model::{resource::ResourceKey, snapshot::Snapshot};
 use palisade_proxy::config::{
-    Applier, ApplyRejection, ConfigClient, ConfigState, Credentials, Dialer, IdentityClient, Subscriptions, TlsDialer,
-    TokenSource,
+    Applied, Applier, ApplyRejection, ConfigClient, ConfigState, Credentials, Dialer, IdentityClient, Subscriptions,
+    TlsDialer, TokenSource,
 };
 use palisade_tests::{
     checkout,
@@ -112,8 +112,8 @@ struct Anything;
 
 #[async_trait]
 impl Applier for Anything {
-    async fn apply(&self, _: Arc<Snapshot>, _: Vec<ResourceKey>) -> Result<(), ApplyRejection> {
-        Ok(())
+    async fn apply(&self, _: Arc<Snapshot>, _: Vec<ResourceKey>) -> Result<Applied, ApplyRejection> {
+        Ok(Applied::default())
     }
 }
 
