@@ -152,6 +152,7 @@ fn describe(record: &ProxyRecord) -> Value {
         nacked,
         withheld,
         unofferable,
+        unbound,
         short_id,
         epoch: _,
         explain: _,
@@ -182,6 +183,7 @@ fn describe(record: &ProxyRecord) -> Value {
             "missing": item.missing,
         })).collect::<Vec<_>>(),
         "unofferable": unofferable,
+        "unbound": unbound,
     })
 }
 

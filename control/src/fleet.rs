@@ -11,7 +11,13 @@ use std::{
 
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, StreamExt};
-use palisade_model::{origin::Origin, resource::Feature, service::Query, settings::WorkloadRef, snapshot::Snapshot};
+use palisade_model::{
+    origin::Origin,
+    resource::{Feature, ResourceKey, ResourceKind},
+    service::Query,
+    settings::WorkloadRef,
+    snapshot::Snapshot,
+};
 use palisade_policy::ShortId;
 use palisade_wire::delta::{
     Offer, Withheld,
@@ -62,6 +68,8 @@ pub struct ProxyRecord {
     pub target: Option<Arc<Snapshot>>,
     /// What it has swapped in on all workers, and since when control knows.
     pub acked: Option<(Offer, SystemTime)>,
+    /// Listeners of what it has swapped in that do not listen, with the reason.
+    pub unbound: BTreeMap<Arc<str>, Arc<str>>,
     /// What it refused last.
     pub nacked: Option<(Rejection, SystemTime)>,
     /// What is withheld from it, or why nothing can be offered.
@@ -117,6 +125,7 @@ impl Fleet {
             subscriptions: subscriptions.clone(),
             target: None,
             acked: None,
+            unbound: BTreeMap::new(),
             nacked: None,
             withheld: Arc::from([]),
             unofferable: None,
@@ -151,9 +160,11 @@ impl Fleet {
         let mut state = self.state.lock();
         let Some(record) = state.sessions.get_mut(&id) else { return };
         let refused = record.nacked.as_ref().map(|(_, at)| *at);
-        let unofferable = record.unofferable.clone();
+        let (unofferable, unbound) = (record.unofferable.clone(), record.unbound.clone());
         change(record);
-        let is_refusal = record.nacked.as_ref().map(|(_, at)| *at) != refused || record.unofferable != unofferable;
+        let is_refusal = record.nacked.as_ref().map(|(_, at)| *at) != refused
+            || record.unofferable != unofferable
+            || record.unbound != unbound;
         let pod = record.pod.clone();
         // A stream that a newer one of the pod has replaced counts no more.
         if state.newest.get(&pod) == Some(&id) {
@@ -221,7 +232,15 @@ impl Fleet {
     /// How many proxies have swapped in something made from a user's object at a generation.
     pub fn programmed(&self, object: &Origin) -> Enforced {
         let state = self.state.lock();
-        state.told(state.index.programmed(object), object)
+        let mut programmed = state.told(state.index.programmed(object), object);
+        for record in state.counted().filter(|record| !record.unbound.is_empty()) {
+            if let Some(problem) = record.not_listening(object)
+                && programmed.missing.insert(name(&record.pod), problem).is_none()
+            {
+                programmed.by = programmed.by.saturating_sub(1);
+            }
+        }
+        programmed
     }
 
     /// How many proxies do all that they should.
@@ -294,6 +313,17 @@ impl State {
 }
 
 impl ProxyRecord {
+    /// The first listener made from an object that does not listen, and why.
+    fn not_listening(&self, object: &Origin) -> Option<String> {
+        let (offer, _) = self.acked.as_ref()?;
+        self.unbound.iter().find_map(|(listener, message)| {
+            let key = ResourceKey { kind: ResourceKind::Listener, name: Arc::clone(listener) };
+            let entry = offer.snapshot().entries().get(&key)?;
+            let is_meant = entry.meta().origins.iter().any(|origin| is_same(origin, object));
+            is_meant.then(|| format!("{listener} does not listen: {message}"))
+        })
+    }
+
     /// Why it does not do what an object says, or anything that it should.
     fn problem(&self, is_generation: bool, object: Option<&Origin>) -> String {
         let is_meant = |origin: &Origin| object.is_none_or(|object| is_same(origin, object));

@@ -240,3 +240,32 @@ fn only_what_changed_is_told_as_changed() {
     assert_eq!(fleet.programmed(&origin(7, 0, 1)).by, 1);
     assert_eq!(fleet.programmed(&origin(7, 0, 2)).by, 0);
 }
+
+#[test]
+fn a_gateway_with_a_listener_that_does_not_listen_is_not_programmed() {
+    const GATEWAY: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: foo}
+spec: {gatewayClassName: palisade, listeners: [{name: http, port: 80, protocol: HTTP}]}
+";
+    let texts = palisade_crds::document::read("in.yaml", GATEWAY.as_bytes());
+    let options = SourceOptions { is_files: true, ..SourceOptions::default() };
+    let compiled = compile(&Arc::new(Inputs::from_texts(texts, "default", &options)));
+    let snapshot = scope(&compiled.mesh, &ProxyRef::gateway("foo", "edge"), &BTreeSet::new()).map(Arc::new).unwrap();
+    let listener = snapshot.of_kind(ResourceKind::Listener).next().unwrap();
+    let object = listener.meta().origins.first().unwrap().clone();
+    let fleet = Fleet::default();
+    let id = join(&fleet, &pod(0));
+    target(&fleet, id, &snapshot);
+    ack(&fleet, id, &snapshot);
+    let programmed = fleet.programmed(&object);
+    assert_eq!((programmed.by, programmed.of), (1, 1));
+    fleet.take_changed();
+    let unbound = BTreeMap::from([(Arc::clone(&listener.key().name), "address in use".into())]);
+    fleet.update(id, |record| record.unbound = unbound);
+    let programmed = fleet.programmed(&object);
+    assert_eq!((programmed.by, programmed.of), (0, 1));
+    assert!(programmed.missing["foo/0"].ends_with("does not listen: address in use"), "{programmed:?}");
+    assert!(!fleet.take_changed().is_empty(), "its status is written anew");
+}

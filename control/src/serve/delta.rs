@@ -166,9 +166,16 @@ impl Session {
                 Action::Acked(offer) => {
                     self.answered(Answer::Ack);
                     tracing::debug!(proxy = %self.name(), version = %offer.version(), "acknowledged");
+                    // What the same message said of listeners belongs to it: nothing may be told between both.
+                    let unbound = match pending.front() {
+                        Some(Action::Unbound(unbound)) => unbound.clone(),
+                        _ => Vec::new(),
+                    };
                     self.record(|record| {
                         record.nacked = None;
                         record.acked = Some((offer, SystemTime::now()));
+                        let listeners = unbound.into_iter().map(|Unbound { listener, message }| (listener, message));
+                        record.unbound = listeners.collect();
                     });
                 }
                 Action::Unbound(unbound) => {

@@ -147,6 +147,9 @@ impl TokenVerifier {
                 Err(_) => {}
             }
         }
+        if worst != TokenStatus::Missing && self.rules.len() > 1 && self.judge_each(request, now, &mut authenticated) {
+            return Ok(authenticated);
+        }
         match worst {
             TokenStatus::Missing if !self.rules.iter().any(|compiled| compiled.rule.is_required) => Ok(authenticated),
             status => Err(status),
@@ -176,6 +179,37 @@ impl TokenVerifier {
         let named = self.rules.iter().flat_map(|compiled| compiled.rule.locations.iter());
         let defaults = default_locations();
         named.chain(&defaults).any(|location| locate::find(location, request) != Located::Nothing)
+    }
+
+    /// Whether each token of the request is good for some rule that looks where it stands: tokens of several issuers side by side. The
+    /// first speaks for the request.
+    fn judge_each(&self, request: &TokenRequest<'_>, now: u64, authenticated: &mut Authenticated) -> bool {
+        let mut good: Vec<(&CompiledRule, &TokenLocation, Arc<VerifiedToken>)> = Vec::new();
+        for (looking, location) in
+            self.rules.iter().flat_map(|rule| rule.rule.locations.iter().map(move |at| (rule, at)))
+        {
+            if good.iter().any(|(_, known, _)| *known == location) {
+                continue;
+            }
+            let token: Cow<'_, str> = match locate::find(location, request) {
+                Located::Nothing => continue,
+                Located::Several => return false,
+                Located::Token(token) => token,
+            };
+            let verified = self.rules.iter().enumerate().find_map(|(index, rule)| {
+                let looks = std::ptr::eq(rule, looking) || rule.rule.locations.contains(location);
+                let token = looks.then(|| self.verify(index, rule, &token, now).ok())??;
+                Some((rule, location, token))
+            });
+            let Some(verified) = verified else { return false };
+            good.push(verified);
+        }
+        let Some((speaking, _, first)) = good.first() else { return false };
+        outputs::write(&speaking.rule, &first.claims, Some(&first.payload), &mut authenticated.changes);
+        authenticated.facts = Some(first.facts.clone());
+        let taken = good.iter().filter(|(rule, ..)| !rule.rule.forwards_token).map(|(_, location, _)| *location);
+        locate::remove(&taken.collect::<Vec<_>>(), request, authenticated);
+        true
     }
 
     /// Judges every token that stands where a rule looks. One that is not good spoils the others: which of them an application would

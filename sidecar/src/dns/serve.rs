@@ -46,6 +46,21 @@ struct Shared<N> {
     connections: Arc<Semaphore>,
 }
 
+/// UDP and TCP on one port. A port that the system chooses for one may be taken for the other: then another one is asked for.
+async fn bind_both(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    const TRIES: usize = 32;
+    let mut left = TRIES;
+    loop {
+        let udp = UdpSocket::bind(address).await?;
+        left -= 1;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(error) if address.port() == 0 && left > 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 impl<N: Names> DnsServer<N> {
     /// Binds every address, UDP and TCP on the same port.
     ///
@@ -55,12 +70,11 @@ impl<N: Names> DnsServer<N> {
         let DnsSettings { listen, search, resolvers, socket_mark } = settings;
         let mut sockets = Vec::with_capacity(listen.len());
         for address in listen {
-            let udp = UdpSocket::bind(address).await?;
+            let (udp, tcp) = bind_both(address).await?;
             if let Some(mark) = socket_mark {
                 // Answers are told from the application's packets as everything else of the proxy is.
                 socket2::SockRef::from(&udp).set_mark(mark)?;
             }
-            let tcp = TcpListener::bind(udp.local_addr()?).await?;
             sockets.push((udp, tcp));
         }
         let shared = Shared {

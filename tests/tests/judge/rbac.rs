@@ -186,7 +186,9 @@ impl Translator<'_> {
         if domain != "cluster.local" && !self.domains.iter().any(is_own) {
             return None;
         }
-        Some(self.domains.iter().map(|own| if ends(own) { value.to_owned() } else { format!("{own}/{rest}") }).collect())
+        Some(
+            self.domains.iter().map(|own| if ends(own) { value.to_owned() } else { format!("{own}/{rest}") }).collect(),
+        )
     }
 
     fn service_account(&self, value: &str) -> Value {

@@ -225,6 +225,21 @@ fn what_follows_a_token_spoils_it() {
 }
 
 #[test]
+fn tokens_of_two_issuers_pass_side_by_side_while_both_are_good() {
+    let signer = Signer::es256();
+    let both = verifier(vec![rule("a", &signer), rule("b", &signer)]);
+    let (a, b) = (signer.token(&claims("a")), signer.token(&claims("b")));
+    let judged = judge_at(&both, &bearer(&a), &format!("access_token={b}&x=1"), NOW).unwrap();
+    assert_eq!(judged.changes, [HeaderChange::Remove(header::AUTHORIZATION)]);
+    assert_eq!(judged.query.as_deref(), Some(&b"x=1"[..]), "both are taken out");
+    assert!(judged.facts.is_some());
+    for bad in [signer.token(&claims("c")), "garbage".to_owned()] {
+        assert!(judge_at(&both, &bearer(&a), &format!("access_token={bad}"), NOW).is_err());
+        assert!(judge_at(&both, &bearer(&bad), &format!("access_token={b}"), NOW).is_err());
+    }
+}
+
+#[test]
 fn tokens_are_taken_out_unless_they_are_forwarded() {
     let signer = Signer::es256();
     let token = signer.token(&claims("a"));

@@ -30,11 +30,8 @@ async fn many_pods_take_little_memory() -> anyhow::Result<()> {
     control
         .arg("--kubeconfig")
         .arg(cluster.kubeconfig())
-        .args([format!("--listen={listen}"), format!("--admin={admin}")])
-        .arg("--ca-dir")
-        .arg(path("ca"))
-        .arg("--token-key")
-        .arg(path("token.key"));
+        .args(["--control-namespace", "many"])
+        .args([format!("--listen={listen}"), format!("--admin={admin}")]);
     let control = start(&mut control, &path("control.log"))?;
     let pid = control.id().context("it has ended")?;
     let metrics = format!("http://{admin}/metrics");

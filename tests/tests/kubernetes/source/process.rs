@@ -1,20 +1,12 @@
 //! The real thing: `palisade-control` as a service account with no more than its rules, and a gateway that it tells.
 
-use std::{
-    fs,
-    path::Path,
-    process::Stdio,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{fs, path::Path, process::Stdio, time::Instant};
 
 use anyhow::{Context, ensure};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy, rt::TokioExecutor};
-use palisade_control::{
-    source::access_rules,
-    token::{BoundPod, TokenKey},
-};
+use palisade_control::source::access_rules;
 use palisade_tests::{
     checkout,
     kubernetes::{Cluster, Connector},
@@ -26,8 +18,6 @@ use tokio::process::{Child, Command};
 use super::{SOON, install, pod};
 
 type Client = legacy::Client<Connector, Empty<bytes::Bytes>>;
-
-const HOUR: Duration = Duration::from_secs(3600);
 
 fn redirect(host: &str) -> String {
     format!(
@@ -72,13 +62,25 @@ async fn an_edit_is_live_at_a_gateway() -> anyhow::Result<()> {
     cluster.apply(&redirect("first.example")).await?;
     pod(&cluster, "process", "edge-0", "gateway.networking.k8s.io/gateway-name: edge").await?;
 
-    // Exactly the permissions that it says it needs.
+    // Exactly the permissions that it says it needs, to read and to identify; those of the leader it can do without.
     let rules = access_rules();
+    let page_text = fs::read_to_string(checkout::root().join("docs/operations/identity.md"))?;
+    let rights = page_text.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).context("no YAML")?;
+    cluster
+        .apply(&rights.replace("palisade-system", "process").replace("palisade-control-identity", "identifying"))
+        .await?;
     let objects = json!({"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "control", "namespace": "process"}},
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "control"}, "rules": rules},
         {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "control"},
          "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "control"},
+         "subjects": [{"kind": "ServiceAccount", "name": "control", "namespace": "process"}]},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "identifying"},
+         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "identifying"},
+         "subjects": [{"kind": "ServiceAccount", "name": "control", "namespace": "process"}]},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+         "metadata": {"name": "identifying", "namespace": "process"},
+         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "identifying"},
          "subjects": [{"kind": "ServiceAccount", "name": "control", "namespace": "process"}]},
     ]});
     cluster.apply(&objects.to_string()).await?;
@@ -91,12 +93,9 @@ async fn an_edit_is_live_at_a_gateway() -> anyhow::Result<()> {
     control
         .arg("--kubeconfig")
         .arg(cluster.kubeconfig_with(&token)?)
+        .args(["--control-namespace", "process"])
         .arg(format!("--listen={listen}"))
-        .arg(format!("--admin={admin}"))
-        .arg("--ca-dir")
-        .arg(path("ca"))
-        .arg("--token-key")
-        .arg(path("token.key"));
+        .arg(format!("--admin={admin}"));
     let _control = start(&mut control, &path("control.log"))?;
     let client: Client = legacy::Client::builder(TokioExecutor::new()).build(cluster.connector());
     let said = |name: &str| fs::read_to_string(path(name)).unwrap_or_default();
@@ -104,21 +103,21 @@ async fn an_edit_is_live_at_a_gateway() -> anyhow::Result<()> {
         .await
         .with_context(|| said("control.log"))?;
 
-    let key = TokenKey::load_or_create(&path("token.key"))?;
-    let uid = cluster.kubectl(&["get", "pod", "edge-0", "-n", "process", "-o", "jsonpath={.metadata.uid}"]).await?;
-    let bound = BoundPod {
-        namespace: "process".into(),
-        name: "edge-0".into(),
-        uid: uid.trim().into(),
-        service_account: "default".into(),
-    };
-    fs::write(path("pod.token"), key.mint(&bound, SystemTime::now(), HOUR)?)?;
+    fs::write(path("pod.token"), cluster.token("process", "default", "palisade", Some("edge-0")).await?)?;
+    until("the bundle of roots", SOON, async || {
+        let map =
+            ["get", "configmap", "-n", "process", "palisade-ca-root-cert", "-o", "jsonpath={.data.root-cert\\.pem}"];
+        let text = cluster.kubectl(&map).await?;
+        ensure!(text.contains("BEGIN CERTIFICATE"), "{text}");
+        Ok(fs::write(path("root-cert.pem"), text)?)
+    })
+    .await?;
     let mut gateway = cluster.command(checkout::binary("palisade-gateway")?);
     gateway
         .arg(format!("--control={listen}"))
         .arg("--control-name=palisade-control")
         .arg("--control-ca")
-        .arg(path("ca/root-cert.pem"))
+        .arg(path("root-cert.pem"))
         .arg("--token-file")
         .arg(path("pod.token"))
         .args(["--pod-ip=127.0.0.1", "--namespace=process", "--name=edge-0"]);
