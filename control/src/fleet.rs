@@ -162,9 +162,14 @@ impl Fleet {
         let refused = record.nacked.as_ref().map(|(_, at)| *at);
         let (unofferable, unbound) = (record.unofferable.clone(), record.unbound.clone());
         change(record);
-        let is_refusal = record.nacked.as_ref().map(|(_, at)| *at) != refused
-            || record.unofferable != unofferable
-            || record.unbound != unbound;
+        let is_refusal = record.nacked.as_ref().map(|(_, at)| *at) != refused || record.unofferable != unofferable;
+        let heard: BTreeSet<ObjectId> = match &record.acked {
+            Some((offer, _)) if record.unbound != unbound => {
+                let listeners = record.unbound.keys().chain(unbound.keys());
+                listeners.flat_map(|listener| origins_of(offer.snapshot(), listener)).map(ObjectId::of).collect()
+            }
+            Some(_) | None => BTreeSet::new(),
+        };
         let pod = record.pod.clone();
         // A stream that a newer one of the pod has replaced counts no more.
         if state.newest.get(&pod) == Some(&id) {
@@ -172,6 +177,7 @@ impl Fleet {
             if is_refusal {
                 state.index.touch(id);
             }
+            state.index.note_changed(heard);
         }
         drop(state);
         self.changed();
@@ -317,9 +323,7 @@ impl ProxyRecord {
     fn not_listening(&self, object: &Origin) -> Option<String> {
         let (offer, _) = self.acked.as_ref()?;
         self.unbound.iter().find_map(|(listener, message)| {
-            let key = ResourceKey { kind: ResourceKind::Listener, name: Arc::clone(listener) };
-            let entry = offer.snapshot().entries().get(&key)?;
-            let is_meant = entry.meta().origins.iter().any(|origin| is_same(origin, object));
+            let is_meant = origins_of(offer.snapshot(), listener).iter().any(|origin| is_same(origin, object));
             is_meant.then(|| format!("{listener} does not listen: {message}"))
         })
     }
@@ -342,6 +346,12 @@ impl ProxyRecord {
             "not acknowledged yet".to_owned()
         }
     }
+}
+
+/// What a listener was made from.
+fn origins_of<'a>(snapshot: &'a Snapshot, listener: &Arc<str>) -> &'a [Origin] {
+    let key = ResourceKey { kind: ResourceKind::Listener, name: Arc::clone(listener) };
+    snapshot.entries().get(&key).map_or(&[], |entry| &entry.meta().origins)
 }
 
 /// `NAMESPACE/NAME`.

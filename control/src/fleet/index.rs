@@ -113,6 +113,11 @@ impl Index {
         self.changed.extend(step.into_iter().map(|(object, _)| object));
     }
 
+    /// Of these objects, too, some proxy has got another view.
+    pub(super) fn note_changed(&mut self, objects: BTreeSet<ObjectId>) {
+        self.changed.extend(objects);
+    }
+
     /// Objects that some proxy has got another view of since this was asked last.
     pub(super) fn take_changed(&mut self) -> BTreeSet<ObjectId> {
         std::mem::take(&mut self.changed)
