@@ -10,7 +10,7 @@ use palisade_tests::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 /// The hosts outside the mesh; the n-th has the address 198.19.0.n.
 const HOSTS: [&str; 5] =
@@ -199,12 +199,14 @@ async fn lives_follow_the_policy(mesh: &Mesh, pod: &Pod) -> anyhow::Result<()> {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()?;
-    let (mut input, mut output) = (child.stdin.take().context("no input")?, child.stdout.take().context("no output")?);
+    let mut input = child.stdin.take().context("no input")?;
+    let mut output = BufReader::new(child.stdout.take().context("no output")?);
     let mut ask = async || -> anyhow::Result<String> {
         input.write_all(b"\n").await?;
-        let mut buffer = [0; 64];
-        let count = tokio::time::timeout(LIMIT, output.read(&mut buffer)).await??;
-        Ok(String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).trim().to_owned())
+        // Whole lines: Python writes a line and its end apart now and then.
+        let mut line = String::new();
+        tokio::time::timeout(LIMIT, output.read_line(&mut line)).await??;
+        Ok(line.trim().to_owned())
     };
     ensure!(ask().await? == "I am allowed");
     let policy = mesh.read("policy.yaml")?;
