@@ -163,25 +163,18 @@ impl Session {
                     self.subscriptions = subscriptions;
                     pending.extend(self.retarget().await?);
                 }
-                Action::Acked(offer) => {
+                Action::Acked { offer, unbound } => {
                     self.answered(Answer::Ack);
                     tracing::debug!(proxy = %self.name(), version = %offer.version(), "acknowledged");
-                    // What the same message said of listeners belongs to it: nothing may be told between both.
-                    let unbound = match pending.front() {
-                        Some(Action::Unbound(unbound)) => unbound.clone(),
-                        _ => Vec::new(),
-                    };
+                    for Unbound { listener, message } in &unbound {
+                        tracing::warn!(proxy = %self.name(), %listener, %message, "in force without this listener");
+                    }
                     self.record(|record| {
                         record.nacked = None;
                         record.acked = Some((offer, SystemTime::now()));
                         let listeners = unbound.into_iter().map(|Unbound { listener, message }| (listener, message));
                         record.unbound = listeners.collect();
                     });
-                }
-                Action::Unbound(unbound) => {
-                    for Unbound { listener, message } in unbound {
-                        tracing::warn!(proxy = %self.name(), %listener, %message, "in force without this listener");
-                    }
                 }
                 Action::Surplus(queries) => {
                     self.shared.metrics.refuse(Refusal::Protocol);

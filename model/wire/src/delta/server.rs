@@ -76,9 +76,12 @@ pub enum Action {
     /// The proxy is now subscribed to exactly these: give it a new target.
     Subscribed(BTreeSet<Query>),
     /// The offer is swapped in on all workers.
-    Acked(Offer),
-    /// Of the offer that was just acked, these listeners do not listen. Not said where all do.
-    Unbound(Vec<Unbound>),
+    Acked {
+        /// The offer.
+        offer: Offer,
+        /// Listeners of it that do not listen; empty where all do.
+        unbound: Vec<Unbound>,
+    },
     /// The proxy is subscribed to as much as one may be, and not to these; it is told, if it understands.
     Surplus(Vec<Query>),
     /// The offer was refused; the proxy stays on what it had.
@@ -230,13 +233,11 @@ impl Server {
                 self.held = Some(offer.version());
                 self.base = Some(offer.clone());
                 self.owes_in_sync = false;
-                let mut actions = vec![Action::Acked(offer)];
                 let unbound = unbound.into_iter().map(|v1::Unbound { listener, message }| Unbound {
                     listener: listener.into(),
                     message: message.into(),
                 });
-                let unbound: Vec<Unbound> = unbound.collect();
-                actions.extend((!unbound.is_empty()).then_some(Action::Unbound(unbound)));
+                let mut actions = vec![Action::Acked { offer, unbound: unbound.collect() }];
                 actions.extend(self.offer(now));
                 Ok(actions)
             }
@@ -351,7 +352,7 @@ impl Server {
                 self.base = Some(offer.clone());
                 self.owes_in_sync = false;
                 let in_sync = self.in_sync(offer.version());
-                return vec![Action::Acked(offer), in_sync];
+                return vec![Action::Acked { offer, unbound: Vec::new() }, in_sync];
             }
             if std::mem::take(&mut self.owes_in_sync) {
                 return vec![self.in_sync(offer.version())];

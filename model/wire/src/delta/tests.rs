@@ -168,9 +168,11 @@ impl Pair {
                     let target = Arc::clone(&self.target);
                     self.change(target);
                 }
-                server::Action::Acked(offer) => self.acked.push(offer.version()),
+                server::Action::Acked { offer, unbound } => {
+                    self.acked.push(offer.version());
+                    self.unbound.extend(unbound);
+                }
                 server::Action::Nacked(rejection) => self.nacked.push(rejection),
-                server::Action::Unbound(unbound) => self.unbound.extend(unbound),
                 server::Action::Surplus(_) | server::Action::Unofferable(_) | server::Action::Explained { .. } => {}
                 server::Action::Close(violation) => {
                     self.violations.push(violation);
