@@ -64,16 +64,7 @@ pub(crate) fn follow_cluster(
     let pending = Arc::new(Pending::default());
     let (wanted, asked) = watch::channel(mesh_config(&options));
     let watches = tokio::spawn(watches::run(client, metrics.clone(), Arc::clone(&pending), asked));
-    let documents = ClusterDocuments {
-        pending,
-        store: Store::new(options.clone()),
-        wanted,
-        is_new: false,
-        has_begun: false,
-        patience: None,
-        given_up: BTreeSet::new(),
-        watches,
-    };
+    let documents = ClusterDocuments::new(pending, options.clone(), wanted, watches);
     Live::new(documents, options, metrics, keys)
 }
 
@@ -95,6 +86,27 @@ fn mesh_config(options: &SourceOptions) -> BTreeSet<Reference> {
         name: MESH_CONFIG.into(),
     };
     namespaces.map(reference).collect()
+}
+
+impl ClusterDocuments {
+    /// Nothing yet; what `watches` notes in `pending` becomes documents.
+    fn new(
+        pending: Arc<Pending>,
+        options: SourceOptions,
+        wanted: watch::Sender<BTreeSet<Reference>>,
+        watches: JoinHandle<()>,
+    ) -> Self {
+        Self {
+            pending,
+            store: Store::new(options),
+            wanted,
+            is_new: false,
+            has_begun: false,
+            patience: None,
+            given_up: BTreeSet::new(),
+            watches,
+        }
+    }
 }
 
 impl Source for ClusterDocuments {

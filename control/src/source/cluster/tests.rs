@@ -28,16 +28,8 @@ impl Cluster {
         let (wanted, asked) = watch::channel(mesh_config(&options));
         let kinds: BTreeMap<Kind, Teller> =
             Kind::built_in().chain(Kind::of_crds()).map(|kind| (kind, pending.begin(Watched::Kind(kind)))).collect();
-        let source = ClusterDocuments {
-            pending,
-            store: Store::new(options.clone()),
-            wanted,
-            is_new: false,
-            has_begun: false,
-            patience: None,
-            given_up: BTreeSet::new(),
-            watches: tokio::spawn(std::future::pending()),
-        };
+        let watches = tokio::spawn(std::future::pending());
+        let source = ClusterDocuments::new(pending, options.clone(), wanted, watches);
         Self { source, kinds, asked, options }
     }
 
