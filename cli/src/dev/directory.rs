@@ -15,6 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Instance;
 
+/// What the file by which a mesh owns its name ends in.
+const LOCK: &str = ".lock";
+
 /// The folder of a running mesh, owned as long as this value lives. The kernel ends the ownership with the process.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -156,7 +159,7 @@ pub(super) fn running(instance: &Instance) -> anyhow::Result<Running> {
     let root = root(instance);
     let name = &instance.name.0;
     if try_lock(&root, name)?.is_some() {
-        match others(&root)?.as_slice() {
+        match living(&root)?.as_slice() {
             [] => bail!("no mesh `{name}` is running"),
             others => bail!("no mesh `{name}` is running; name one with --name: {}", others.join(", ")),
         }
@@ -166,8 +169,8 @@ pub(super) fn running(instance: &Instance) -> anyhow::Result<Running> {
     serde_json::from_slice(&text).with_context(|| format!("`{}`", path.display()))
 }
 
-/// Names of the meshes that run.
-fn others(root: &Path) -> anyhow::Result<Vec<String>> {
+/// Names that meshes have taken, whether they live or not.
+fn names(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     let entries = match fs::read_dir(root) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(names),
@@ -175,14 +178,21 @@ fn others(root: &Path) -> anyhow::Result<Vec<String>> {
     };
     for entry in entries {
         let file_name = entry?.file_name();
-        if let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(".lock"))
-            && try_lock(root, name)?.is_none()
-        {
-            names.push(name.to_owned());
-        }
+        names.extend(file_name.to_str().and_then(|name| name.strip_suffix(LOCK)).map(str::to_owned));
     }
     names.sort();
     Ok(names)
+}
+
+/// Names of the meshes that run.
+fn living(root: &Path) -> anyhow::Result<Vec<String>> {
+    let mut living = Vec::new();
+    for name in names(root)? {
+        if try_lock(root, &name)?.is_none() {
+            living.push(name);
+        }
+    }
+    Ok(living)
 }
 
 /// Admin URL of a running mesh's control plane.
@@ -197,18 +207,12 @@ pub(crate) fn running_control(instance: &Instance) -> anyhow::Result<String> {
 /// Removes the folders of dead meshes: the named one's, and all others'.
 pub(super) fn clean(instance: &Instance) -> anyhow::Result<ExitCode> {
     let root = root(instance);
-    let entries = match fs::read_dir(&root) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ExitCode::SUCCESS),
-        entries => entries.with_context(|| format!("cannot read `{}`", root.display()))?,
-    };
     let mut code = ExitCode::SUCCESS;
-    for entry in entries {
-        let file_name = entry?.file_name();
-        let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(".lock")) else { continue };
-        match try_lock(&root, name)? {
+    for name in names(&root)? {
+        match try_lock(&root, &name)? {
             Some(_lock) => {
-                remove(&root.join(name))?;
-                fs::remove_file(root.join(&file_name))
+                remove(&root.join(&name))?;
+                fs::remove_file(root.join(format!("{name}{LOCK}")))
                     .with_context(|| format!("cannot remove the lock of `{name}`"))?;
             }
             None if name == instance.name.0 => {
@@ -233,7 +237,7 @@ fn try_lock(root: &Path, name: &str) -> anyhow::Result<Option<Flock<File>>> {
     if owner != Uid::effective().as_raw() {
         bail!("`{}` belongs to another user", root.display());
     }
-    let path = root.join(format!("{name}.lock"));
+    let path = root.join(format!("{name}{LOCK}"));
     let file = OpenOptions::new()
         .write(true)
         .create(true)

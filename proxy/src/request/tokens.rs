@@ -185,9 +185,7 @@ impl TokenVerifier {
     /// first speaks for the request.
     fn judge_each(&self, request: &TokenRequest<'_>, now: u64, authenticated: &mut Authenticated) -> bool {
         let mut good: Vec<(&CompiledRule, &TokenLocation, Arc<VerifiedToken>)> = Vec::new();
-        for (looking, location) in
-            self.rules.iter().flat_map(|rule| rule.rule.locations.iter().map(move |at| (rule, at)))
-        {
+        for location in self.rules.iter().flat_map(|rule| rule.rule.locations.iter()) {
             if good.iter().any(|(_, known, _)| *known == location) {
                 continue;
             }
@@ -197,7 +195,7 @@ impl TokenVerifier {
                 Located::Token(token) => token,
             };
             let verified = self.rules.iter().enumerate().find_map(|(index, rule)| {
-                let looks = std::ptr::eq(rule, looking) || rule.rule.locations.contains(location);
+                let looks = rule.rule.locations.contains(location);
                 let token = looks.then(|| self.verify(index, rule, &token, now).ok())??;
                 Some((rule, location, token))
             });
