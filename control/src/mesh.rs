@@ -64,6 +64,19 @@ impl Slices for CompiledMesh {
         })
     }
 
+    fn proxied(&self) -> Vec<WorkloadRef> {
+        let inputs = self.mesh.inputs();
+        let runs = |pod: &Object<core::Pod>| {
+            // One without a uid is made up for a Gateway that nobody runs.
+            !pod.spec.is_gone
+                && !pod.head.uid.is_empty()
+                && (pod.spec.is_injected || pod.spec.accepts_mesh_tls || is_gateway(pod))
+        };
+        let pods = inputs.pods.iter().filter(|(_, pod)| runs(pod));
+        pods.map(|(key, _)| WorkloadRef { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) })
+            .collect()
+    }
+
     fn is_declared(&self, namespace: &str, service_account: &str) -> bool {
         let mut entries = self.mesh.inputs().workload_entries.values();
         // Empty: the entry names none.

@@ -34,12 +34,17 @@ pub const LEASE_NAME: &str = "palisade-control-leader";
 
 /// Campaigns for the lease and writes while it is held, until `stop`: two tasks.
 pub fn start(client: Client, namespace: &str, shared: &Arc<Shared>, stop: CancellationToken) -> [JoinHandle<()>; 2] {
-    let identity = format!("{}_{:016x}", host(), fastrand::u64(..));
+    let identity = replica_name();
     let candidate = Candidate { namespace: namespace.to_owned(), lease: LEASE_NAME.to_owned(), identity };
     let (leadership, campaign) = campaign(client.clone(), candidate, stop.clone());
     let (mesh, fleet) = (shared.mesh.clone(), Arc::clone(&shared.fleet));
     let writer = StatusWriter::new(client, mesh, fleet, leadership, shared.metrics.clone());
     [tokio::spawn(campaign.run()), tokio::spawn(writer.run(stop))]
+}
+
+/// A name of this replica that no other has.
+pub(crate) fn replica_name() -> String {
+    format!("{}_{:016x}", host(), fastrand::u64(..))
 }
 
 /// The pod's name, where this is a pod.
