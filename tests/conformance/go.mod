@@ -1,5 +1,5 @@
 // The Gateway API's conformance suite as a test binary, and the server of its HTTP tests.
-module palisade.sh/tests/conformance
+module palisade.dev/tests/conformance
 
 go 1.26.0
 require sigs.k8s.io/gateway-api/conformance v1.6.3

@@ -1,6 +1,6 @@
 // Istio's echo server and client, which the suite's mesh tests run in pods. Two modules are replaced: the proxy for Go modules
 // lacks the commits that Istio's go.mod names.
-module palisade.sh/tests/conformance/mesh-echo
+module palisade.dev/tests/conformance/mesh-echo
 
 go 1.26.0
 replace istio.io/api => istio.io/api v1.31.1

@@ -1,4 +1,4 @@
-//! Features of the Gateway API that are served, as its conformance suite names them.
+//! Features of the Gateway API that Gateways serve, as its conformance suite names them. Those of routes at Services belong elsewhere.
 
 /// Sorted, as `status.supportedFeatures` has to be.
 pub const SUPPORTED_FEATURES: &[&str] = &[
@@ -10,6 +10,8 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "GatewayBackendClientCertificate",
     "GatewayFrontendClientCertificateValidation",
     "GatewayFrontendClientCertificateValidationInsecureFallback",
+    "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayPort8080",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
@@ -35,8 +37,6 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
-    "Mesh",
-    "MeshConsumerRoute",
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
