@@ -94,13 +94,14 @@ pub(super) fn missing_services(inputs: &Inputs) -> Vec<Object<core::Service>> {
         if !is_served_class(inputs, class) || inputs.services.contains_key(&key) {
             continue;
         }
-        let mut ports: BTreeMap<u16, core::ServicePort> = BTreeMap::new();
-        for listener in gateway.spec.listeners.iter().filter(|listener| listener.protocol != "UDP") {
-            ports.entry(listener.port).or_insert_with(|| core::ServicePort {
+        let mut ports: BTreeMap<(u16, &str), core::ServicePort> = BTreeMap::new();
+        for listener in &gateway.spec.listeners {
+            let transport = if listener.protocol == "UDP" { "UDP" } else { "TCP" };
+            ports.entry((listener.port, transport)).or_insert_with(|| core::ServicePort {
                 name: listener.name.clone(),
                 port: listener.port,
                 target: core::TargetPort::Number(listener.port),
-                transport: "TCP".to_owned(),
+                transport: transport.to_owned(),
                 app_protocol: Some(listener.protocol.to_ascii_lowercase()),
             });
         }
