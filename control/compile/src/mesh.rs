@@ -183,7 +183,7 @@ impl Mesh {
     }
 
     /// A proxy with what its pod says about it.
-    fn proxy(&self, asked: &ProxyRef) -> Result<Proxy, ScopeError> {
+    pub(crate) fn proxy(&self, asked: &ProxyRef) -> Result<Proxy, ScopeError> {
         let ProxyRef { kind, namespace, name, labels, service_account, ips, gateway, locality, node, network } = asked;
         let inputs = &self.resolved.inputs;
         let key = name.as_ref().map(|name| ObjectKey::new(Arc::clone(namespace), Arc::clone(name)));

@@ -22,7 +22,10 @@ pub(crate) mod tokens;
 pub(crate) mod virtual_services;
 pub(crate) mod workloads;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use palisade_model::{hash::HashError, resource::Entry};
 use palisade_policy::CedarAdmission;
@@ -30,6 +33,7 @@ use palisade_policy::CedarAdmission;
 use crate::{
     inputs::{Input, Inputs},
     lower::shared::SharedEntries,
+    memo::{self, Basis, Parts, Read},
     reports::Reports,
     resolve::{
         authorization::{Authorization, PolicyMemo},
@@ -61,7 +65,7 @@ pub(crate) struct Resolved {
     pub(crate) workloads: Arc<Workloads>,
     /// Sidecars.
     pub(crate) sidecars: Arc<Sidecars>,
-    /// Which names and addresses there are at all.
+    /// Which names and addresses there are at all; noted by [`Resolved::membership`].
     pub(crate) membership: Arc<Membership>,
     /// DestinationRules.
     pub(crate) destinations: Arc<DestinationPolicies>,
@@ -81,6 +85,12 @@ pub(crate) struct Resolved {
     pub(crate) gateway_api: Arc<GatewayApi>,
     /// Entries that proxies have in common.
     pub(crate) shared: Arc<SharedEntries>,
+    /// Parts that slices have in common.
+    pub(crate) parts: Arc<Parts>,
+    /// What changes seldom, all of it.
+    pub(crate) basis: Arc<Basis>,
+    /// No other mesh of this process has this number.
+    pub(crate) serial: u64,
     stages: Stages,
 }
 
@@ -203,6 +213,8 @@ impl Resolved {
         let gateway_api = Stage::of(held.map(|h| &h.gateway_api), &inputs, &[GATEWAY_API], reports, |inputs, _| {
             GatewayApi::new(inputs)
         });
+        let basis = Basis::after(previous.map(|previous| &previous.basis), &inputs, &custom.value());
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let stages = Stages {
             services,
             workloads,
@@ -232,10 +244,19 @@ impl Resolved {
             secrets: stages.secrets.value(),
             gateway_api: stages.gateway_api.value(),
             shared: previous.map(|previous| Arc::clone(&previous.shared)).unwrap_or_default(),
+            parts: previous.map(|previous| Arc::clone(&previous.parts)).unwrap_or_default(),
+            basis,
+            serial: NEXT.fetch_add(1, Ordering::Relaxed),
             inputs,
             settings,
             stages,
         }
+    }
+
+    /// Which names and addresses there are at all.
+    pub(crate) fn membership(&self) -> &Membership {
+        memo::note(|| Read::Membership);
+        &self.membership
     }
 
     /// How many steps both share.

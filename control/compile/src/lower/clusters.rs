@@ -36,7 +36,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A place that a route may lead to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Destination {
     /// Host in full.
     pub(crate) host: Arc<str>,
@@ -95,7 +95,11 @@ pub(crate) fn inbound_pool(
 /// The DestinationRule that a client gets for a service.
 pub(crate) fn policy_for<'a>(client: Client<'a>, service: &Registered) -> Option<&'a DestinationPolicy> {
     let namespace = Some(&*service.key.namespace);
-    client.resolved.destinations.find(client.namespace(), &client.proxy.labels, &service.pattern, namespace)
+    let destinations = &client.resolved.destinations;
+    // Without rules for workloads all of a namespace are told the same.
+    let none = const { &BTreeMap::new() };
+    let labels = if destinations.selects_workloads(client.namespace()) { client.labels() } else { none };
+    destinations.find(client.namespace(), labels, &service.pattern, namespace)
 }
 
 /// What a BackendTLSPolicy asks of gateways.
@@ -223,10 +227,9 @@ fn discovery(
     port: &RegisteredPort,
     mut subset: BTreeMap<Arc<str>, Arc<str>>,
 ) -> Discovery {
-    let node = &client.proxy.node;
     // Where no node is known, everything is on the same one.
-    if service.is_node_local && !node.is_empty() {
-        subset.insert(locality::HOSTNAME.into(), node.as_str().into());
+    if service.is_node_local && !client.node().is_empty() {
+        subset.insert(locality::HOSTNAME.into(), client.node().into());
     }
     match (service.resolution, &port.target) {
         // Nobody dials a destination through a gateway: it takes the endpoints that are listed.

@@ -19,6 +19,7 @@ use crate::{
         Inputs,
         core::{EndpointSlice, PodObject, SliceEndpoint, TargetPort},
     },
+    memo::{self, Read},
     object::{self, Object, ObjectKey},
     resolve::{
         locality::{self, Locality},
@@ -48,7 +49,7 @@ pub(crate) struct Target {
 }
 
 /// Namespace and host of a service.
-type HostKey = (Arc<str>, Arc<str>);
+pub(crate) type HostKey = (Arc<str>, Arc<str>);
 
 /// Pods and endpoints, indexed.
 #[derive(Debug, Default)]
@@ -294,17 +295,35 @@ impl Workloads {
     /// The endpoints of a service port; `None` when there is no such port.
     pub(crate) fn endpoints(&self, service: &Registered, port: u16) -> Option<&Arc<Endpoints>> {
         let key = host_key(service);
-        self.endpoints.get(&key)?.get(&port)
+        memo::note(|| Read::Endpoints(key.clone(), port));
+        self.endpoints_of(&key, port)
+    }
+
+    /// The same by key, for who compares.
+    pub(crate) fn endpoints_of(&self, key: &HostKey, port: u16) -> Option<&Arc<Endpoints>> {
+        self.endpoints.get(key)?.get(&port)
     }
 
     /// What the documents call workloads behind a service port though it is no identity. `None`: there is no such workload.
     pub(crate) fn unprovable(&self, service: &Registered, port: u16) -> Option<&BTreeSet<String>> {
         let key = host_key(service);
-        self.unprovable.get(&key)?.get(&port)
+        memo::note(|| Read::Unprovable(key.clone(), port));
+        self.unprovable_of(&key, port)
+    }
+
+    /// The same by key, for who compares.
+    pub(crate) fn unprovable_of(&self, key: &HostKey, port: u16) -> Option<&BTreeSet<String>> {
+        self.unprovable.get(key)?.get(&port)
     }
 
     /// Service ports that lead to an address, those of the oldest service first.
     pub(crate) fn targets_at(&self, ip: IpAddr) -> &[Target] {
+        memo::note(|| Read::Targets(ip));
+        self.leading_to(ip)
+    }
+
+    /// The same, for who compares.
+    pub(crate) fn leading_to(&self, ip: IpAddr) -> &[Target] {
         self.targets.get(&ip).map(Vec::as_slice).unwrap_or_default()
     }
 
@@ -315,11 +334,17 @@ impl Workloads {
 
     /// DNS names of a headless service's pods (`HOSTNAME.HOST`), and its ready addresses under the empty name.
     pub(crate) fn pod_names(&self, host: &str) -> &[(String, IpAddr)] {
+        memo::note(|| Read::PodNames(host.into()));
+        self.names_of(host)
+    }
+
+    /// The same, for who compares.
+    pub(crate) fn names_of(&self, host: &str) -> &[(String, IpAddr)] {
         self.headless.get(host).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
-fn host_key(service: &Registered) -> HostKey {
+pub(crate) fn host_key(service: &Registered) -> HostKey {
     (Arc::clone(&service.key.namespace), Arc::clone(&service.host))
 }
 

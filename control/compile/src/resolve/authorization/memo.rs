@@ -22,7 +22,7 @@ pub(crate) struct RememberedPolicies {
 #[derive(Debug)]
 struct Remembered {
     document: Object<AuthorizationPolicy>,
-    restriction: Option<Restriction>,
+    restriction: Option<Arc<Restriction>>,
     found: Reports,
 }
 
@@ -53,12 +53,12 @@ impl<'a> PolicyMemo<'a> {
         document: &Object<AuthorizationPolicy>,
         reports: &mut Reports,
         convert: impl FnOnce(&mut Reports) -> Option<Restriction>,
-    ) -> Option<Restriction> {
+    ) -> Option<Arc<Restriction>> {
         let key = &document.head.key;
         let held = self.previous.and_then(|held| held.policies.get(key)).filter(|held| held.document == *document);
         let remembered = held.map(Arc::clone).unwrap_or_else(|| {
             let mut found = Reports::unplaced();
-            let restriction = convert(&mut found);
+            let restriction = convert(&mut found).map(Arc::new);
             Arc::new(Remembered { document: document.clone(), restriction, found })
         });
         reports.add_all(&remembered.found);

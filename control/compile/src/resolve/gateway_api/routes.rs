@@ -32,7 +32,7 @@ pub(crate) struct Route {
 }
 
 /// Kinds of routes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum RouteKind {
     /// HTTPRoute.
     Http,
