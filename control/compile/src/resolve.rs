@@ -171,7 +171,14 @@ impl Resolved {
             Workloads::after(before, inputs, &services.value(), &peers.value(), &settings)
         });
         let membership = Stage::of(held.map(|h| &h.membership), &inputs, endpoints, reports, |_, _| {
-            membership::entry(&services.value(), &workloads.value())
+            let before = held.filter(|held| {
+                let before = (&*held.services.value(), &*held.workloads.value());
+                membership::holds(before, (&services.value(), &workloads.value()))
+            });
+            match before {
+                Some(held) => (*held.membership.value()).clone(),
+                None => membership::entry(&services.value(), &workloads.value()),
+            }
         });
         let sidecars = Stage::of(held.map(|h| &h.sidecars), &inputs, &[SIDECARS], reports, |inputs, _| {
             Sidecars::new(inputs, Arc::clone(root))
@@ -211,7 +218,7 @@ impl Resolved {
         let secrets =
             Stage::of(held.map(|h| &h.secrets), &inputs, &[SECRETS], reports, |inputs, _| Secrets::new(inputs));
         let gateway_api = Stage::of(held.map(|h| &h.gateway_api), &inputs, &[GATEWAY_API], reports, |inputs, _| {
-            GatewayApi::new(inputs)
+            GatewayApi::after(held.map(|held| held.gateway_api.value()).as_deref(), inputs)
         });
         let basis = Basis::after(previous.map(|previous| &previous.basis), &inputs, &custom.value());
         static NEXT: AtomicU64 = AtomicU64::new(1);

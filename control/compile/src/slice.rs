@@ -32,6 +32,17 @@ impl Slice {
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
+
+    /// Whether it is what [`scope`](crate::scope) would cut out of a mesh, as far as a few comparisons tell.
+    pub fn is_of(&self, mesh: &Mesh, asked: &ProxyRef, queries: &BTreeSet<Query>) -> bool {
+        let resolved = mesh.resolved();
+        self.made.as_ref().is_some_and(|made| {
+            Arc::ptr_eq(&made.basis, &resolved.basis)
+                && made.proxy == *asked
+                && made.queries == *queries
+                && mesh.proxy(asked).is_ok_and(|proxy| made.trace.holds(resolved, &proxy))
+        })
+    }
 }
 
 impl From<Snapshot> for Slice {
@@ -52,19 +63,11 @@ pub fn scope_after(
     asked: &ProxyRef,
     queries: &BTreeSet<Query>,
 ) -> Result<Arc<Slice>, ScopeError> {
-    let proxy = mesh.proxy(asked)?;
-    let resolved = mesh.resolved();
-    let is_it = |slice: &&Arc<Slice>| {
-        slice.made.as_ref().is_some_and(|made| {
-            Arc::ptr_eq(&made.basis, &resolved.basis)
-                && made.proxy == *asked
-                && made.queries == *queries
-                && made.trace.holds(resolved, &proxy)
-        })
-    };
-    if let Some(slice) = previous.filter(is_it) {
+    if let Some(slice) = previous.filter(|slice| slice.is_of(mesh, asked, queries)) {
         return Ok(Arc::clone(slice));
     }
+    let proxy = mesh.proxy(asked)?;
+    let resolved = mesh.resolved();
     let (entries, notes) = memo::noting(|| lower::lower(resolved, &proxy, queries));
     let name = || format!("{}/{}", proxy.namespace, proxy.name);
     let snapshot =

@@ -13,10 +13,10 @@ use std::{
 };
 
 use palisade_compile::{
-    Compiled, KeptInputs, Mesh, ProxyRef, SourceOptions, compile, compile_after, scope,
+    Compiled, KeptInputs, Mesh, ProxyRef, Slice, SourceOptions, compile, compile_after, scope_after,
 };
 use palisade_crds::Document;
-use palisade_model::{hash::ContentHash, service::Query};
+use palisade_model::service::Query;
 use serde_json::{Value, json};
 
 use documents::{
@@ -54,7 +54,7 @@ struct Bench {
     kept: KeptInputs,
     mesh: Mesh,
     proxies: Vec<(ProxyRef, BTreeSet<Query>)>,
-    versions: Vec<ContentHash>,
+    slices: Vec<Arc<Slice>>,
 }
 
 fn put(kept: &mut KeptInputs, value: Value) {
@@ -126,7 +126,7 @@ impl Bench {
         };
         let mut proxies: Vec<(ProxyRef, BTreeSet<Query>)> = (0..SIDECARS).map(sidecar).collect();
         proxies.push((ProxyRef::gateway("ns-00", "edge-0"), BTreeSet::new()));
-        let mut bench = Self { kept, mesh, proxies, versions: Vec::new() };
+        let mut bench = Self { kept, mesh, proxies, slices: Vec::new() };
         let start = cpu_ms();
         bench.scope();
         println!("first slices of {SIDECARS} sidecars in {NAMESPACES} namespaces and a gateway: {:.1} ms", cpu_ms() - start);
@@ -135,17 +135,16 @@ impl Bench {
 
     /// Cuts all slices; how many are others than before.
     fn scope(&mut self) -> usize {
-        let versions: Vec<ContentHash> = self
-            .proxies
-            .iter()
-            .map(|(proxy, queries)| match scope(&self.mesh, proxy, queries) {
-                Ok(snapshot) => snapshot.version(),
+        let held = std::mem::take(&mut self.slices);
+        let slice = |(at, (proxy, queries)): (usize, &(ProxyRef, BTreeSet<Query>))| {
+            match scope_after(held.get(at), &self.mesh, proxy, queries) {
+                Ok(slice) => slice,
                 Err(error) => panic!("{error}"),
-            })
-            .collect();
-        let changed = versions.iter().zip(&self.versions).filter(|(a, b)| a != b).count();
-        self.versions = versions;
-        changed
+            }
+        };
+        self.slices = self.proxies.iter().enumerate().map(slice).collect();
+        let is_other = |(a, b): &(&Arc<Slice>, &Arc<Slice>)| a.snapshot().version() != b.snapshot().version();
+        self.slices.iter().zip(&held).filter(is_other).count()
     }
 
     fn edit(&mut self, edit: Edit, number: usize) {

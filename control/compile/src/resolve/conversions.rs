@@ -113,7 +113,8 @@ pub(super) fn restrictions(
     let aliases = settings.trust_domain_aliases.iter().map(ToString::to_string);
     let domains = TrustDomains::new(settings.trust_domain.as_str(), aliases);
     // CUSTOM policies stand before all others, apart from them.
-    let documents = inputs.authorization_policies.values().filter(|document| document.spec.action != Action::Custom);
+    let documents = inputs.authorization_policies.shared().map(|(_, document)| document);
+    let documents = documents.filter(|document| document.spec.action != Action::Custom);
     let policies = documents.filter_map(|document| {
         memo.convert(document, reports, |reports| Restriction::new(document, &domains, reports))
     });

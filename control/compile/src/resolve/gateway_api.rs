@@ -40,6 +40,7 @@ pub(crate) struct GatewayApi {
     grants: Grants,
     backend_tls: BackendTlsPolicies,
     statuses: Vec<status::RouteStatus>,
+    made: routes::Made,
 }
 
 /// A Gateway.
@@ -159,7 +160,8 @@ impl ListenerProtocol {
 
 impl GatewayApi {
     /// Resolves listeners and attaches routes, oldest first.
-    pub(crate) fn new(inputs: &Inputs) -> Self {
+    /// A route whose document is as it was `before` is the very same.
+    pub(crate) fn after(before: Option<&Self>, inputs: &Inputs) -> Self {
         let grants = Grants::new(inputs);
         let mut gateways: BTreeMap<ObjectKey, ResolvedGateway> = inputs
             .api_gateways
@@ -170,7 +172,8 @@ impl GatewayApi {
         let mut services = BTreeMap::new();
         let mut entries = BTreeMap::new();
         let mut statuses = Vec::new();
-        for route in routes::all(inputs) {
+        let (routes, made) = routes::all(inputs, before.map(|before| &before.made));
+        for route in routes {
             let resolved_refs = status::resolved_refs(inputs, &grants, &route);
             let mut parents = Vec::new();
             for (index, parent) in route.parent_refs.iter().enumerate() {
@@ -196,14 +199,14 @@ impl GatewayApi {
                 let resolved_refs = resolved_refs.clone();
                 parents.push(status::ParentStatus { index, parent, exists, accepted, resolved_refs });
             }
-            statuses.push(status::RouteStatus { head: route.head.clone(), parents });
+            statuses.push(status::RouteStatus { route, parents });
         }
         for gateway in gateways.values_mut() {
             gateway.status.count_routes(&gateway.listeners);
         }
         let gateways = gateways.into_iter().map(|(key, gateway)| (key, Arc::new(gateway))).collect();
         let backend_tls = BackendTlsPolicies::new(inputs);
-        Self { gateways, services, entries, grants, backend_tls, statuses }
+        Self { gateways, services, entries, grants, backend_tls, statuses, made }
     }
 
     /// A Gateway of one of our classes.

@@ -327,6 +327,11 @@ impl Workloads {
         self.targets.get(&ip).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// Whether all addresses are known to lead where they lead in `other`.
+    pub(crate) fn leads_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.targets, &other.targets)
+    }
+
     /// All addresses that service ports lead to.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = (IpAddr, &[Target])> {
         self.targets.iter().map(|(address, targets)| (*address, targets.as_slice()))

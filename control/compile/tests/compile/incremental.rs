@@ -44,7 +44,7 @@ fn seen(compiled: &Compiled, held: &Slices) -> (Vec<Result<ContentHash, String>>
     let slices: Slices = proxies.iter().enumerate().map(slice).collect();
     let versions = slices.iter().map(|slice| slice.as_ref().map(|s| s.snapshot().version()).map_err(String::clone));
     let mut reports: Vec<String> = compiled.reports.diagnostics().iter().map(|d| format!("{d:?}")).collect();
-    reports.push(format!("{:?} {:?}", compiled.reports.conditions, compiled.reports.attached_routes));
+    reports.push(format!("{:?} {:?}", compiled.reports.conditions(), compiled.reports.attached_routes()));
     (versions.collect(), reports, slices)
 }
 
