@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use documents::{
     NAMESPACES, SERVICES, endpoint_slice, mesh_policy, namespace_of, pod_name, policy, route, service_name,
 };
-use measure::{Samples, anonymous_kib, cpu_ms};
+use measure::{Samples, anonymous_kib, ms};
 
 /// Edits of each kind.
 const EDITS: usize = 30;
@@ -99,18 +99,18 @@ impl Bench {
         let before = anonymous_kib();
         let mut kept = KeptInputs::new(SourceOptions::default());
         let count = all.len();
-        let start = cpu_ms();
+        let start = ms();
         for value in all {
             put(&mut kept, value);
         }
-        println!("{count} documents read: {:.0} ms", cpu_ms() - start);
+        println!("{count} documents read: {:.0} ms", ms() - start);
         let inputs = Arc::new(kept.inputs());
         let mut full = Samples::default();
         let mut mesh = None;
         for _ in 0..5 {
-            let start = cpu_ms();
+            let start = ms();
             let Compiled { mesh: compiled, .. } = compile(&inputs);
-            full.push(cpu_ms() - start);
+            full.push(ms() - start);
             mesh = Some(compiled);
         }
         println!("full compile: {full}");
@@ -127,9 +127,9 @@ impl Bench {
         let mut proxies: Vec<(ProxyRef, BTreeSet<Query>)> = (0..SIDECARS).map(sidecar).collect();
         proxies.push((ProxyRef::gateway("ns-00", "edge-0"), BTreeSet::new()));
         let mut bench = Self { kept, mesh, proxies, slices: Vec::new() };
-        let start = cpu_ms();
+        let start = ms();
         bench.scope();
-        println!("first slices of {SIDECARS} sidecars in {NAMESPACES} namespaces and a gateway: {:.1} ms", cpu_ms() - start);
+        println!("first slices of {SIDECARS} sidecars in {NAMESPACES} namespaces and a gateway: {:.1} ms", ms() - start);
         bench
     }
 
@@ -179,18 +179,18 @@ fn main() {
         }
         return;
     }
-    println!("\n| one edit, CPU ms, median (least to most) of {EDITS} | compile | {} slices | slices that changed |", SIDECARS + 1);
+    println!("\n| one edit, ms, median (least to most) of {EDITS} | compile | {} slices | slices that changed |", SIDECARS + 1);
     println!("|---|---|---|---|");
     for (edit, what) in KINDS {
         let (mut compiled, mut scoped, mut changed) = (Samples::default(), Samples::default(), Samples::default());
         for number in 0..EDITS {
             bench.edit(edit, number);
-            let start = cpu_ms();
+            let start = ms();
             bench.compile();
-            let middle = cpu_ms();
+            let middle = ms();
             let others = bench.scope();
             compiled.push(middle - start);
-            scoped.push(cpu_ms() - middle);
+            scoped.push(ms() - middle);
             changed.push(others as f64);
         }
         println!("| {what} | {compiled} | {scoped} | {:.0} |", changed.median());

@@ -46,16 +46,13 @@ impl<'a> Assembly<'a> {
         resource: Resource,
         origins: impl IntoIterator<Item = Origin>,
     ) -> Result<(), HashError> {
-        let mut unique: Vec<Origin> = Vec::new();
-        for origin in origins {
-            if !unique.contains(&origin) {
-                unique.push(origin);
-            }
-        }
-        // The one that shaped the resource first; the others sorted.
-        if let Some((_, rest)) = unique.split_first_mut() {
-            rest.sort();
-        }
+        let mut origins = origins.into_iter();
+        // The one that shaped the resource first; the others sorted. A host of a gateway may have thousands.
+        let mut unique: Vec<Origin> = origins.next().into_iter().collect();
+        let mut rest: Vec<Origin> = origins.filter(|origin| unique.first() != Some(origin)).collect();
+        rest.sort();
+        rest.dedup();
+        unique.append(&mut rest);
         let requires = resource.features();
         let entry = self.client.resolved.shared.entry(resource, Meta { origins: unique.into(), requires })?;
         self.add_entry(entry);
