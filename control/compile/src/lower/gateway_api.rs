@@ -28,7 +28,7 @@ use crate::{
 pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<(), HashError> {
     let client = assembly.client;
     let resolved = client.resolved;
-    let Some(gateway) = client.proxy.gateway.as_ref().and_then(|key| resolved.gateway_api.gateway(key)) else {
+    let Some(gateway) = client.served_gateway() else {
         return Ok(());
     };
     let mut by_port: BTreeMap<u16, Vec<&ResolvedListener>> = BTreeMap::new();
@@ -41,7 +41,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
     }
     for (declared_port, listeners) in by_port {
         let chains: Arc<[Chain]> = chains(assembly, gateway, &listeners)?.into();
-        for port in gateways::target_ports(&resolved.inputs, client.proxy, declared_port) {
+        for port in gateways::target_ports(&resolved.inputs, client.proxy(), declared_port) {
             let key: Arc<str> = format!("0.0.0.0:{port}").into();
             if assembly.has(ResourceKind::Listener, &key) {
                 continue;
@@ -76,7 +76,7 @@ fn add_datagrams(
     };
     let name = Arc::clone(&listener.name);
     let chain = Chain { name, sni: [].into(), tls: None, handler: ChainHandler::Tcp { routes } };
-    for port in gateways::datagram_ports(&client.resolved.inputs, client.proxy, listener.port) {
+    for port in gateways::datagram_ports(&client.resolved.inputs, client.proxy(), listener.port) {
         let key: Arc<str> = format!("0.0.0.0:{port}/udp").into();
         if assembly.has(ResourceKind::Listener, &key) {
             continue;

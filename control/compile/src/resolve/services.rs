@@ -68,7 +68,7 @@ pub(crate) struct Registered {
 }
 
 /// Where a service comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Registry {
     /// A Kubernetes Service.
     Kubernetes,
