@@ -78,7 +78,7 @@ fn what_is_revoked_is_in_force_at_once_and_kept_across_a_restart() {
     let standing = keeper.trust(refusing);
     assert!(standing.problem.as_ref().is_some_and(|problem| problem.contains("torn")), "{standing:?}");
     let (own, kept) = keeper.to_keep().unwrap();
-    let again = super::tests::keeper();
+    let again = keeper();
     again.restore(own, kept).unwrap();
     assert!(again.standing().borrow().problem.as_ref().is_some_and(|problem| problem.contains("torn")));
     // An older control plane tells nothing: roots come with certificates as before.
