@@ -29,8 +29,8 @@ pub(crate) struct Proxy {
     pub(crate) identity: SpiffeId,
     /// Its pod's addresses.
     pub(crate) addresses: Vec<IpAddr>,
-    /// The Gateway API Gateway that it serves.
-    pub(crate) gateway: Option<ObjectKey>,
+    /// The Gateway API Gateways that it serves.
+    pub(crate) gateways: Vec<ObjectKey>,
     /// What stands in front of it, where its pod says so.
     pub(crate) topology: Option<Topology>,
     /// Where it is.
@@ -104,10 +104,11 @@ impl<'a> Client<'a> {
         &self.proxy.network
     }
 
-    /// The Gateway API's Gateway that the proxy serves, if it serves one.
-    pub(crate) fn served_gateway(&self) -> Option<&'a Arc<ResolvedGateway>> {
+    /// The Gateway API's Gateways that the proxy serves.
+    pub(crate) fn served_gateways(&self) -> impl Iterator<Item = &'a Arc<ResolvedGateway>> + use<'a> {
         memo::note(|| Read::Serves);
-        self.resolved.gateway_api.gateway(self.proxy.gateway.as_ref()?)
+        let resolved = self.resolved;
+        self.proxy.gateways.iter().filter_map(|key| resolved.gateway_api.gateway(key))
     }
 
     /// Whether what something was made from is what this client sees.

@@ -76,7 +76,7 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
     }
     if let Some(asked) = backend_tls(client, service, port) {
         origins.push(asked.origin.clone());
-        let presents = client.served_gateway().filter(|own| own.backend_certificate != BackendCertificate::None);
+        let presents = client.served_gateways().filter(|own| own.backend_certificate != BackendCertificate::None);
         origins.extend(presents.map(|gateway| gateway.head.origin()));
     }
     let destination_policy = policy.and_then(|policy| policy.policy.as_ref());
@@ -225,15 +225,22 @@ fn cluster(
 
 /// TLS towards a backend, with the certificate that the proxy's Gateway shows to backends.
 fn presenting(client: Client<'_>, tls: UpstreamTls) -> UpstreamTls {
-    match (tls, client.served_gateway().map(|gateway| &gateway.backend_certificate)) {
-        (UpstreamTls::Originate(originate), Some(BackendCertificate::Secret(key))) => {
+    let UpstreamTls::Originate(originate) = tls else { return tls };
+    let mut shown = client.served_gateways().map(|gateway| &gateway.backend_certificate);
+    let Some(first) = shown.next() else { return UpstreamTls::Originate(originate) };
+    if shown.any(|other| other != first) {
+        let message = "`spec.tls.backend`: the Gateways that this proxy serves ask for different client certificates";
+        return UpstreamTls::Refuse { message: message.into() };
+    }
+    match first {
+        BackendCertificate::None => UpstreamTls::Originate(originate),
+        BackendCertificate::Secret(key) => {
             UpstreamTls::Originate(Originate { client_certificate: Some(Arc::clone(key)), ..originate })
         }
         // Without the certificate that its document asks for the proxy would be somebody else to the backend.
-        (UpstreamTls::Originate(_), Some(BackendCertificate::Unusable(condition))) => {
+        BackendCertificate::Unusable(condition) => {
             UpstreamTls::Refuse { message: format!("`spec.tls.backend` of the Gateway: {}", condition.message).into() }
         }
-        (tls, _) => tls,
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) enum Read {
     Node,
     /// Its network.
     Network,
-    /// The Gateway that it serves.
+    /// The Gateways that it serves.
     Serves,
     /// All that is known of it.
     Proxy,
@@ -82,7 +82,7 @@ pub(crate) enum Answer {
     Addresses(Box<[IpAddr]>),
     Locality(Locality),
     Text(String),
-    Serves(Option<ObjectKey>),
+    Serves(Box<[ObjectKey]>),
     Proxy(Box<Proxy>),
     Pod(Option<PodObject>),
 }
@@ -133,7 +133,7 @@ impl Read {
             Self::Locality => Answer::Locality(proxy.locality.clone()),
             Self::Node => Answer::Text(proxy.node.clone()),
             Self::Network => Answer::Text(proxy.network.clone()),
-            Self::Serves => Answer::Serves(proxy.gateway.clone()),
+            Self::Serves => Answer::Serves(proxy.gateways.as_slice().into()),
             Self::Proxy => Answer::Proxy(Box::new(proxy.clone())),
             Self::Pod => Answer::Pod(own_pod(resolved, proxy).cloned()),
         }
@@ -172,7 +172,7 @@ impl Read {
             (Self::Locality, Answer::Locality(seen)) => proxy.locality == *seen,
             (Self::Node, Answer::Text(seen)) => proxy.node == *seen,
             (Self::Network, Answer::Text(seen)) => proxy.network == *seen,
-            (Self::Serves, Answer::Serves(seen)) => proxy.gateway == *seen,
+            (Self::Serves, Answer::Serves(seen)) => *proxy.gateways == **seen,
             (Self::Proxy, Answer::Proxy(seen)) => *proxy == **seen,
             (Self::Pod, Answer::Pod(seen)) => own_pod(resolved, proxy) == seen.as_ref(),
             // Each look has its own kind of answer.
