@@ -114,6 +114,7 @@ pub(super) fn missing_services(inputs: &Inputs) -> Vec<Object<core::Service>> {
                 created: i64::MIN,
                 labels: BTreeMap::new(),
                 annotations: BTreeMap::new(),
+                allocated: None,
             },
             spec: core::Service {
                 selector: BTreeMap::from([(GATEWAY_NAME_LABEL.to_owned(), gateway.head.key.name.to_string())]),
@@ -143,6 +144,7 @@ fn pod(
             created: i64::MIN,
             labels,
             annotations: BTreeMap::new(),
+            allocated: None,
         },
         spec: core::Pod {
             service_account: service_account.to_owned(),
