@@ -11,7 +11,7 @@ mod istio;
 mod render;
 mod route;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use palisade_model::{origin::Origin, settings::WorkloadRef};
 
@@ -154,6 +154,8 @@ pub struct WholeStatus {
     pub messages: Option<Vec<Finding>>,
     /// Objects that it attaches to, for `ancestors`; `None` = the kind has none.
     pub ancestors: Option<Vec<Reference>>,
+    /// Addresses that its hosts have been given, for `addresses`; empty for all kinds but ServiceEntry.
+    pub addresses: Vec<(Arc<str>, IpAddr)>,
     /// It changes no answer.
     pub is_dry_run: bool,
     /// Which proxies it concerns; `None` = it becomes no resource of its own, nobody can say who enforces it.

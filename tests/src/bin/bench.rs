@@ -33,6 +33,8 @@ enum Command {
     Latency,
     /// Requests through the gateway with up to 10,000 policies.
     Policies,
+    /// Names that a sidecar answers.
+    Dns,
     /// How long an edit takes to every proxy.
     Propagation,
     /// The load generator.
@@ -70,6 +72,7 @@ async fn run(command: Option<Command>, runs: Option<usize>) -> anyhow::Result<()
                 Command::Memory,
                 Command::Latency,
                 Command::Policies,
+                Command::Dns,
                 Command::Propagation,
             ] {
                 table(&command, runs).await?;
@@ -88,6 +91,7 @@ async fn table(command: &Command, runs: Option<usize>) -> anyhow::Result<()> {
         Command::Memory => bench::memory::run(runs).await,
         Command::Latency => bench::latency::run(runs).await,
         Command::Policies => bench::policies::run(runs).await,
+        Command::Dns => bench::dns::run(runs).await,
         Command::Propagation => bench::propagation::run().await,
         Command::Load(_) | Command::Upstream(_) => return Ok(()),
     };

@@ -124,6 +124,7 @@ pub(super) fn missing_services(inputs: &Inputs) -> Vec<Object<core::Service>> {
                 created: i64::MIN,
                 labels: BTreeMap::new(),
                 annotations: BTreeMap::new(),
+                allocated: None,
             },
             spec: core::Service {
                 selector: BTreeMap::from([(GATEWAY_NAME_LABEL.to_owned(), label_value(&gateway.head.key.name))]),
@@ -153,6 +154,7 @@ fn pod(
             created: i64::MIN,
             labels,
             annotations: BTreeMap::new(),
+            allocated: None,
         },
         spec: core::Pod {
             service_account: service_account.to_owned(),

@@ -304,6 +304,16 @@ impl Services {
         self.by_host.values().flatten().filter_map(|position| self.all.get(*position))
     }
 
+    /// Addresses that hosts without one have been given, by the ServiceEntry that names them.
+    pub(crate) fn allocated(&self) -> BTreeMap<&ObjectKey, Vec<(&Arc<str>, IpAddr)>> {
+        let mut allocated: BTreeMap<&ObjectKey, Vec<(&Arc<str>, IpAddr)>> = BTreeMap::new();
+        for service in self.iter().filter(|service| service.is_unaddressed) {
+            let given = service.addresses.iter().map(|address| (&service.host, *address));
+            allocated.entry(&service.key).or_default().extend(given);
+        }
+        allocated
+    }
+
     /// Services of a namespace, those of Kubernetes first, oldest first.
     pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = &Registered> {
         self.at(self.by_namespace.get(namespace))
