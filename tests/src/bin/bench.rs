@@ -35,6 +35,8 @@ enum Command {
     Policies,
     /// How long an edit takes to every proxy.
     Propagation,
+    /// A control plane on a real API server.
+    Control,
     /// The load generator.
     #[command(hide = true)]
     Load(Load),
@@ -89,6 +91,7 @@ async fn table(command: &Command, runs: Option<usize>) -> anyhow::Result<()> {
         Command::Latency => bench::latency::run(runs).await,
         Command::Policies => bench::policies::run(runs).await,
         Command::Propagation => bench::propagation::run().await,
+        Command::Control => bench::control::run(runs).await,
         Command::Load(_) | Command::Upstream(_) => return Ok(()),
     };
     let name = format!("{command:?}").to_lowercase();
