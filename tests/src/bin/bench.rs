@@ -37,6 +37,8 @@ enum Command {
     Dns,
     /// How long an edit takes to every proxy.
     Propagation,
+    /// A control plane on a real API server.
+    Control,
     /// The load generator.
     #[command(hide = true)]
     Load(Load),
@@ -93,6 +95,7 @@ async fn table(command: &Command, runs: Option<usize>) -> anyhow::Result<()> {
         Command::Policies => bench::policies::run(runs).await,
         Command::Dns => bench::dns::run(runs).await,
         Command::Propagation => bench::propagation::run().await,
+        Command::Control => bench::control::run(runs).await,
         Command::Load(_) | Command::Upstream(_) => return Ok(()),
     };
     let name = format!("{command:?}").to_lowercase();

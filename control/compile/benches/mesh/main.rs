@@ -157,7 +157,7 @@ impl Bench {
             Edit::Route => route(service, 1, &marker),
             Edit::Policy => policy(service, &format!("/{marker}")),
             Edit::MeshPolicy => mesh_policy(&format!("/{marker}")),
-            Edit::Endpoint => endpoint_slice(service, Some(&format!("10.126.0.{}", number % 250))),
+            Edit::Endpoint => endpoint_slice(service, Some((&format!("10.126.0.{}", number % 250), &marker))),
             Edit::EdgeRoute => edge_route(number * 7 % 3000, &marker),
         };
         put(&mut self.kept, document);

@@ -98,8 +98,8 @@ pub fn endpoint_slices() -> Vec<Value> {
     (0..SERVICES).map(|service| endpoint_slice(service, None)).collect()
 }
 
-/// The EndpointSlice of a service; `extra` = one more address.
-pub fn endpoint_slice(service: usize, extra: Option<&str>) -> Value {
+/// The EndpointSlice of a service; `extra` = one more address, and its zone.
+pub fn endpoint_slice(service: usize, extra: Option<(&str, &str)>) -> Value {
     let name = service_name(service);
     let ready = json!({"ready": true, "serving": true, "terminating": false});
     let of_pod = |pod: usize| {
@@ -108,7 +108,7 @@ pub fn endpoint_slice(service: usize, extra: Option<&str>) -> Value {
             "targetRef": {"kind": "Pod", "namespace": namespace_of(service), "name": pod_name(service, pod)}})
     };
     let mut endpoints: Vec<Value> = (0..PODS).map(of_pod).collect();
-    endpoints.extend(extra.map(|ip| json!({"addresses": [ip], "conditions": ready})));
+    endpoints.extend(extra.map(|(ip, zone)| json!({"addresses": [ip], "zone": zone, "conditions": ready})));
     let labels = json!({"kubernetes.io/service-name": name, "endpointslice.kubernetes.io/managed-by": "bench"});
     json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": format!("{name}-a"), "namespace": namespace_of(service), "labels": labels},
