@@ -136,7 +136,14 @@ fn socket_of(who: Who, owner: ProxyOwner, address: SocketAddr, kind: Type) -> So
 }
 
 /// What answered, asked by `who` in the calling thread's namespace.
-pub(crate) fn ask(who: Who, owner: ProxyOwner, protocol: Protocol, from: Option<&str>, to: &str, patience: Duration) -> String {
+pub(crate) fn ask(
+    who: Who,
+    owner: ProxyOwner,
+    protocol: Protocol,
+    from: Option<&str>,
+    to: &str,
+    patience: Duration,
+) -> String {
     let to: SocketAddr = to.parse().unwrap();
     let kind = match protocol {
         Protocol::Tcp => Type::STREAM,

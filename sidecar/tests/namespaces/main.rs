@@ -58,7 +58,10 @@ fn check(wire: &Wire, owner: ProxyOwner, name: &str, table: &'static str) -> usi
         let actual = namespace.run(move || ask(who, owner, protocol, source, to, patience));
         match end {
             // A datagram that nobody takes may come back as an error, or not at all.
-            "nothing" => assert!(["operation would block", "connection refused"].contains(&actual.as_str()), "{name}: {line}: {actual}"),
+            "nothing" => assert!(
+                ["operation would block", "connection refused"].contains(&actual.as_str()),
+                "{name}: {line}: {actual}"
+            ),
             "resolver" => assert_eq!(actual, "peer's resolver", "{name}: {line}"),
             end => assert_eq!(actual, end, "{name}: {line}"),
         }
