@@ -9,9 +9,7 @@ use std::{
 };
 
 use palisade_compile::{
-    Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, SourceDocument,
-    inputs::core,
-    scope,
+    Compiled, Mesh, ObjectKey, ProxyRef, Reports, SourceDocument, scope,
     status::{self, Holding, StatusOptions, Statuses},
 };
 use palisade_model::{
@@ -20,9 +18,6 @@ use palisade_model::{
 use parking_lot::Mutex;
 
 use crate::slices::{Slices, Workload};
-
-/// Label of pods that serve a Gateway API Gateway.
-const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// A mesh with its reports.
 #[derive(Debug)]
@@ -44,11 +39,6 @@ impl CompiledMesh {
     }
 }
 
-/// Whether a pod is a gateway.
-fn is_gateway(pod: &Object<core::Pod>) -> bool {
-    pod.spec.gateway.is_some() || pod.head.labels.contains_key(GATEWAY_NAME_LABEL)
-}
-
 impl Slices for CompiledMesh {
     fn trust_domain(&self) -> &TrustDomain {
         &self.mesh.inputs().settings.trust_domain
@@ -60,7 +50,7 @@ impl Slices for CompiledMesh {
         Some(Workload {
             uid: Arc::clone(&pod.head.uid),
             service_account: pod.spec.service_account.as_str().into(),
-            is_gateway: is_gateway(pod),
+            is_gateway: self.mesh.is_gateway(pod),
         })
     }
 
@@ -80,7 +70,7 @@ impl Slices for CompiledMesh {
             .pods
             .get(&ObjectKey::new(Arc::clone(namespace), Arc::clone(name)))
             .ok_or_else(|| format!("pod {namespace}/{name} is not in the mesh"))?;
-        let proxy = if is_gateway(found) {
+        let proxy = if self.mesh.is_gateway(found) {
             ProxyRef::gateway(Arc::clone(namespace), Arc::clone(name))
         } else {
             ProxyRef::sidecar(Arc::clone(namespace), Arc::clone(name))

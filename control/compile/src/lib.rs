@@ -5,6 +5,7 @@
 
 mod checks;
 mod hosts;
+mod infrastructure;
 pub mod inputs;
 mod keys;
 mod lower;
@@ -18,6 +19,7 @@ pub mod settings;
 pub mod status;
 mod time;
 
+pub use infrastructure::{ExposedPort, Infrastructure, Overlays, Wanted, infrastructure, label_value as gateway_label};
 pub use inputs::{GatewayKind, Inputs, KeptInputs, SourceDocument, SourceOptions};
 pub use keys::{FetchedKeys, KeySource, Keys, key_sources, public_keys};
 pub use mesh::{Compiled, Mesh, ProxyRef, ScopeError, compile, compile_after, scope};

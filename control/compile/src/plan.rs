@@ -119,7 +119,7 @@ fn gateway_ports(
         labels: pod.head.labels.clone(),
         identity,
         addresses: pod.spec.ips.clone(),
-        gateway: (kind == GatewayKind::GatewayApi).then(|| gateway.clone()),
+        gateways: (kind == GatewayKind::GatewayApi).then(|| gateway.clone()).into_iter().collect(),
         topology: None,
         locality: Default::default(),
         node: String::new(),

@@ -1,7 +1,13 @@
 //! Kinds whose status is written, as the API server serves them.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Api, Client, core::ApiResource, discovery};
+use kube::{
+    Api, Client,
+    core::{ApiResource, GroupVersionKind},
+    discovery,
+};
 
 use super::merge::Shape;
 
@@ -44,6 +50,16 @@ const KINDS: [(&str, &str, Shape); 23] = [
     ("telemetry.istio.io", "Telemetry", Shape::Istio),
     ("extensions.istio.io", "WasmPlugin", Shape::Istio),
 ];
+
+/// Resources whose status is written, by API group.
+pub(crate) fn written() -> BTreeMap<&'static str, Vec<String>> {
+    let mut resources: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (group, kind, _) in KINDS {
+        resources.entry(group).or_default().push(ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind)).plural);
+    }
+    resources.values_mut().for_each(|plurals| plurals.sort());
+    resources
+}
 
 /// The kinds among ours that the API server serves now.
 ///

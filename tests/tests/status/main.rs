@@ -2,6 +2,8 @@
 #![expect(clippy::indexing_slicing, reason = "tests")]
 
 mod control;
+mod gateways;
+mod install;
 mod istio;
 mod leaders;
 mod others;

@@ -37,6 +37,10 @@ pub struct Service {
     pub is_local_only: bool,
     /// External addresses (`status.loadBalancer`, `externalIPs`), by which a gateway's Service is reached.
     pub external_addresses: Vec<IpAddr>,
+    /// External names (`status.loadBalancer`).
+    pub external_hostnames: Vec<String>,
+    /// `type: LoadBalancer`: it is reached from outside once somebody has given it an address.
+    pub is_load_balancer: bool,
     /// Address families that it has or is to get.
     pub families: Vec<Family>,
 }

@@ -25,8 +25,8 @@ pub(crate) struct Proxy {
     pub(crate) identity: SpiffeId,
     /// Its pod's addresses.
     pub(crate) addresses: Vec<IpAddr>,
-    /// The Gateway API Gateway that it serves.
-    pub(crate) gateway: Option<ObjectKey>,
+    /// The Gateway API Gateways that it serves.
+    pub(crate) gateways: Vec<ObjectKey>,
     /// What stands in front of it, where its pod says so.
     pub(crate) topology: Option<Topology>,
     /// Where it is.

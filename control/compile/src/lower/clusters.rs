@@ -76,7 +76,7 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
     }
     if let Some(asked) = backend_tls(client, service, port) {
         origins.push(asked.origin.clone());
-        let presents = served_gateway(client).filter(|own| own.backend_certificate != BackendCertificate::None);
+        let presents = served_gateways(client).filter(|own| own.backend_certificate != BackendCertificate::None);
         origins.extend(presents.map(|gateway| gateway.head.origin()));
     }
     let destination_policy = policy.and_then(|policy| policy.policy.as_ref());
@@ -219,22 +219,28 @@ fn cluster(
     }
 }
 
-/// The Gateway that a proxy serves, if it serves one of the Gateway API's.
-fn served_gateway<'a>(client: Client<'a>) -> Option<&'a ResolvedGateway> {
-    client.proxy.gateway.as_ref().and_then(|key| client.resolved.gateway_api.gateway(key))
+/// The Gateways of the Gateway API that a proxy serves.
+fn served_gateways<'a>(client: Client<'a>) -> impl Iterator<Item = &'a ResolvedGateway> {
+    client.proxy.gateways.iter().filter_map(move |key| client.resolved.gateway_api.gateway(key))
 }
 
 /// TLS towards a backend, with the certificate that the proxy's Gateway shows to backends.
 fn presenting(client: Client<'_>, tls: UpstreamTls) -> UpstreamTls {
-    match (tls, served_gateway(client).map(|gateway| &gateway.backend_certificate)) {
-        (UpstreamTls::Originate(originate), Some(BackendCertificate::Secret(key))) => {
+    let UpstreamTls::Originate(originate) = tls else { return tls };
+    let refuse = |message: &str| UpstreamTls::Refuse { message: format!("`spec.tls.backend`: {message}").into() };
+    let mut shown = served_gateways(client).map(|gateway| &gateway.backend_certificate);
+    let first = shown.next().unwrap_or(&BackendCertificate::None);
+    // Connections are shared among all that a proxy serves.
+    if shown.any(|other| other != first) {
+        return refuse("Gateways that one proxy serves show different certificates");
+    }
+    match first {
+        BackendCertificate::None => UpstreamTls::Originate(originate),
+        BackendCertificate::Secret(key) => {
             UpstreamTls::Originate(Originate { client_certificate: Some(Arc::clone(key)), ..originate })
         }
         // Without the certificate that its document asks for the proxy would be somebody else to the backend.
-        (UpstreamTls::Originate(_), Some(BackendCertificate::Unusable(condition))) => {
-            UpstreamTls::Refuse { message: format!("`spec.tls.backend` of the Gateway: {}", condition.message).into() }
-        }
-        (tls, _) => tls,
+        BackendCertificate::Unusable(condition) => refuse(&condition.message),
     }
 }
 

@@ -24,23 +24,24 @@ use crate::{
     },
 };
 
-/// Adds the listeners of the Gateway that the proxy serves, if it serves one.
+/// Adds the listeners of the Gateways that the proxy serves: one for each port, whichever of them have it.
 pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<(), HashError> {
     let client = assembly.client;
     let resolved = client.resolved;
-    let Some(gateway) = client.proxy.gateway.as_ref().and_then(|key| resolved.gateway_api.gateway(key)) else {
-        return Ok(());
-    };
-    let mut by_port: BTreeMap<u16, Vec<&ResolvedListener>> = BTreeMap::new();
-    for listener in gateway.listeners.iter().filter(|listener| listener.is_accepted) {
-        if listener.protocol == ListenerProtocol::Udp {
-            add_datagrams(assembly, gateway, listener, policies)?;
-            continue;
+    let gateways = client.proxy.gateways.iter().filter_map(|key| resolved.gateway_api.gateway(key));
+    let mut by_port: BTreeMap<u16, Vec<(&ResolvedGateway, &ResolvedListener)>> = BTreeMap::new();
+    for gateway in gateways {
+        for listener in gateway.listeners.iter().filter(|listener| listener.is_accepted) {
+            if listener.protocol == ListenerProtocol::Udp {
+                add_datagrams(assembly, gateway, listener, policies)?;
+                continue;
+            }
+            by_port.entry(listener.port).or_default().push((gateway, listener));
         }
-        by_port.entry(listener.port).or_default().push(listener);
     }
     for (declared_port, listeners) in by_port {
-        let chains: Arc<[Chain]> = chains(assembly, gateway, &listeners)?.into();
+        let chains: Arc<[Chain]> = chains(assembly, &listeners)?.into();
+        let origins: BTreeSet<Origin> = listeners.iter().map(|(gateway, _)| gateway.head.origin()).collect();
         for port in gateways::target_ports(&resolved.inputs, client.proxy, declared_port) {
             let key: Arc<str> = format!("0.0.0.0:{port}").into();
             if assembly.has(ResourceKind::Listener, &key) {
@@ -56,7 +57,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
                 detects_misdirected: chains.iter().filter(|chain| is_https(chain)).count() > 1,
                 is_udp: false,
             };
-            assembly.add(Resource::Listener(listener), [gateway.head.origin()])?;
+            assembly.add(Resource::Listener(listener), origins.iter().cloned())?;
         }
     }
     Ok(())
@@ -112,13 +113,12 @@ fn table(gateway: &ObjectKey, listener: &str) -> Arc<str> {
 
 fn chains(
     assembly: &mut Assembly<'_>,
-    gateway: &ResolvedGateway,
-    listeners: &[&ResolvedListener],
+    listeners: &[(&ResolvedGateway, &ResolvedListener)],
 ) -> Result<Vec<Chain>, HashError> {
     let mut plain: BTreeMap<HostPattern, Arc<str>> = BTreeMap::new();
     let mut by_sni: BTreeMap<HostPattern, Chain> = BTreeMap::new();
     let mut name: Arc<str> = "".into();
-    for listener in listeners {
+    for (gateway, listener) in listeners {
         let table = table(&gateway.head.key, &listener.name);
         let handler = match listener.protocol {
             ListenerProtocol::Http => {

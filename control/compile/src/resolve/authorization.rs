@@ -106,7 +106,7 @@ impl Authorization {
 
     /// Whether a document of Istio's in `namespace` with this target applies to a proxy.
     pub(crate) fn takes(&self, namespace: &Arc<str>, target: &Target, proxy: &Proxy) -> bool {
-        let is_unaddressed = matches!(target, Target::Workloads(_)) && proxy.gateway.is_some();
+        let is_unaddressed = matches!(target, Target::Workloads(_)) && !proxy.gateways.is_empty();
         (self.selects_gateways || !is_unaddressed) && self.reaches(namespace, target, proxy)
     }
 
@@ -120,7 +120,8 @@ impl Authorization {
         match target {
             Target::Workloads(labels) => (is_own || *namespace == self.root) && object::selects(labels, &proxy.labels),
             Target::Service(selector) => is_own && object::selects(selector, &proxy.labels),
-            Target::Objects(targets) => proxy.gateway.as_ref().is_some_and(|gateway| {
+            // A proxy of several Gateways does all that is said about any of them.
+            Target::Objects(targets) => proxy.gateways.iter().any(|gateway| {
                 targets.iter().any(|target| {
                     target.group == GATEWAY_GROUP
                         && target.kind == "Gateway"

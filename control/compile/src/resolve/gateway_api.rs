@@ -8,6 +8,7 @@ mod client_roots;
 mod grants;
 mod listeners;
 pub(crate) mod routes;
+mod shared;
 pub(crate) mod status;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -21,7 +22,7 @@ pub(crate) use grants::{Grants, Referrer};
 pub(crate) use routes::{Route, RouteKind};
 
 use crate::{
-    inputs::{Inputs, is_served_class},
+    inputs::{Inputs, ServedGateways, is_served_class},
     object::{Head, ObjectKey},
     resolve::services::{Registered, Registry},
 };
@@ -41,6 +42,7 @@ pub(crate) struct GatewayApi {
     grants: Grants,
     backend_tls: BackendTlsPolicies,
     statuses: Vec<status::RouteStatus>,
+    served: ServedGateways,
 }
 
 /// A Gateway.
@@ -155,6 +157,7 @@ impl GatewayApi {
             .filter(|gateway| is_served_class(inputs, &gateway.spec.gateway_class_name))
             .map(|gateway| (gateway.head.key.clone(), listeners::resolve(inputs, gateway, &grants)))
             .collect();
+        shared::settle(inputs, &mut gateways);
         let mut services = BTreeMap::new();
         let mut entries = BTreeMap::new();
         let mut statuses = Vec::new();
@@ -197,7 +200,8 @@ impl GatewayApi {
             gateway.status.count_routes(&gateway.listeners);
         }
         let backend_tls = BackendTlsPolicies::new(inputs);
-        Self { gateways, services, entries, grants, backend_tls, statuses }
+        let served = ServedGateways::new(inputs);
+        Self { gateways, services, entries, grants, backend_tls, statuses, served }
     }
 
     /// A Gateway of one of our classes.
@@ -245,6 +249,11 @@ impl GatewayApi {
     /// The policy for exactly a Service and a port's name; an empty name is for all ports.
     pub(crate) fn backend_tls_exactly(&self, service: &ObjectKey, port: &str) -> Option<&BackendTls> {
         self.backend_tls.exactly(service, port)
+    }
+
+    /// Which of them a pod serves.
+    pub(crate) fn served(&self) -> &ServedGateways {
+        &self.served
     }
 
     /// Permissions across namespaces.

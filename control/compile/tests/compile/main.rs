@@ -5,6 +5,7 @@ mod access;
 mod conditions;
 mod denials;
 mod egress;
+mod gateway_pods;
 mod gateways;
 mod golden;
 mod incremental;

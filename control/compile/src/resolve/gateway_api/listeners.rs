@@ -17,6 +17,9 @@ use crate::{
     resolve::secrets::{is_certificate, secret_key},
 };
 
+/// Ports of the proxy itself: admin, metrics, readiness.
+const OWN_PORTS: [u16; 3] = [15000, 15020, 15021];
+
 /// Resolves a Gateway's own parts; routes attach later.
 pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grants) -> ResolvedGateway {
     let mut listeners = Vec::new();
@@ -38,6 +41,9 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
                 status::refused("Accepted", "UnsupportedProtocol", "the protocol is not served")
             }
             (None, _, None) => status::refused("Accepted", "Invalid", "the host name is malformed"),
+            (None, ..) if OWN_PORTS.contains(&written.port) => {
+                status::refused("Accepted", "PortUnavailable", "the proxy has this port for its own pages")
+            }
             (None, _, Some(_)) => status::accepted("Accepted", "Accepted"),
         };
         listeners.push(ResolvedListener {
