@@ -9,7 +9,9 @@ use std::{
 };
 
 use palisade_compile::{
-    Compiled, Mesh, ObjectKey, ProxyRef, Reports, SourceDocument, scope,
+    Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, Slice, SourceDocument,
+    inputs::core,
+    scope_after,
     status::{self, Holding, StatusOptions, Statuses},
 };
 use palisade_model::{
@@ -37,6 +39,16 @@ impl CompiledMesh {
         let epoch = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { mesh, reports, epoch, statuses: Mutex::default() }
     }
+
+    /// The proxy of a pod.
+    fn proxy(&self, pod: &WorkloadRef) -> Option<ProxyRef> {
+        let (namespace, name) = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
+        let found = self.mesh.inputs().pods.get(&ObjectKey::new(Arc::clone(&namespace), Arc::clone(&name)))?;
+        Some(match self.mesh.is_gateway(found) {
+            true => ProxyRef::gateway(namespace, name),
+            false => ProxyRef::sidecar(namespace, name),
+        })
+    }
 }
 
 impl Slices for CompiledMesh {
@@ -54,6 +66,19 @@ impl Slices for CompiledMesh {
         })
     }
 
+    fn proxied(&self) -> Vec<WorkloadRef> {
+        let inputs = self.mesh.inputs();
+        let runs = |pod: &Object<core::Pod>| {
+            // One without a uid is made up for a Gateway that nobody runs.
+            !pod.spec.is_gone
+                && !pod.head.uid.is_empty()
+                && (pod.spec.is_injected || pod.spec.accepts_mesh_tls || self.mesh.is_gateway(pod))
+        };
+        let pods = inputs.pods.iter().filter(|(_, pod)| runs(pod));
+        pods.map(|(key, _)| WorkloadRef { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) })
+            .collect()
+    }
+
     fn is_declared(&self, namespace: &str, service_account: &str) -> bool {
         let mut entries = self.mesh.inputs().workload_entries.values();
         // Empty: the entry names none.
@@ -63,19 +88,22 @@ impl Slices for CompiledMesh {
     }
 
     fn slice(&self, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> Result<Snapshot, String> {
+        self.slice_after(None, pod, queries).map(|slice| (**slice.snapshot()).clone())
+    }
+
+    fn slice_after(
+        &self,
+        previous: Option<&Arc<Slice>>,
+        pod: &WorkloadRef,
+        queries: &BTreeSet<Query>,
+    ) -> Result<Arc<Slice>, String> {
         let WorkloadRef { namespace, name } = pod;
-        let found = self
-            .mesh
-            .inputs()
-            .pods
-            .get(&ObjectKey::new(Arc::clone(namespace), Arc::clone(name)))
-            .ok_or_else(|| format!("pod {namespace}/{name} is not in the mesh"))?;
-        let proxy = if self.mesh.is_gateway(found) {
-            ProxyRef::gateway(Arc::clone(namespace), Arc::clone(name))
-        } else {
-            ProxyRef::sidecar(Arc::clone(namespace), Arc::clone(name))
-        };
-        scope(&self.mesh, &proxy, queries).map_err(|error| error.to_string())
+        let proxy = self.proxy(pod).ok_or_else(|| format!("pod {namespace}/{name} is not in the mesh"))?;
+        scope_after(previous, &self.mesh, &proxy, queries).map_err(|error| error.to_string())
+    }
+
+    fn is_slice(&self, previous: &Slice, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> bool {
+        self.proxy(pod).is_some_and(|proxy| previous.is_of(&self.mesh, &proxy, queries))
     }
 
     fn mesh(&self) -> Option<&Mesh> {
@@ -87,8 +115,8 @@ impl Slices for CompiledMesh {
             self.reports.diagnostics().iter().map(|diagnostic| serde_json::json!(diagnostic)).collect();
         let conditions: Vec<serde_json::Value> = self
             .reports
-            .conditions
-            .iter()
+            .conditions()
+            .into_iter()
             .map(|(object, conditions)| serde_json::json!({"object": object, "conditions": conditions}))
             .collect();
         serde_json::json!({"diagnostics": diagnostics, "conditions": conditions})

@@ -55,6 +55,9 @@ pub const EGRESS_POLICIES: &str = "policy.egress";
 /// Bounds of TLS: what the mesh's own may speak, and what handshakes may use.
 pub const TLS_LIMITS: &str = "tls.limits";
 
+/// Roots and revocation lists that are told beside the configuration. No resource needs it.
+pub const TRUST: &str = "identity.trust";
+
 /// Every feature that this version knows: what its proxies say in their hello.
 pub const ALL: &[&str] = &[
     MIRRORS,
@@ -76,6 +79,7 @@ pub const ALL: &[&str] = &[
     DATAGRAMS,
     CLIENT_FALLBACK,
     CONNECTION_SETTINGS,
+    TRUST,
 ];
 
 /// [`ALL`] as a set.

@@ -57,13 +57,24 @@ async fn the_plain_yaml_is_all_that_a_control_plane_needs() -> anyhow::Result<()
     let cluster = Cluster::exclusive().await?;
     cluster.install_gateway_api("standard").await?;
     cluster.fake_nodes(1).await?;
-    let istio = Command::from(cluster.command(checkout::binary("palisade")?)).args(["crds", "apply", "--istio"]).output().await?;
+    let istio = Command::from(cluster.command(checkout::binary("palisade")?))
+        .args(["crds", "apply", "--istio"])
+        .output()
+        .await?;
     ensure!(istio.status.success(), "{}", String::from_utf8_lossy(&istio.stderr));
     cluster.apply(&manifest("crds.yaml")?).await?;
     cluster.apply(&manifest("palisade.yaml")?).await?;
     cluster.namespace("installed").await?;
     until("pods that Pod Security `restricted` admits", SOON, async || {
-        let ready = ["get", "deployment", "-n", "palisade-system", "palisade-control", "-o", "jsonpath={.status.readyReplicas}"];
+        let ready = [
+            "get",
+            "deployment",
+            "-n",
+            "palisade-system",
+            "palisade-control",
+            "-o",
+            "jsonpath={.status.readyReplicas}",
+        ];
         let ready = cluster.kubectl(&ready).await?;
         ensure!(ready == "2", "{ready} ready");
         Ok(())
@@ -97,9 +108,13 @@ async fn the_plain_yaml_is_all_that_a_control_plane_needs() -> anyhow::Result<()
             let object = stand.get(api, plural, "installed", name).await?;
             ensure!(told(&object["status"]["conditions"], "Accepted")?.starts_with("True"), "{object}");
         }
-        let class = cluster.kubectl(&["get", "gatewayclass", "palisade", "-o", "jsonpath={.status.conditions[*].type}"]).await?;
+        let class = cluster
+            .kubectl(&["get", "gatewayclass", "palisade", "-o", "jsonpath={.status.conditions[*].type}"])
+            .await?;
         ensure!(class == "Accepted SupportedVersion", "{class}");
-        cluster.kubectl(&["get", "deployment,service,hpa,pdb,serviceaccount", "-n", "installed", "edge-palisade"]).await?;
+        cluster
+            .kubectl(&["get", "deployment,service,hpa,pdb,serviceaccount", "-n", "installed", "edge-palisade"])
+            .await?;
         cluster.kubectl(&["get", "configmap", "-n", "installed", "palisade-ca-root-cert"]).await?;
         for kind in ["validatingwebhookconfiguration", "mutatingwebhookconfiguration"] {
             cluster.kubectl(&["get", kind, "palisade"]).await?;
