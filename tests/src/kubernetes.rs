@@ -179,6 +179,15 @@ impl Cluster {
         self.stop(Program::Etcd).await
     }
 
+    /// Ends controllers and scheduler: what is written stays as it is written.
+    ///
+    /// # Errors
+    /// When the cluster has ended.
+    pub async fn stop_controllers(&self) -> anyhow::Result<()> {
+        self.stop(Program::Scheduler).await?;
+        self.stop(Program::Controllers).await
+    }
+
     /// The kubeconfig of a user who may do anything.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("pki/admin.kubeconfig")
