@@ -13,6 +13,7 @@ mod control;
 mod crds;
 mod dev;
 mod eval;
+mod identity;
 mod inject;
 mod inputs;
 pub mod options;
@@ -35,6 +36,7 @@ enum Command {
     Crds(crds::Crds),
     Dev(dev::Dev),
     Eval(eval::Eval),
+    Identity(identity::Identity),
     Inject(inject::Inject),
     Policy(policy::Policy),
     Proxy(proxy::Proxy),
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Crds(crds) => crds.run(),
         Command::Dev(dev) => dev.run(),
         Command::Eval(eval) => eval.run(),
+        Command::Identity(identity) => identity.run(),
         Command::Inject(inject) => inject.run(),
         Command::Policy(policy) => policy.run(),
         Command::Proxy(proxy) => proxy.run(),

@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod metrics;
 pub mod provisioning;
 pub mod rights;
+pub mod rotation;
 mod run;
 pub mod serve;
 pub mod settings;

@@ -9,7 +9,9 @@ use std::{
 };
 
 use palisade_compile::{
-    Compiled, Mesh, ObjectKey, ProxyRef, Reports, SourceDocument, scope,
+    Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, SourceDocument,
+    inputs::core,
+    scope,
     status::{self, Holding, StatusOptions, Statuses},
 };
 use palisade_model::{
@@ -52,6 +54,19 @@ impl Slices for CompiledMesh {
             service_account: pod.spec.service_account.as_str().into(),
             is_gateway: self.mesh.is_gateway(pod),
         })
+    }
+
+    fn proxied(&self) -> Vec<WorkloadRef> {
+        let inputs = self.mesh.inputs();
+        let runs = |pod: &Object<core::Pod>| {
+            // One without a uid is made up for a Gateway that nobody runs.
+            !pod.spec.is_gone
+                && !pod.head.uid.is_empty()
+                && (pod.spec.is_injected || pod.spec.accepts_mesh_tls || self.mesh.is_gateway(pod))
+        };
+        let pods = inputs.pods.iter().filter(|(_, pod)| runs(pod));
+        pods.map(|(key, _)| WorkloadRef { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) })
+            .collect()
     }
 
     fn is_declared(&self, namespace: &str, service_account: &str) -> bool {

@@ -82,6 +82,8 @@ pub fn cluster_rights() -> Vec<Right> {
 pub fn own_rights() -> Vec<Right> {
     vec![
         right("", &["secrets"], &[root::PLUGGED_IN, root::OWN], &["get"]),
+        // The root is replaced.
+        right("", &["secrets"], &[root::OWN], &["update"]),
         right("", &["secrets"], &[], &["create"]),
         right("coordination.k8s.io", &["leases"], &[status::LEASE_NAME], &["get", "update"]),
         right("coordination.k8s.io", &["leases"], &[], &["create"]),
@@ -115,12 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_granted_by_wildcard_and_secrets_are_never_written_over() {
+    fn nothing_is_granted_by_wildcard_and_no_secret_is_written_over_but_the_own_root() {
         for right in cluster_rights().iter().chain(&own_rights()) {
             let texts = right.api_groups.iter().chain(&right.resources).chain(&right.verbs);
             assert!(texts.clone().all(|text| !text.contains('*')), "{right:?}");
             let writes = right.verbs.iter().any(|verb| matches!(verb.as_str(), "update" | "patch" | "delete"));
-            assert!(!(writes && right.resources.iter().any(|resource| resource == "secrets")), "{right:?}");
+            let is_own = right.resource_names == [root::OWN];
+            assert!(!writes || is_own || !right.resources.iter().any(|name| name == "secrets"), "{right:?}");
         }
     }
 }

@@ -43,7 +43,7 @@ pub fn start(
     gateways: Option<GatewayObjects>,
     stop: CancellationToken,
 ) -> Vec<JoinHandle<()>> {
-    let identity = format!("{}_{:016x}", host(), fastrand::u64(..));
+    let identity = replica_name();
     let candidate = Candidate { namespace: namespace.to_owned(), lease: LEASE_NAME.to_owned(), identity };
     let (leadership, campaign) = campaign(client.clone(), candidate, stop.clone());
     let (mesh, fleet) = (shared.mesh.clone(), Arc::clone(&shared.fleet));
@@ -56,6 +56,11 @@ pub fn start(
         tasks.push(tokio::spawn(provisioner.run(stop)));
     }
     tasks
+}
+
+/// A name of this replica that no other has.
+pub(crate) fn replica_name() -> String {
+    format!("{}_{:016x}", host(), fastrand::u64(..))
 }
 
 /// The pod's name, where this is a pod.

@@ -132,6 +132,7 @@ const GATEWAY_API: &[Input] = &[
     Input::GrpcRoutes,
     Input::TlsRoutes,
     Input::TcpRoutes,
+    Input::UdpRoutes,
     Input::BackendTlsPolicies,
     Input::ServiceEntries,
     Input::ReferenceGrants,

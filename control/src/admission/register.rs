@@ -1,6 +1,6 @@
 //! What tells the API server about the webhooks: written by the control plane itself, so that their CA is always the one that signs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -10,7 +10,10 @@ use kube::{
     discovery::ApiResource,
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::ca::CertificateAuthority;
 
 use super::{
     options::{AdmissionOptions, DEFAULT_REVISION},
@@ -28,19 +31,20 @@ const API_VERSION: &str = "admissionregistration.k8s.io/v1";
 /// Namespaces whose pods are never injected.
 pub const NEVER_INJECTED: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
-/// Keeps the configurations in the cluster until `stop`: at once and every half minute, with the roots of that moment.
+/// Keeps the configurations in the cluster until `stop`: at once, when the roots change and every half minute, with the roots of that moment.
 ///
 /// Each replica writes the same, so none of them need lead.
 pub async fn keep(
     client: Client,
     options: AdmissionOptions,
     namespace: String,
-    roots: impl Fn() -> String,
+    mut authority: watch::Receiver<Arc<CertificateAuthority>>,
     stop: CancellationToken,
 ) {
     let mut failures: u32 = 0;
     loop {
-        let wait = match write(&client, &options, &namespace, &roots()).await {
+        let roots = authority.borrow_and_update().root_bundle().to_owned();
+        let wait = match write(&client, &options, &namespace, &roots).await {
             Ok(()) => {
                 failures = 0;
                 KEEP
@@ -55,6 +59,7 @@ pub async fn keep(
             biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait.mul_f64(0.9 + 0.2 * fastrand::f64())) => {}
+            Ok(()) = authority.changed() => {}
         }
     }
 }

@@ -25,13 +25,14 @@ const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 
 /// Group, kind, shape.
-const KINDS: [(&str, &str, Shape); 22] = [
+const KINDS: [(&str, &str, Shape); 23] = [
     (GATEWAY_API, "GatewayClass", Shape::Own),
     (GATEWAY_API, "Gateway", Shape::Own),
     (GATEWAY_API, "HTTPRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "GRPCRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "TLSRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "TCPRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
+    (GATEWAY_API, "UDPRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "BackendTLSPolicy", Shape::Entries { list: "ancestors", reference: "ancestorRef" }),
     ("palisade.dev", "CedarPolicy", Shape::Policy),
     (SECURITY, "AuthorizationPolicy", Shape::Istio),

@@ -69,6 +69,13 @@ pub struct ServicePort {
     pub app_protocol: Option<String>,
 }
 
+impl ServicePort {
+    /// Whether it takes datagrams.
+    pub fn is_udp(&self) -> bool {
+        self.transport.eq_ignore_ascii_case("UDP")
+    }
+}
+
 /// A pod's port, by number or by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetPort {

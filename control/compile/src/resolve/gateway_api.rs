@@ -2,6 +2,7 @@
 
 mod attach;
 pub(crate) mod authorities;
+mod backend_certificate;
 mod backend_tls;
 mod client_roots;
 mod grants;
@@ -15,6 +16,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use palisade_crds::gateway_api::{Listener as Written, ParentReference, TlsMode};
 use palisade_model::{host::HostPattern, listener::ClientValidation};
 
+pub(crate) use backend_certificate::BackendCertificate;
 pub(crate) use backend_tls::{BackendTls, BackendTlsPolicies};
 pub(crate) use grants::{Grants, Referrer};
 pub(crate) use routes::{Route, RouteKind};
@@ -50,6 +52,8 @@ pub(crate) struct ResolvedGateway {
     pub(crate) head: Head,
     /// Listeners in document order.
     pub(crate) listeners: Vec<ResolvedListener>,
+    /// What it shows to backends.
+    pub(crate) backend_certificate: BackendCertificate,
     /// What its status says.
     pub(crate) status: status::GatewayStatus,
 }
@@ -73,8 +77,6 @@ pub(crate) struct ResolvedListener {
     pub(crate) certificates: Vec<Arc<str>>,
     /// What is asked of client certificates.
     pub(crate) frontend: Option<ClientValidation>,
-    /// Why connections are refused although there is a certificate.
-    pub(crate) frontend_refused: Option<&'static str>,
     /// No conflict or mistake keeps it from being served.
     pub(crate) is_accepted: bool,
     /// Routes in age order.
@@ -175,6 +177,13 @@ impl GatewayApi {
                             Some(gateway) => attach::to_gateway(inputs, gateway, &route, parent),
                             None => status::refused("Accepted", "NoMatchingParent", "the Gateway does not exist"),
                         }
+                    }
+                    ("" | "core", "Service") | (ISTIO_GROUP, "ServiceEntry") if route.kind == RouteKind::Udp => {
+                        status::refused(
+                            "Accepted",
+                            "UnsupportedValue",
+                            "the mesh carries no datagrams: only Gateways take it",
+                        )
                     }
                     ("" | "core", "Service") => attach::to_service(inputs, &mut services, &route, parent),
                     (ISTIO_GROUP, "ServiceEntry") => attach::to_entry(inputs, &mut entries, &route, parent),

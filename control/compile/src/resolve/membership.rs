@@ -37,6 +37,7 @@ pub(crate) fn entry(services: &Services, workloads: &Workloads) -> Result<Arc<En
             networks,
             is_headless,
             ports: _,
+            datagram_ports: _,
             selector: _,
             publish_not_ready: _,
             is_node_local: _,

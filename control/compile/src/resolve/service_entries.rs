@@ -144,6 +144,7 @@ fn service_of(
         networks,
         is_headless: false,
         ports: ports.iter().filter_map(port_of).collect(),
+        datagram_ports: Vec::new(),
         selector: BTreeMap::new(),
         publish_not_ready: false,
         is_node_local: false,

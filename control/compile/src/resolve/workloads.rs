@@ -55,6 +55,8 @@ type HostKey = (Arc<str>, Arc<str>);
 pub(crate) struct Workloads {
     /// By namespace and host, then port.
     endpoints: BTreeMap<HostKey, BTreeMap<u16, Arc<Endpoints>>>,
+    /// The same of UDP ports.
+    datagrams: BTreeMap<HostKey, BTreeMap<u16, Arc<Endpoints>>>,
     /// Names of workloads that are no identities: no certificate can prove them. By service port.
     unprovable: BTreeMap<HostKey, BTreeMap<u16, BTreeSet<String>>>,
     headless: BTreeMap<Arc<str>, Vec<(String, IpAddr)>>,
@@ -149,6 +151,15 @@ impl Workloads {
                 };
                 workloads.add(service, port, &candidates, peers, settings, &mut behind);
             }
+            for port in &service.datagram_ports {
+                let candidates = if slices.is_empty() {
+                    from_pods(labelled(), service, port)
+                } else {
+                    workloads.candidates_of(inputs, service, port, slices)
+                };
+                let endpoints = Arc::new(datagram_endpoints(service, port, &candidates));
+                workloads.datagrams.entry(key.clone()).or_default().insert(port.number, endpoints);
+            }
             if service.is_headless && service.registry != Registry::Entries {
                 let names = pod_names(inputs, service, slices);
                 workloads.headless.insert(Arc::clone(&service.host), names);
@@ -168,6 +179,9 @@ impl Workloads {
     fn take_over(&mut self, before: &Self, service: &Registered, key: HostKey) {
         if let Some(ports) = before.endpoints.get(&key) {
             self.endpoints.insert(key.clone(), ports.clone());
+        }
+        if let Some(ports) = before.datagrams.get(&key) {
+            self.datagrams.insert(key.clone(), ports.clone());
         }
         if let Some(ports) = before.unprovable.get(&key) {
             self.unprovable.insert(key.clone(), ports.clone());
@@ -297,6 +311,11 @@ impl Workloads {
         self.endpoints.get(&key)?.get(&port)
     }
 
+    /// The endpoints of a service's UDP port; `None` when there is no such port.
+    pub(crate) fn datagram_endpoints(&self, service: &Registered, port: u16) -> Option<&Arc<Endpoints>> {
+        self.datagrams.get(&host_key(service))?.get(&port)
+    }
+
     /// What the documents call workloads behind a service port though it is no identity. `None`: there is no such workload.
     pub(crate) fn unprovable(&self, service: &Registered, port: u16) -> Option<&BTreeSet<String>> {
         let key = host_key(service);
@@ -341,6 +360,21 @@ fn pods_by_address(inputs: &Inputs) -> BTreeMap<IpAddr, ObjectKey> {
         }
     }
     pod_at
+}
+
+/// The endpoints of a UDP port: nobody secures datagrams, whatever stands beside the pods.
+fn datagram_endpoints(service: &Registered, port: &RegisteredPort, candidates: &[Candidate<'_>]) -> Endpoints {
+    let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
+    for candidate in candidates {
+        let Some(health) = candidate.health else { continue };
+        let plain = || Endpoint { peer: PeerProxy::None, ..endpoint(candidate, health) };
+        endpoints.entry(candidate.address).or_insert_with(plain);
+    }
+    Endpoints {
+        key: format!("{}|{}/udp", service.host, port.number).into(),
+        endpoints: endpoints.into_values().collect(),
+        identities: BTreeSet::new(),
+    }
 }
 
 /// The name of the endpoints resource of a service port.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::gateway_api::Gateway;
+use palisade_crds::gateway_api::{FrontendValidationMode, Gateway};
 
 use super::{
     Body, Condition, GatewayStatus, ListenerStatus, ObjectStatus, StatusOptions, Trouble,
@@ -13,7 +13,10 @@ use crate::{
     inputs::{CONTROLLER, Inputs},
     object::Object,
     reports::ObjectName,
-    resolve::{Resolved, gateway_api::ResolvedGateway, gateway_api::status},
+    resolve::{
+        Resolved,
+        gateway_api::{BackendCertificate, ResolvedGateway, status},
+    },
 };
 
 /// Releases of the Gateway API whose CRDs are understood.
@@ -71,19 +74,31 @@ fn one(
         .filter(|listener| !listener.resolved_refs.is_true)
         .map(|listener| &*listener.name)
         .collect();
-    let resolved_refs = match unresolved.as_slice() {
-        [] => Condition::holds("ResolvedRefs", "ResolvedRefs"),
-        names => Condition::fails("ResolvedRefs", "ListenersNotResolved", format!("listeners {}", names.join(", "))),
+    let resolved_refs = match (unresolved.as_slice(), &gateway.backend_certificate) {
+        (_, BackendCertificate::Unusable(condition)) => Condition::resolved(condition),
+        ([], _) => Condition::holds("ResolvedRefs", "ResolvedRefs"),
+        (names, _) => {
+            Condition::fails("ResolvedRefs", "ListenersNotResolved", format!("listeners {}", names.join(", ")))
+        }
     };
     let obstacle = obstacle(document, &accepted, &listeners, &addresses, trouble);
     let addresses = addresses.found;
-    GatewayStatus {
-        conditions: vec![accepted, resolved_refs],
-        obstacle,
-        addresses,
-        listeners,
-        key: gateway.head.key.clone(),
-    }
+    let mut conditions = vec![accepted, resolved_refs];
+    conditions.extend(tolerates_invalid_clients(document).then(|| {
+        Condition::holds("InsecureFrontendValidationMode", "ConfigurationChanged")
+            .saying("clients whose certificates are missing or wrong are served: backends have to tell them apart")
+    }));
+    GatewayStatus { conditions, obstacle, addresses, listeners, key: gateway.head.key.clone() }
+}
+
+/// Whether `spec.tls.frontend` asks for certificates without insisting on them, on any port.
+fn tolerates_invalid_clients(document: &Object<Gateway>) -> bool {
+    let Some(frontend) = document.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { return false };
+    let of_ports = frontend.per_port.iter().map(|own| &own.tls);
+    std::iter::once(&frontend.default)
+        .chain(of_ports)
+        .filter_map(|settings| settings.validation.as_ref())
+        .any(|validation| validation.mode == FrontendValidationMode::AllowInsecureFallback)
 }
 
 fn accepted(

@@ -42,6 +42,8 @@ pub(crate) enum RouteKind {
     Tls,
     /// TCPRoute.
     Tcp,
+    /// UDPRoute.
+    Udp,
 }
 
 /// One rule. Of opaque bytes only the name and the backends say anything.
@@ -69,6 +71,7 @@ impl RouteKind {
             Self::Grpc => "GRPCRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
         }
     }
 
@@ -84,6 +87,7 @@ impl RouteKind {
             (Self::Http | Self::Grpc, ListenerProtocol::Http | ListenerProtocol::Https)
                 | (Self::Tls, ListenerProtocol::TlsPassthrough | ListenerProtocol::TlsTerminate)
                 | (Self::Tcp, ListenerProtocol::Tcp | ListenerProtocol::TlsTerminate)
+                | (Self::Udp, ListenerProtocol::Udp)
         )
     }
 }
@@ -126,6 +130,16 @@ pub(super) fn all(inputs: &Inputs) -> Vec<Arc<Route>> {
         routes.push(Route {
             head: document.head.clone(),
             kind: RouteKind::Tcp,
+            parent_refs: route.parent_refs.clone(),
+            hostnames: Vec::new(),
+            rules: route.rules.iter().map(l4_rule).collect(),
+        });
+    }
+    for document in inputs.udp_routes.values() {
+        let route = &document.spec;
+        routes.push(Route {
+            head: document.head.clone(),
+            kind: RouteKind::Udp,
             parent_refs: route.parent_refs.clone(),
             hostnames: Vec::new(),
             rules: route.rules.iter().map(l4_rule).collect(),
