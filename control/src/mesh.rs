@@ -9,9 +9,9 @@ use std::{
 };
 
 use palisade_compile::{
-    Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, SourceDocument,
+    Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, Slice, SourceDocument,
     inputs::core,
-    scope,
+    scope_after,
     status::{self, Holding, StatusOptions, Statuses},
 };
 use palisade_model::{
@@ -38,6 +38,16 @@ impl CompiledMesh {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let epoch = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { mesh, reports, epoch, statuses: Mutex::default() }
+    }
+
+    /// The proxy of a pod.
+    fn proxy(&self, pod: &WorkloadRef) -> Option<ProxyRef> {
+        let (namespace, name) = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
+        let found = self.mesh.inputs().pods.get(&ObjectKey::new(Arc::clone(&namespace), Arc::clone(&name)))?;
+        Some(match self.mesh.is_gateway(found) {
+            true => ProxyRef::gateway(namespace, name),
+            false => ProxyRef::sidecar(namespace, name),
+        })
     }
 }
 
@@ -78,19 +88,22 @@ impl Slices for CompiledMesh {
     }
 
     fn slice(&self, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> Result<Snapshot, String> {
+        self.slice_after(None, pod, queries).map(|slice| (**slice.snapshot()).clone())
+    }
+
+    fn slice_after(
+        &self,
+        previous: Option<&Arc<Slice>>,
+        pod: &WorkloadRef,
+        queries: &BTreeSet<Query>,
+    ) -> Result<Arc<Slice>, String> {
         let WorkloadRef { namespace, name } = pod;
-        let found = self
-            .mesh
-            .inputs()
-            .pods
-            .get(&ObjectKey::new(Arc::clone(namespace), Arc::clone(name)))
-            .ok_or_else(|| format!("pod {namespace}/{name} is not in the mesh"))?;
-        let proxy = if self.mesh.is_gateway(found) {
-            ProxyRef::gateway(Arc::clone(namespace), Arc::clone(name))
-        } else {
-            ProxyRef::sidecar(Arc::clone(namespace), Arc::clone(name))
-        };
-        scope(&self.mesh, &proxy, queries).map_err(|error| error.to_string())
+        let proxy = self.proxy(pod).ok_or_else(|| format!("pod {namespace}/{name} is not in the mesh"))?;
+        scope_after(previous, &self.mesh, &proxy, queries).map_err(|error| error.to_string())
+    }
+
+    fn is_slice(&self, previous: &Slice, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> bool {
+        self.proxy(pod).is_some_and(|proxy| previous.is_of(&self.mesh, &proxy, queries))
     }
 
     fn mesh(&self) -> Option<&Mesh> {
@@ -102,8 +115,8 @@ impl Slices for CompiledMesh {
             self.reports.diagnostics().iter().map(|diagnostic| serde_json::json!(diagnostic)).collect();
         let conditions: Vec<serde_json::Value> = self
             .reports
-            .conditions
-            .iter()
+            .conditions()
+            .into_iter()
             .map(|(object, conditions)| serde_json::json!({"object": object, "conditions": conditions}))
             .collect();
         serde_json::json!({"diagnostics": diagnostics, "conditions": conditions})

@@ -27,7 +27,12 @@ pub struct Right {
 
 fn right(group: &str, resources: &[&str], names: &[&str], verbs: &[&str]) -> Right {
     let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
-    Right { api_groups: vec![group.to_owned()], resources: owned(resources), resource_names: owned(names), verbs: owned(verbs) }
+    Right {
+        api_groups: vec![group.to_owned()],
+        resources: owned(resources),
+        resource_names: owned(names),
+        verbs: owned(verbs),
+    }
 }
 
 /// Rights in the whole cluster, for a control plane of the default revision.

@@ -154,7 +154,8 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let rotation = Rotation::new(place, &shared, &status::replica_name());
     let follow_root = tokio::spawn(Arc::clone(&rotation).run(stop.clone()));
     let gateways = is_provisioning.then_some(gateways);
-    let status = client.clone().map(|client| status::start(client, &control_namespace, &shared, gateways, stop.clone()));
+    let status =
+        client.clone().map(|client| status::start(client, &control_namespace, &shared, gateways, stop.clone()));
     if let Some(client) = client {
         shared.tasks.spawn(bundle::publish(client, bundle::roots(&authority), stop.clone()));
     }

@@ -4,7 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 
-use crate::{admission::AdmissionOptions, identity::AUDIENCES, injection::InjectionSettings, provisioning::GatewaySettings};
+use crate::{
+    admission::AdmissionOptions, identity::AUDIENCES, injection::InjectionSettings, provisioning::GatewaySettings,
+};
 
 /// The control plane: documents in, configuration and certificates for proxies out.
 #[derive(Debug, Clone, Parser)]

@@ -166,11 +166,7 @@ pub(crate) fn ports<'a>(listeners: impl Iterator<Item = (&'a str, u16, ListenerP
 
 fn is_port_name(text: &str) -> bool {
     let is_part = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
-    !text.is_empty()
-        && text.len() <= 63
-        && text.bytes().all(is_part)
-        && !text.starts_with('-')
-        && !text.ends_with('-')
+    !text.is_empty() && text.len() <= 63 && text.bytes().all(is_part) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 #[cfg(test)]
@@ -191,7 +187,8 @@ mod tests {
             ]
             .into_iter(),
         );
-        let told: Vec<String> = made.iter().map(|p| format!("{} {} {} {}", p.name, p.port, p.transport, p.app_protocol)).collect();
+        let told: Vec<String> =
+            made.iter().map(|p| format!("{} {} {} {}", p.name, p.port, p.transport, p.app_protocol)).collect();
         assert_eq!(
             told,
             [

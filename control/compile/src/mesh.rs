@@ -16,13 +16,14 @@ use palisade_model::{
 };
 
 use crate::{
-    checks,
+    checks::{self, CheckedPolicies},
     inputs::{GATEWAY_NAME_LABEL, GatewayKind, Inputs, core},
-    lower::{self, client::Proxy},
+    lower::client::Proxy,
     object::{Object, ObjectKey},
     reports::Reports,
     resolve::{Resolved, gateways, locality::Locality},
     settings::Topology,
+    slice::scope_after,
 };
 
 /// Label of pods by the proxy that runs there.
@@ -32,6 +33,7 @@ pub(crate) const PROXY_LABEL: &str = "palisade.dev/proxy";
 #[derive(Debug, Clone)]
 pub struct Mesh {
     resolved: Arc<Resolved>,
+    checked: Arc<CheckedPolicies>,
 }
 
 /// The result of compiling.
@@ -129,14 +131,14 @@ pub fn compile(inputs: &Arc<Inputs>) -> Compiled {
 /// from `previous`.
 pub fn compile_after(previous: &Mesh, mut inputs: Inputs) -> Compiled {
     inputs.adopt(previous.inputs());
-    compile_from(Some(&previous.resolved), Arc::new(inputs))
+    compile_from(Some(previous), Arc::new(inputs))
 }
 
-fn compile_from(previous: Option<&Resolved>, inputs: Arc<Inputs>) -> Compiled {
+fn compile_from(previous: Option<&Mesh>, inputs: Arc<Inputs>) -> Compiled {
     let mut reports = inputs.reports.clone();
-    let resolved = Resolved::after(previous, inputs, &mut reports);
-    checks::check(&resolved, &mut reports);
-    Compiled { mesh: Mesh { resolved: Arc::new(resolved) }, reports }
+    let resolved = Resolved::after(previous.map(Mesh::resolved), inputs, &mut reports);
+    let checked = checks::check(previous.map(|previous| &*previous.checked), &resolved, &mut reports);
+    Compiled { mesh: Mesh { resolved: Arc::new(resolved), checked: Arc::new(checked) }, reports }
 }
 
 /// One proxy's slice of the mesh. `queries` are the hosts and addresses that it has subscribed to.
@@ -144,10 +146,7 @@ fn compile_from(previous: Option<&Resolved>, inputs: Arc<Inputs>) -> Compiled {
 /// # Errors
 /// When the proxy has no identity, or the slice would not be closed.
 pub fn scope(mesh: &Mesh, proxy: &ProxyRef, queries: &BTreeSet<Query>) -> Result<Snapshot, ScopeError> {
-    let proxy = mesh.proxy(proxy)?;
-    let entries = lower::lower(&mesh.resolved, &proxy, queries)?;
-    let name = || format!("{}/{}", proxy.namespace, proxy.name);
-    Snapshot::new(entries).map_err(|source| ScopeError::Snapshot { proxy: name(), source })
+    scope_after(None, mesh, proxy, queries).map(|slice| Arc::unwrap_or_clone(Arc::clone(slice.snapshot())))
 }
 
 impl Mesh {
@@ -207,7 +206,7 @@ impl Mesh {
     }
 
     /// A proxy with what its pod says about it.
-    fn proxy(&self, asked: &ProxyRef) -> Result<Proxy, ScopeError> {
+    pub(crate) fn proxy(&self, asked: &ProxyRef) -> Result<Proxy, ScopeError> {
         let ProxyRef { kind, namespace, name, labels, service_account, ips, gateway, locality, node, network } = asked;
         let inputs = &self.resolved.inputs;
         let key = name.as_ref().map(|name| ObjectKey::new(Arc::clone(namespace), Arc::clone(name)));

@@ -11,7 +11,7 @@ mod istio;
 mod render;
 mod route;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use palisade_model::{origin::Origin, settings::WorkloadRef};
 
@@ -154,6 +154,8 @@ pub struct WholeStatus {
     pub messages: Option<Vec<Finding>>,
     /// Objects that it attaches to, for `ancestors`; `None` = the kind has none.
     pub ancestors: Option<Vec<Reference>>,
+    /// Addresses that its hosts have been given, for `addresses`; empty for all kinds but ServiceEntry.
+    pub addresses: Vec<(Arc<str>, IpAddr)>,
     /// It changes no answer.
     pub is_dry_run: bool,
     /// Which proxies it concerns; `None` = it becomes no resource of its own, nobody can say who enforces it.
@@ -216,8 +218,7 @@ fn expected(mesh: &Mesh) -> Vec<ExpectedProxy> {
         // A pod that documents lead to may run another mesh's gateway, unless it says that it is ours.
         let says = pod.head.labels.get(PROXY_LABEL).is_some_and(|proxy| proxy == "gateway");
         let is_marked = says || pod.head.labels.contains_key(GATEWAY_NAME_LABEL) && !gateways.is_empty();
-        let is_expected =
-            is_marked || pod.spec.gateway.is_some() || (pod.spec.is_injected && pod.spec.is_palisade);
+        let is_expected = is_marked || pod.spec.gateway.is_some() || (pod.spec.is_injected && pod.spec.is_palisade);
         let ObjectKey { namespace, name } = pod.head.key.clone();
         is_expected.then_some(ExpectedProxy { pod: WorkloadRef { namespace, name }, gateways })
     });

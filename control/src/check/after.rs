@@ -111,13 +111,19 @@ impl Checkup {
             Err(error) => return vec![Finding::unseen(CHECK, &error)],
         };
         let class = |gateway: &DynamicObject| {
-            gateway.data.pointer("/spec/gatewayClassName").and_then(|class| class.as_str()).unwrap_or_default().to_owned()
+            gateway
+                .data
+                .pointer("/spec/gatewayClassName")
+                .and_then(|class| class.as_str())
+                .unwrap_or_default()
+                .to_owned()
         };
         let ours: Vec<&DynamicObject> =
             gateways.iter().filter(|gateway| class(gateway).starts_with("palisade")).collect();
         let problems = ours.iter().filter_map(|gateway| problem(gateway));
-        let mut findings: Vec<Finding> =
-            problems.map(|text| Finding::new(CHECK, Level::Warning, text).cure("docs/operations/gateways.md")).collect();
+        let mut findings: Vec<Finding> = problems
+            .map(|text| Finding::new(CHECK, Level::Warning, text).cure("docs/operations/gateways.md"))
+            .collect();
         if findings.is_empty() && !ours.is_empty() {
             findings.push(Finding::ok(CHECK, format!("{} Gateways are programmed", ours.len())));
         }

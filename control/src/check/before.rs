@@ -155,8 +155,12 @@ impl Checkup {
             Some(Some("restricted")) => {
                 Finding::ok(CHECK, format!("namespace `{}` enforces `restricted`", self.namespace))
             }
-            Some(_) => Finding::new(CHECK, Level::Info, format!("namespace `{}` does not enforce `restricted`", self.namespace))
-                .cure(format!("kubectl label namespace {} {ENFORCE}=restricted: the control plane fits", self.namespace)),
+            Some(_) => Finding::new(
+                CHECK,
+                Level::Info,
+                format!("namespace `{}` does not enforce `restricted`", self.namespace),
+            )
+            .cure(format!("kubectl label namespace {} {ENFORCE}=restricted: the control plane fits", self.namespace)),
         });
         findings.extend(namespaces.iter().filter(|namespace| is_injected(namespace.labels())).filter_map(|namespace| {
             let level = namespace.labels().get(ENFORCE).filter(|level| *level != "privileged")?;

@@ -34,7 +34,10 @@ impl Checkup {
                     .iter()
                     .find(|crd| crd.metadata.name.as_deref() == Some("gateways.gateway.networking.k8s.io"));
                 let annotation = |key: &str| {
-                    gateway.and_then(|crd| crd.metadata.annotations.as_ref()?.get(key)).map(String::as_str).unwrap_or_default()
+                    gateway
+                        .and_then(|crd| crd.metadata.annotations.as_ref()?.get(key))
+                        .map(String::as_str)
+                        .unwrap_or_default()
                 };
                 findings.push(gateway_api(gateway.is_some(), annotation(BUNDLE), annotation(CHANNEL)));
                 findings.push(own(&has));
@@ -54,8 +57,12 @@ fn minor(text: &str) -> Option<u32> {
 fn gateway_api(is_there: bool, version: &str, channel: &str) -> Finding {
     const CHECK: &str = "gateway-api";
     if !is_there {
-        return Finding::new(CHECK, Level::Warning, "the Gateway API is not installed: there are no Gateways and routes")
-            .cure("install the standard channel of a release v1.0 to v1.6");
+        return Finding::new(
+            CHECK,
+            Level::Warning,
+            "the Gateway API is not installed: there are no Gateways and routes",
+        )
+        .cure("install the standard channel of a release v1.0 to v1.6");
     }
     let is_known = version
         .strip_prefix("v1.")
@@ -104,9 +111,13 @@ mod tests {
 
     #[test]
     fn releases_of_the_gateway_api_are_judged() {
-        for (version, level) in
-            [("v1.6.3", Level::Ok), ("v1.0.0-rc1", Level::Ok), ("v1.7.0", Level::Warning), ("v0.8.0", Level::Warning), ("", Level::Warning)]
-        {
+        for (version, level) in [
+            ("v1.6.3", Level::Ok),
+            ("v1.0.0-rc1", Level::Ok),
+            ("v1.7.0", Level::Warning),
+            ("v0.8.0", Level::Warning),
+            ("", Level::Warning),
+        ] {
             assert_eq!(gateway_api(true, version, "standard").level, level, "{version}");
         }
         assert_eq!(gateway_api(false, "", "").level, Level::Warning);

@@ -24,7 +24,8 @@ impl Checkup {
             Ok(connected) if connected >= ready => Finding::ok(CHECK, format!("{connected} proxies are connected")),
             Ok(connected) => {
                 let text = format!("{connected} proxies are connected, and {ready} pods with one are ready");
-                Finding::new(CHECK, Level::Warning, text).cure("palisade proxy status, and the log of the proxies that lack")
+                Finding::new(CHECK, Level::Warning, text)
+                    .cure("palisade proxy status, and the log of the proxies that lack")
             }
             Err(error) => {
                 let text = format!("how many proxies are connected cannot be asked: {error}");

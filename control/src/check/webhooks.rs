@@ -3,7 +3,9 @@
 use k8s_openapi::{
     ByteString,
     api::{
-        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig},
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+        },
         core::v1::ConfigMap,
     },
 };
@@ -39,9 +41,9 @@ impl Checkup {
         let of_validating = validating.iter().flat_map(|own| {
             own.webhooks.iter().flatten().map(|webhook| (own.name_any(), webhook.client_config.clone()))
         });
-        let of_mutating = mutating
-            .iter()
-            .flat_map(|own| own.webhooks.iter().flatten().map(|webhook| (own.name_any(), webhook.client_config.clone())));
+        let of_mutating = mutating.iter().flat_map(|own| {
+            own.webhooks.iter().flatten().map(|webhook| (own.name_any(), webhook.client_config.clone()))
+        });
         let all: Vec<(String, WebhookClientConfig)> = of_validating.chain(of_mutating).collect();
         vec![self.bundles(&all).await, self.answers().await]
     }
@@ -71,7 +73,9 @@ impl Checkup {
         let kind = GroupVersionKind::gvk("security.istio.io", "v1", "AuthorizationPolicy");
         let resource = ApiResource::from_gvk(&kind);
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
-        let policy = DynamicObject::new("palisade-check", &resource).data(json!({"spec": {"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/palisade-check"]}}]}]}}));
+        let policy = DynamicObject::new("palisade-check", &resource).data(
+            json!({"spec": {"action": "DENY", "rules": [{"to": [{"operation": {"paths": ["/palisade-check"]}}]}]}}),
+        );
         let dry = PostParams { dry_run: true, ..PostParams::default() };
         match api.create(&dry, &policy).await {
             Ok(_) => Finding::ok(CHECK, "the webhooks answer the API server"),
@@ -85,7 +89,9 @@ impl Checkup {
                 let text = "whether the webhooks answer cannot be tried without Istio's definitions";
                 Finding::new(CHECK, Level::Unknown, text).cure("palisade crds apply --istio")
             }
-            Err(error) => Finding::new(CHECK, Level::Unknown, format!("the webhooks could not be tried: {}", told(&error))),
+            Err(error) => {
+                Finding::new(CHECK, Level::Unknown, format!("the webhooks could not be tried: {}", told(&error)))
+            }
         }
     }
 }

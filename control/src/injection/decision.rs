@@ -94,7 +94,9 @@ impl fmt::Display for Reason {
             Self::AlreadyInjected => "it has its sidecar already",
             Self::IstioInjected => "Istio's sidecar is there already",
             Self::OtherTemplate => "`inject.istio.io/templates` asks for something else than a sidecar or a gateway",
-            Self::NothingToFill => "`inject.istio.io/templates: gateway` fills a container of image `auto`, and there is none",
+            Self::NothingToFill => {
+                "`inject.istio.io/templates: gateway` fills a container of image `auto`, and there is none"
+            }
         })
     }
 }

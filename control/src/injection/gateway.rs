@@ -67,9 +67,7 @@ pub(super) fn with_gateway(
     spec.insert("volumes".to_owned(), volumes.into());
     // Listeners are bound on the ports that they declare, without any capability.
     let context = object_at(spec, "securityContext").ok_or_else(malformed)?;
-    context
-        .entry("sysctls")
-        .or_insert_with(|| json!([{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]));
+    context.entry("sysctls").or_insert_with(|| json!([{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]));
     mark(&mut pod, labels, owner, &name, settings)?;
     Ok(pod)
 }
@@ -80,10 +78,7 @@ fn fill(container: &mut Map<String, Value>, overrides: &Overrides, settings: &In
     container.insert("image".to_owned(), image.unwrap_or(&settings.gateway_image).as_str().into());
     let mut lists = [
         ("env", environment(overrides, settings, &Map::new())),
-        (
-            "ports",
-            vec![json!({"name": "http-palisade", "containerPort": 15020, "protocol": "TCP"})],
-        ),
+        ("ports", vec![json!({"name": "http-palisade", "containerPort": 15020, "protocol": "TCP"})]),
         (
             "volumeMounts",
             [

@@ -49,8 +49,7 @@ impl Classes {
         tokio::time::sleep_until(self.due.into()).await;
         // Before the requests: one that is dropped on the way is not made at once again.
         self.due = Instant::now() + AGAIN;
-        let resource =
-            ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "GatewayClass"));
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "GatewayClass"));
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
         for (name, description) in CLASSES.iter().filter(|(name, _)| self.missing.contains(name)) {
             let class = DynamicObject::new(name, &resource)

@@ -99,7 +99,8 @@ pub(super) fn objects(
             continue;
         }
         for over in overlays().filter(|over| !over.is_null()) {
-            overlay::lay(&mut object, over).map_err(|message| format!("overlay of the {}: {message}", kind.resource().kind))?;
+            overlay::lay(&mut object, over)
+                .map_err(|message| format!("overlay of the {}: {message}", kind.resource().kind))?;
         }
         made.insert(kind, marked(object)?);
     }
@@ -108,8 +109,7 @@ pub(super) fn objects(
 
 /// With a mark of what it is made from.
 fn marked(mut object: Value) -> Result<Value, String> {
-    let made_from: String =
-        ContentHash::of_bytes(object.to_string().as_bytes()).to_string().chars().take(16).collect();
+    let made_from: String = ContentHash::of_bytes(object.to_string().as_bytes()).to_string().chars().take(16).collect();
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut).ok_or("`metadata` is no object")?;
     let annotations = metadata.entry("annotations").or_insert_with(|| Value::Object(Map::new()));
     let annotations = annotations.as_object_mut().ok_or("`metadata.annotations` is no object")?;

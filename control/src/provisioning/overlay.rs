@@ -73,7 +73,8 @@ fn map(under: &mut Map<String, Value>, over: &Map<String, Value>, path: &str) ->
 
 fn items(under: &mut Vec<Value>, over: &[Value], key: &str, path: &str) -> Result<(), String> {
     for item in over {
-        let fields = item.as_object().ok_or_else(|| format!("`{}`: an item is no object", path.trim_start_matches('.')))?;
+        let fields =
+            item.as_object().ok_or_else(|| format!("`{}`: an item is no object", path.trim_start_matches('.')))?;
         let directive = directive(fields, path)?;
         let Some(name) = item.get(key) else {
             // A directive by itself is about the list.
@@ -143,7 +144,8 @@ mod tests {
 
     #[test]
     fn maps_merge_and_null_takes_away() {
-        let laid = laid(json!({"a": {"b": 1, "c": 2}, "d": 3}), json!({"a": {"b": 4, "c": null}, "e": {"f": null, "g": 5}}));
+        let laid =
+            laid(json!({"a": {"b": 1, "c": 2}, "d": 3}), json!({"a": {"b": 4, "c": null}, "e": {"f": null, "g": 5}}));
         assert_eq!(laid.unwrap(), json!({"a": {"b": 4}, "d": 3, "e": {"g": 5}}));
     }
 
@@ -173,7 +175,10 @@ mod tests {
     fn directives_delete_and_replace() {
         let under = || json!({"volumes": [{"name": "a"}, {"name": "b"}], "securityContext": {"runAsUser": 1}});
         let over = json!({"volumes": [{"name": "a", "$patch": "delete"}], "securityContext": {"$patch": "replace", "fsGroup": 2}});
-        assert_eq!(laid(under(), over).unwrap(), json!({"volumes": [{"name": "b"}], "securityContext": {"fsGroup": 2}}));
+        assert_eq!(
+            laid(under(), over).unwrap(),
+            json!({"volumes": [{"name": "b"}], "securityContext": {"fsGroup": 2}})
+        );
         let over = json!({"volumes": [{"$patch": "replace"}, {"name": "c"}]});
         assert_eq!(laid(under(), over).unwrap().pointer("/volumes"), Some(&json!([{"name": "c"}])));
     }

@@ -177,7 +177,9 @@ impl Provisioner {
         self.due.retain(|key, _| wanted.contains_key(key));
         self.failures.retain(|key, _| wanted.contains_key(key));
         let gateways = &mesh.inputs().api_gateways;
-        let labels = wanted.keys().map(|key| ((key.namespace.to_string(), palisade_compile::gateway_label(&key.name)), key.clone()));
+        let labels = wanted
+            .keys()
+            .map(|key| ((key.namespace.to_string(), palisade_compile::gateway_label(&key.name)), key.clone()));
         self.by_label = labels.collect();
         self.uids = gateways.iter().map(|(key, gateway)| (key.clone(), Arc::clone(&gateway.head.uid))).collect();
         self.wanted = wanted;
@@ -209,7 +211,9 @@ impl Provisioner {
         let due: Vec<ObjectKey> = due.map(|(key, _)| key.clone()).take(AT_A_TIME - self.works.len()).collect();
         for key in due {
             self.due.remove(&key);
-            let Some(uid) = self.uids.get(&key).map(|uid| uid.to_string()).filter(|uid| !uid.is_empty()) else { continue };
+            let Some(uid) = self.uids.get(&key).map(|uid| uid.to_string()).filter(|uid| !uid.is_empty()) else {
+                continue;
+            };
             let made = match self.wanted.get(&key) {
                 Some(Wanted::Objects(own)) => {
                     match objects::objects(own, &self.settings.gateways, &self.settings.injection) {
@@ -265,7 +269,9 @@ impl Provisioner {
                 self.failures.remove(&gateway);
                 (None, Some(None))
             }
-            Some(Stopped::Foreign(message)) => (Some(LOOK_AGAIN), Some(Some(Trouble { is_parameters: false, message }))),
+            Some(Stopped::Foreign(message)) => {
+                (Some(LOOK_AGAIN), Some(Some(Trouble { is_parameters: false, message })))
+            }
             Some(Stopped::Refused(message)) => {
                 tracing::warn!(%gateway, %message, "the objects of a Gateway are not as they should be");
                 (Some(self.pause(&gateway)), Some(Some(Trouble { is_parameters: has_overlays, message })))

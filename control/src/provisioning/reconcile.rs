@@ -165,7 +165,9 @@ fn not_ours(name: &ObjectRef, held: &Held) -> Stopped {
     if held.is_ours {
         Stopped::Later(format!("{what} is that of an earlier Gateway of this name, and not gone yet"))
     } else {
-        Stopped::Foreign(format!("{what} is there already and is not Palisade's: it is left as it is; delete or rename it"))
+        Stopped::Foreign(format!(
+            "{what} is there already and is not Palisade's: it is left as it is; delete or rename it"
+        ))
     }
 }
 
@@ -205,9 +207,9 @@ pub(super) fn steps<'a>(
         let made_from = object.pointer("/metadata/annotations/palisade.dev~1made-from").and_then(Value::as_str);
         let is_current = made_from == Some(&*there.made_from)
             && (there.says(object)
-                || settled.get(&name).is_some_and(|(from, content)| {
-                    Some(from.as_str()) == made_from && there.is_as(content)
-                }));
+                || settled
+                    .get(&name)
+                    .is_some_and(|(from, content)| Some(from.as_str()) == made_from && there.is_as(content)));
         if !is_current {
             steps.push(Step::Update(*kind, object.clone(), there.uid.clone()));
         }

@@ -55,7 +55,10 @@ const KINDS: [(&str, &str, Shape); 23] = [
 pub(crate) fn written() -> BTreeMap<&'static str, Vec<String>> {
     let mut resources: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (group, kind, _) in KINDS {
-        resources.entry(group).or_default().push(ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind)).plural);
+        resources
+            .entry(group)
+            .or_default()
+            .push(ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind)).plural);
     }
     resources.values_mut().for_each(|plurals| plurals.sort());
     resources

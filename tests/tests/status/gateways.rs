@@ -62,7 +62,8 @@ async fn gateways_get_what_runs_them_and_nobody_loses_anything() -> anyhow::Resu
     // Only what the profile `restricted` admits may run here.
     let label = "pod-security.kubernetes.io/enforce=restricted";
     cluster.kubectl(&["label", "namespace", NAMESPACE, label]).await?;
-    let control = stand.control_with("one", &["--gateway-provisioning=on", "--gateway-image=example.com/edge:1"]).await?;
+    let control =
+        stand.control_with("one", &["--gateway-provisioning=on", "--gateway-image=example.com/edge:1"]).await?;
     made_and_programmed(&stand).await.with_context(|| control.said())?;
     kept(&stand, &control).await.with_context(|| control.said())?;
     customised(&stand).await.with_context(|| control.said())?;
@@ -97,7 +98,8 @@ async fn made_and_programmed(stand: &Stand<'_>) -> anyhow::Result<()> {
     })
     .await?;
     let ingress = r#"{"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "lb.example.com"}]}}}"#;
-    let arguments = ["patch", "service", "edge-palisade", "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", ingress];
+    let arguments =
+        ["patch", "service", "edge-palisade", "-n", NAMESPACE, "--subresource=status", "--type=merge", "-p", ingress];
     stand.cluster.kubectl(&arguments).await?;
     until("addresses", SOON, async || {
         let status = stand.get(GATEWAY_API, "gateways", NAMESPACE, "edge").await?["status"].clone();
@@ -134,8 +136,13 @@ async fn versions(stand: &Stand<'_>) -> anyhow::Result<Vec<String>> {
 
 /// What others change is undone, listeners change the Service alone, and a second leader writes nothing.
 async fn kept(stand: &Stand<'_>, control: &Replica) -> anyhow::Result<()> {
-    patch(stand, "service", "edge-palisade", r#"{"spec": {"selector": {"gateway.networking.k8s.io/gateway-name": "x"}}}"#)
-        .await?;
+    patch(
+        stand,
+        "service",
+        "edge-palisade",
+        r#"{"spec": {"selector": {"gateway.networking.k8s.io/gateway-name": "x"}}}"#,
+    )
+    .await?;
     stand.cluster.kubectl(&["delete", "poddisruptionbudget", "edge-palisade", "-n", NAMESPACE]).await?;
     until("what was changed and deleted", SOON, async || {
         let service = there(stand, "services", "edge-palisade").await?;
@@ -150,8 +157,12 @@ async fn kept(stand: &Stand<'_>, control: &Replica) -> anyhow::Result<()> {
     stand.cluster.kubectl(&arguments).await?;
     until("ports of the Service", SOON, async || {
         let service = there(stand, "services", "edge-palisade").await?;
-        let ports: Vec<i64> =
-            service["spec"]["ports"].as_array().into_iter().flatten().filter_map(|port| port["port"].as_i64()).collect();
+        let ports: Vec<i64> = service["spec"]["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|port| port["port"].as_i64())
+            .collect();
         ensure!(ports == [80, 9090], "{ports:?}");
         Ok(())
     })
@@ -185,11 +196,17 @@ async fn customised(stand: &Stand<'_>) -> anyhow::Result<()> {
     stand.cluster.apply(&gateway("edge", "palisade", own)).await?;
     until("a ConfigMap that is missing", SOON, async || {
         let (truth, reason, _, message) = condition(&conditions(stand, "edge").await?, "Accepted")?;
-        ensure!(truth == "False" && reason == "InvalidParameters" && message.contains("own` does not exist"), "{message}");
+        ensure!(
+            truth == "False" && reason == "InvalidParameters" && message.contains("own` does not exist"),
+            "{message}"
+        );
         Ok(())
     })
     .await?;
-    stand.cluster.apply(&map("  deployment: |\n    spec: {replicas: 3}\n  service: |\n    spec: {externalTrafficPolicy: Local}")).await?;
+    stand
+        .cluster
+        .apply(&map("  deployment: |\n    spec: {replicas: 3}\n  service: |\n    spec: {externalTrafficPolicy: Local}"))
+        .await?;
     until("what its owner says", SOON, async || {
         let deployment = there(stand, "deployments", "edge-palisade").await?;
         ensure!(deployment["spec"]["replicas"] == 3, "{}", deployment["spec"]["replicas"]);
@@ -201,7 +218,12 @@ async fn customised(stand: &Stand<'_>) -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    stand.cluster.apply(&map("  deployment: |\n    spec: {replicas: many}\n  service: |\n    spec: {externalTrafficPolicy: Local}")).await?;
+    stand
+        .cluster
+        .apply(&map(
+            "  deployment: |\n    spec: {replicas: many}\n  service: |\n    spec: {externalTrafficPolicy: Local}",
+        ))
+        .await?;
     until("what the API server refuses", SOON, async || {
         let (truth, reason, _, message) = condition(&conditions(stand, "edge").await?, "Accepted")?;
         ensure!(truth == "False" && reason == "InvalidParameters" && message.contains("edge-palisade"), "{message}");
@@ -239,7 +261,15 @@ async fn foreign(stand: &Stand<'_>) -> anyhow::Result<()> {
     ensure!(theirs["spec"]["selector"] == json!({"app": "theirs"}), "{theirs}");
     ensure!(theirs["metadata"].get("ownerReferences").is_none(), "{theirs}");
     // Its owner hands it over.
-    let label = ["label", "service", "taken-palisade", "-n", NAMESPACE, "app.kubernetes.io/managed-by=palisade", "gateway.networking.k8s.io/gateway-name=taken"];
+    let label = [
+        "label",
+        "service",
+        "taken-palisade",
+        "-n",
+        NAMESPACE,
+        "app.kubernetes.io/managed-by=palisade",
+        "gateway.networking.k8s.io/gateway-name=taken",
+    ];
     stand.cluster.kubectl(&label).await?;
     until("a Service that was handed over", SOON, async || {
         let ours = there(stand, "services", "taken-palisade").await?;

@@ -85,7 +85,15 @@ async fn the_plain_yaml_is_all_that_a_control_plane_needs() -> anyhow::Result<()
     cluster.apply(&manifest("palisade.yaml")?).await?;
     cluster.namespace("installed").await?;
     until("pods that Pod Security `restricted` admits", SOON, async || {
-        let ready = ["get", "deployment", "-n", "palisade-system", "palisade-control", "-o", "jsonpath={.status.readyReplicas}"];
+        let ready = [
+            "get",
+            "deployment",
+            "-n",
+            "palisade-system",
+            "palisade-control",
+            "-o",
+            "jsonpath={.status.readyReplicas}",
+        ];
         let ready = cluster.kubectl(&ready).await?;
         ensure!(ready == "2", "{ready} ready");
         Ok(())
@@ -119,9 +127,13 @@ async fn the_plain_yaml_is_all_that_a_control_plane_needs() -> anyhow::Result<()
             let object = stand.get(api, plural, "installed", name).await?;
             ensure!(told(&object["status"]["conditions"], "Accepted")?.starts_with("True"), "{object}");
         }
-        let class = cluster.kubectl(&["get", "gatewayclass", "palisade", "-o", "jsonpath={.status.conditions[*].type}"]).await?;
+        let class = cluster
+            .kubectl(&["get", "gatewayclass", "palisade", "-o", "jsonpath={.status.conditions[*].type}"])
+            .await?;
         ensure!(class == "Accepted SupportedVersion", "{class}");
-        cluster.kubectl(&["get", "deployment,service,hpa,pdb,serviceaccount", "-n", "installed", "edge-palisade"]).await?;
+        cluster
+            .kubectl(&["get", "deployment,service,hpa,pdb,serviceaccount", "-n", "installed", "edge-palisade"])
+            .await?;
         cluster.kubectl(&["get", "configmap", "-n", "installed", "palisade-ca-root-cert"]).await?;
         for kind in ["validatingwebhookconfiguration", "mutatingwebhookconfiguration"] {
             cluster.kubectl(&["get", kind, "palisade"]).await?;

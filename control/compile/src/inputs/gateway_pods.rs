@@ -97,8 +97,10 @@ pub(super) fn missing_services(inputs: &Inputs) -> Vec<Object<core::Service>> {
     let mut services = Vec::new();
     for gateway in inputs.api_gateways.values() {
         let class = &gateway.spec.gateway_class_name;
-        let key =
-            ObjectKey::new(Arc::clone(&gateway.head.key.namespace), object_name(&gateway.head.key.name, class).as_str());
+        let key = ObjectKey::new(
+            Arc::clone(&gateway.head.key.namespace),
+            object_name(&gateway.head.key.name, class).as_str(),
+        );
         let is_there = inputs.services.contains_key(&key) || is_manual(&gateway.spec);
         if !is_served_class(inputs, class) || is_there {
             continue;
@@ -122,6 +124,7 @@ pub(super) fn missing_services(inputs: &Inputs) -> Vec<Object<core::Service>> {
                 created: i64::MIN,
                 labels: BTreeMap::new(),
                 annotations: BTreeMap::new(),
+                allocated: None,
             },
             spec: core::Service {
                 selector: BTreeMap::from([(GATEWAY_NAME_LABEL.to_owned(), label_value(&gateway.head.key.name))]),
@@ -151,6 +154,7 @@ fn pod(
             created: i64::MIN,
             labels,
             annotations: BTreeMap::new(),
+            allocated: None,
         },
         spec: core::Pod {
             service_account: service_account.to_owned(),

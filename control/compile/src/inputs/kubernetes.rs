@@ -53,6 +53,7 @@ impl Template {
                     created: self.head.created,
                     labels: self.labels.clone(),
                     annotations: self.annotations.clone(),
+                    allocated: None,
                 },
                 spec: pod,
             }

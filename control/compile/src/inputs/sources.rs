@@ -310,6 +310,7 @@ pub(super) fn head(meta: &Meta) -> Head {
         created: meta.creation_timestamp.map_or(i64::MIN, |time| time.as_second()),
         labels: meta.labels.clone(),
         annotations: meta.annotations.clone(),
+        allocated: (!meta.allocated.is_empty()).then(|| meta.allocated.as_slice().into()),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
         destination_rules::{
             self, Balancing, Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, Http2Upgrade,
         },
-        gateway_api::{BackendCertificate, BackendTls, ResolvedGateway},
+        gateway_api::{BackendCertificate, BackendTls},
         locality,
         services::{Registered, RegisteredPort, Resolution},
         workloads,
@@ -36,7 +36,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A place that a route may lead to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Destination {
     /// Host in full.
     pub(crate) host: Arc<str>,
@@ -76,7 +76,7 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
     }
     if let Some(asked) = backend_tls(client, service, port) {
         origins.push(asked.origin.clone());
-        let presents = served_gateways(client).filter(|own| own.backend_certificate != BackendCertificate::None);
+        let presents = client.served_gateways().filter(|own| own.backend_certificate != BackendCertificate::None);
         origins.extend(presents.map(|gateway| gateway.head.origin()));
     }
     let destination_policy = policy.and_then(|policy| policy.policy.as_ref());
@@ -136,7 +136,11 @@ pub(crate) fn inbound_pool(
 /// The DestinationRule that a client gets for a service.
 pub(crate) fn policy_for<'a>(client: Client<'a>, service: &Registered) -> Option<&'a DestinationPolicy> {
     let namespace = Some(&*service.key.namespace);
-    client.resolved.destinations.find(client.namespace(), &client.proxy.labels, &service.pattern, namespace)
+    let destinations = &client.resolved.destinations;
+    // Without rules for workloads all of a namespace are told the same.
+    let none = const { &BTreeMap::new() };
+    let labels = if destinations.selects_workloads(client.namespace()) { client.labels() } else { none };
+    destinations.find(client.namespace(), labels, &service.pattern, namespace)
 }
 
 /// What a BackendTLSPolicy asks of gateways.
@@ -219,28 +223,24 @@ fn cluster(
     }
 }
 
-/// The Gateways of the Gateway API that a proxy serves.
-fn served_gateways<'a>(client: Client<'a>) -> impl Iterator<Item = &'a ResolvedGateway> {
-    client.proxy.gateways.iter().filter_map(move |key| client.resolved.gateway_api.gateway(key))
-}
-
 /// TLS towards a backend, with the certificate that the proxy's Gateway shows to backends.
 fn presenting(client: Client<'_>, tls: UpstreamTls) -> UpstreamTls {
-    let mut asked = served_gateways(client).map(|gateway| &gateway.backend_certificate);
-    let first = asked.next();
-    if let (UpstreamTls::Originate(_), true) = (&tls, asked.any(|other| Some(other) != first)) {
-        let message = "the Gateways that this proxy serves ask for different certificates in `spec.tls.backend`";
+    let UpstreamTls::Originate(originate) = tls else { return tls };
+    let mut shown = client.served_gateways().map(|gateway| &gateway.backend_certificate);
+    let Some(first) = shown.next() else { return UpstreamTls::Originate(originate) };
+    if shown.any(|other| other != first) {
+        let message = "`spec.tls.backend`: the Gateways that this proxy serves ask for different client certificates";
         return UpstreamTls::Refuse { message: message.into() };
     }
-    match (tls, first) {
-        (UpstreamTls::Originate(originate), Some(BackendCertificate::Secret(key))) => {
+    match first {
+        BackendCertificate::None => UpstreamTls::Originate(originate),
+        BackendCertificate::Secret(key) => {
             UpstreamTls::Originate(Originate { client_certificate: Some(Arc::clone(key)), ..originate })
         }
         // Without the certificate that its document asks for the proxy would be somebody else to the backend.
-        (UpstreamTls::Originate(_), Some(BackendCertificate::Unusable(condition))) => {
+        BackendCertificate::Unusable(condition) => {
             UpstreamTls::Refuse { message: format!("`spec.tls.backend` of the Gateway: {}", condition.message).into() }
         }
-        (tls, _) => tls,
     }
 }
 
@@ -289,10 +289,9 @@ fn discovery(
     port: &RegisteredPort,
     mut subset: BTreeMap<Arc<str>, Arc<str>>,
 ) -> Discovery {
-    let node = &client.proxy.node;
     // Where no node is known, everything is on the same one.
-    if service.is_node_local && !node.is_empty() {
-        subset.insert(locality::HOSTNAME.into(), node.as_str().into());
+    if service.is_node_local && !client.node().is_empty() {
+        subset.insert(locality::HOSTNAME.into(), client.node().into());
     }
     match (service.resolution, &port.target) {
         // Nobody dials a destination through a gateway: it takes the endpoints that are listed.

@@ -28,9 +28,8 @@ use crate::{
 pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<(), HashError> {
     let client = assembly.client;
     let resolved = client.resolved;
-    let gateways = client.proxy.gateways.iter().filter_map(|key| resolved.gateway_api.gateway(key));
     let mut by_port: BTreeMap<u16, Vec<(&ResolvedGateway, &ResolvedListener)>> = BTreeMap::new();
-    for gateway in gateways {
+    for gateway in client.served_gateways() {
         for listener in gateway.listeners.iter().filter(|listener| listener.is_accepted) {
             if listener.protocol == ListenerProtocol::Udp {
                 add_datagrams(assembly, gateway, listener, policies)?;
@@ -42,7 +41,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
     for (declared_port, listeners) in by_port {
         let chains: Arc<[Chain]> = chains(assembly, &listeners)?.into();
         let origins: BTreeSet<Origin> = listeners.iter().map(|(gateway, _)| gateway.head.origin()).collect();
-        for port in gateways::target_ports(&resolved.inputs, client.proxy, declared_port) {
+        for port in gateways::target_ports(&resolved.inputs, client.proxy(), declared_port) {
             let key: Arc<str> = format!("0.0.0.0:{port}").into();
             if assembly.has(ResourceKind::Listener, &key) {
                 continue;
@@ -77,7 +76,7 @@ fn add_datagrams(
     };
     let name = Arc::clone(&listener.name);
     let chain = Chain { name, sni: [].into(), tls: None, handler: ChainHandler::Tcp { routes } };
-    for port in gateways::datagram_ports(&client.resolved.inputs, client.proxy, listener.port) {
+    for port in gateways::datagram_ports(&client.resolved.inputs, client.proxy(), listener.port) {
         let key: Arc<str> = format!("0.0.0.0:{port}/udp").into();
         if assembly.has(ResourceKind::Listener, &key) {
             continue;

@@ -36,7 +36,7 @@ type Socket = (Option<std::net::IpAddr>, u16);
 pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<(), HashError> {
     let client = assembly.client;
     let inputs = Arc::clone(&client.resolved.inputs);
-    let (servers, _) = gateways::servers_of(&inputs, client.proxy);
+    let (servers, _) = gateways::servers_of(&inputs, client.proxy());
     let mut sockets: BTreeMap<Socket, Vec<&Bound<'_>>> = BTreeMap::new();
     for server in &servers {
         sockets.entry((server.address, server.port)).or_default().push(server);

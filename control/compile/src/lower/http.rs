@@ -120,7 +120,7 @@ fn applies_here(client: Client<'_>, alternative: &HttpMatchRequest, place: Place
     if !alternative.gateways.is_empty() {
         return alternative.gateways.iter().any(|gateway| place.gateways.contains(gateway));
     }
-    object::selects(&alternative.source_labels, &client.proxy.labels)
+    (alternative.source_labels.is_empty() || object::selects(&alternative.source_labels, client.labels()))
         && (alternative.source_namespace.is_empty() || *alternative.source_namespace == *client.namespace())
 }
 

@@ -20,6 +20,8 @@ use crate::{
         http::number,
         regexes, retries,
     },
+    memo::{PartValue, What},
+    object::Head,
     resolve::gateway_api::{GROUP, ISTIO_GROUP, Referrer, Route, routes::Rule},
     time,
 };
@@ -29,49 +31,82 @@ mod filters;
 /// Adds the rules of routes that share a host, and gives their alternatives in the order of precedence
 /// (Gateway API, `HTTPRouteRule.matches`).
 pub(crate) fn add(assembly: &mut Assembly<'_>, routes: &[&Arc<Route>]) -> Result<Vec<RouteEntry>, HashError> {
-    let mut ranked = Vec::new();
+    let mut parts = Vec::new();
     for route in routes {
-        for (index, rule) in route.rules.iter().enumerate() {
-            let lowered = lower(assembly, route, index, rule)?;
-            // None of the written alternatives can ever hold.
-            if lowered.matches.is_empty() && !rule.matches.is_empty() {
-                continue;
-            }
-            for (alternative, condition) in lowered.matches.iter().enumerate() {
-                let entry = RouteEntry { rule: Arc::clone(&lowered.key), alternative: number(alternative) };
-                ranked.push((Rank::of(condition, route, index, alternative), entry));
-            }
-            if lowered.matches.is_empty() {
-                let entry = RouteEntry { rule: Arc::clone(&lowered.key), alternative: 0 };
-                ranked.push((Rank::of(&RouteMatch::default(), route, index, 0), entry));
-            }
-            if !assembly.has(ResourceKind::Route, &lowered.key) {
-                assembly.add(Resource::Route(lowered), [route.head.origin()])?;
-            }
+        let what = What::Route(route.kind, route.head.key.clone());
+        let part = assembly.part(what, Some(route), |assembly| add_route(assembly, route).map(PartValue::Ranked))?;
+        parts.push((*route, part));
+    }
+    // Among equals the oldest route wins, then the first by namespace and name, then the first rule of the document.
+    let mut ranked: Vec<(&Rank, &Head, &Place, &RouteEntry)> = Vec::new();
+    for (route, part) in &parts {
+        if let PartValue::Ranked(entries) = &part.value {
+            ranked.extend(entries.iter().map(|RankedEntry { rank, place, entry }| (rank, &route.head, place, entry)));
         }
     }
-    ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(ranked.into_iter().map(|(_, entry)| entry).collect())
+    ranked.sort_by(|(rank, head, place, _), (other, other_head, other_place, _)| {
+        (rank, head.created)
+            .cmp(&(other, other_head.created))
+            .then_with(|| head.key.cmp(&other_head.key))
+            .then_with(|| place.cmp(other_place))
+    });
+    Ok(ranked.into_iter().map(|(.., entry)| entry.clone()).collect())
 }
 
-/// Precedence of an alternative; smaller is tried first. Among equals the oldest route wins, then the first by
-/// namespace and name, then the first rule of the document.
+/// Adds the rules of one route, and gives their alternatives.
+fn add_route(assembly: &mut Assembly<'_>, route: &Route) -> Result<Vec<RankedEntry>, HashError> {
+    let mut ranked = Vec::new();
+    for (index, rule) in route.rules.iter().enumerate() {
+        let lowered = lower(assembly, route, index, rule)?;
+        // None of the written alternatives can ever hold.
+        if lowered.matches.is_empty() && !rule.matches.is_empty() {
+            continue;
+        }
+        let mut rank = |condition: &RouteMatch, alternative: usize| {
+            let entry = RouteEntry { rule: Arc::clone(&lowered.key), alternative: number(alternative) };
+            let place = Place { rule: index, alternative };
+            ranked.push(RankedEntry { rank: Rank::of(condition), place, entry });
+        };
+        for (alternative, condition) in lowered.matches.iter().enumerate() {
+            rank(condition, alternative);
+        }
+        if lowered.matches.is_empty() {
+            rank(&RouteMatch::default(), 0);
+        }
+        if !assembly.has(ResourceKind::Route, &lowered.key) {
+            assembly.add(Resource::Route(lowered), [route.head.origin()])?;
+        }
+    }
+    Ok(ranked)
+}
+
+/// An alternative of a route's rule.
+#[derive(Debug)]
+pub(crate) struct RankedEntry {
+    rank: Rank,
+    place: Place,
+    entry: RouteEntry,
+}
+
+/// Where an alternative stands in its document.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank<'a> {
+struct Place {
+    rule: usize,
+    alternative: usize,
+}
+
+/// Precedence of an alternative by what it asks for; smaller is tried first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
     path_type: u8,
     path_length: Reverse<usize>,
     has_method: Reverse<bool>,
     headers: Reverse<usize>,
     query: Reverse<usize>,
-    created: i64,
-    namespace: &'a str,
-    name: &'a str,
-    rule: usize,
-    alternative: usize,
 }
 
-impl<'a> Rank<'a> {
-    fn of(condition: &RouteMatch, route: &'a Route, rule: usize, alternative: usize) -> Self {
+impl Rank {
+    fn of(condition: &RouteMatch) -> Self {
         let (path_type, length) = match &condition.path {
             Some(PathMatch::Exact { value, ignore_case: _ }) => (0, value.len()),
             Some(PathMatch::SegmentPrefix { value } | PathMatch::Prefix { value, ignore_case: _ }) => (1, value.len()),
@@ -84,11 +119,6 @@ impl<'a> Rank<'a> {
             has_method: Reverse(condition.method.is_some()),
             headers: Reverse(condition.headers.len()),
             query: Reverse(condition.query.len()),
-            created: route.head.created,
-            namespace: &route.head.key.namespace,
-            name: &route.head.key.name,
-            rule,
-            alternative,
         }
     }
 }

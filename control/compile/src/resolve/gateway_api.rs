@@ -23,6 +23,7 @@ pub(crate) use routes::{Route, RouteKind};
 
 use crate::{
     inputs::{Inputs, ServedGateways, is_served_class},
+    memo::{self, Read},
     object::{Head, ObjectKey},
     resolve::services::{Registered, Registry},
 };
@@ -35,18 +36,19 @@ pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 /// Gateways of our classes, and the routes that attach to them or to Services.
 #[derive(Debug, Default)]
 pub(crate) struct GatewayApi {
-    gateways: BTreeMap<ObjectKey, ResolvedGateway>,
+    gateways: BTreeMap<ObjectKey, Arc<ResolvedGateway>>,
     services: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
     /// The same by ServiceEntry.
     entries: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
     grants: Grants,
     backend_tls: BackendTlsPolicies,
     statuses: Vec<status::RouteStatus>,
+    made: routes::Made,
     served: ServedGateways,
 }
 
 /// A Gateway.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct ResolvedGateway {
     /// Metadata.
     pub(crate) head: Head,
@@ -59,7 +61,7 @@ pub(crate) struct ResolvedGateway {
 }
 
 /// A listener.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct ResolvedListener {
     /// Its name.
     pub(crate) name: Arc<str>,
@@ -120,6 +122,19 @@ pub(crate) enum ListenerProtocol {
     Unknown,
 }
 
+/// What was made from the same document is the very same.
+impl PartialEq for Attached {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.route, &other.route) && self.hosts == other.hosts
+    }
+}
+
+impl PartialEq for ServiceRoute {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.route, &other.route) && self.port == other.port
+    }
+}
+
 impl ListenerProtocol {
     /// The protocol of a listener as written.
     pub(crate) fn of(written: &Written) -> Self {
@@ -149,7 +164,8 @@ impl ListenerProtocol {
 
 impl GatewayApi {
     /// Resolves listeners and attaches routes, oldest first.
-    pub(crate) fn new(inputs: &Inputs) -> Self {
+    /// A route whose document is as it was `before` is the very same.
+    pub(crate) fn after(before: Option<&Self>, inputs: &Inputs) -> Self {
         let grants = Grants::new(inputs);
         let mut gateways: BTreeMap<ObjectKey, ResolvedGateway> = inputs
             .api_gateways
@@ -161,7 +177,8 @@ impl GatewayApi {
         let mut services = BTreeMap::new();
         let mut entries = BTreeMap::new();
         let mut statuses = Vec::new();
-        for route in routes::all(inputs) {
+        let (routes, made) = routes::all(inputs, before.map(|before| &before.made));
+        for route in routes {
             let resolved_refs = status::resolved_refs(inputs, &grants, &route);
             let mut parents = Vec::new();
             for (index, parent) in route.parent_refs.iter().enumerate() {
@@ -194,24 +211,40 @@ impl GatewayApi {
                 let resolved_refs = resolved_refs.clone();
                 parents.push(status::ParentStatus { index, parent, exists, accepted, resolved_refs });
             }
-            statuses.push(status::RouteStatus { head: route.head.clone(), parents });
+            statuses.push(status::RouteStatus { route, parents });
         }
         for gateway in gateways.values_mut() {
             gateway.status.count_routes(&gateway.listeners);
         }
+        let gateways = gateways.into_iter().map(|(key, gateway)| (key, Arc::new(gateway))).collect();
         let backend_tls = BackendTlsPolicies::new(inputs);
         let served = ServedGateways::new(inputs);
-        Self { gateways, services, entries, grants, backend_tls, statuses, served }
+        Self { gateways, services, entries, grants, backend_tls, statuses, made, served }
     }
 
     /// A Gateway of one of our classes.
-    pub(crate) fn gateway(&self, key: &ObjectKey) -> Option<&ResolvedGateway> {
+    pub(crate) fn gateway(&self, key: &ObjectKey) -> Option<&Arc<ResolvedGateway>> {
+        memo::note(|| Read::Gateway(key.clone()));
+        self.resolved_gateway(key)
+    }
+
+    /// The same, for who compares.
+    pub(crate) fn resolved_gateway(&self, key: &ObjectKey) -> Option<&Arc<ResolvedGateway>> {
         self.gateways.get(key)
+    }
+
+    /// Routes that attach to a service, for who compares.
+    pub(crate) fn routes_at(&self, registry: Registry, key: &ObjectKey) -> &[ServiceRoute] {
+        let attached = match registry {
+            Registry::Kubernetes => &self.services,
+            Registry::Entries => &self.entries,
+        };
+        attached.get(key).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// All Gateways of our classes.
     pub(crate) fn gateways(&self) -> impl Iterator<Item = &ResolvedGateway> {
-        self.gateways.values()
+        self.gateways.values().map(|gateway| &**gateway)
     }
 
     /// Routes of some kinds that a client in `client` meets at a Service port: those of its own namespace if there are any
@@ -223,15 +256,11 @@ impl GatewayApi {
         client: &str,
         is_meant: impl Fn(RouteKind) -> bool,
     ) -> Vec<&Arc<Route>> {
-        let attached = match service.registry {
-            Registry::Kubernetes => &self.services,
-            Registry::Entries => &self.entries,
-        };
+        memo::note(|| Read::Routes(service.registry, service.key.clone()));
+        let attached = self.routes_at(service.registry, &service.key);
         let at_port = |namespace: &str| -> Vec<&Arc<Route>> {
             attached
-                .get(&service.key)
-                .into_iter()
-                .flatten()
+                .iter()
                 .filter(|attached| attached.port.is_none_or(|own| own == port))
                 .map(|attached| &attached.route)
                 .filter(|route| *route.head.key.namespace == *namespace && is_meant(route.kind))

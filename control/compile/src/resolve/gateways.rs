@@ -212,6 +212,7 @@ fn targets_of_services(inputs: &Inputs, proxy: &Proxy, declared: u16, transport:
                     ports.insert(*number);
                 }
                 TargetPort::Name(name) => {
+                    crate::memo::note(|| crate::memo::Read::Pod);
                     let key = object::ObjectKey::new(Arc::clone(&proxy.namespace), Arc::clone(&proxy.name));
                     ports.extend(inputs.pods.get(&key).and_then(|pod| pod.spec.named_port(name)));
                 }

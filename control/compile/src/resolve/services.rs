@@ -68,7 +68,7 @@ pub(crate) struct Registered {
 }
 
 /// Where a service comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Registry {
     /// A Kubernetes Service.
     Kubernetes,
@@ -302,6 +302,16 @@ impl Services {
     /// All services, by host.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Registered> {
         self.by_host.values().flatten().filter_map(|position| self.all.get(*position))
+    }
+
+    /// Addresses that hosts without one have been given, by the ServiceEntry that names them.
+    pub(crate) fn allocated(&self) -> BTreeMap<&ObjectKey, Vec<(&Arc<str>, IpAddr)>> {
+        let mut allocated: BTreeMap<&ObjectKey, Vec<(&Arc<str>, IpAddr)>> = BTreeMap::new();
+        for service in self.iter().filter(|service| service.is_unaddressed) {
+            let given = service.addresses.iter().map(|address| (&service.host, *address));
+            allocated.entry(&service.key).or_default().extend(given);
+        }
+        allocated
     }
 
     /// Services of a namespace, those of Kubernetes first, oldest first.

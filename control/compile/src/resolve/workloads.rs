@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub(super) mod entries;
+mod looks;
 mod reuse;
 
 use entries::{Entries, EntryEndpoint};
@@ -48,7 +49,7 @@ pub(crate) struct Target {
 }
 
 /// Namespace and host of a service.
-type HostKey = (Arc<str>, Arc<str>);
+pub(crate) type HostKey = (Arc<str>, Arc<str>);
 
 /// Pods and endpoints, indexed.
 #[derive(Debug, Default)]
@@ -304,41 +305,9 @@ impl Workloads {
         }
         candidates
     }
-
-    /// The endpoints of a service port; `None` when there is no such port.
-    pub(crate) fn endpoints(&self, service: &Registered, port: u16) -> Option<&Arc<Endpoints>> {
-        let key = host_key(service);
-        self.endpoints.get(&key)?.get(&port)
-    }
-
-    /// The endpoints of a service's UDP port; `None` when there is no such port.
-    pub(crate) fn datagram_endpoints(&self, service: &Registered, port: u16) -> Option<&Arc<Endpoints>> {
-        self.datagrams.get(&host_key(service))?.get(&port)
-    }
-
-    /// What the documents call workloads behind a service port though it is no identity. `None`: there is no such workload.
-    pub(crate) fn unprovable(&self, service: &Registered, port: u16) -> Option<&BTreeSet<String>> {
-        let key = host_key(service);
-        self.unprovable.get(&key)?.get(&port)
-    }
-
-    /// Service ports that lead to an address, those of the oldest service first.
-    pub(crate) fn targets_at(&self, ip: IpAddr) -> &[Target] {
-        self.targets.get(&ip).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    /// All addresses that service ports lead to.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = (IpAddr, &[Target])> {
-        self.targets.iter().map(|(address, targets)| (*address, targets.as_slice()))
-    }
-
-    /// DNS names of a headless service's pods (`HOSTNAME.HOST`), and its ready addresses under the empty name.
-    pub(crate) fn pod_names(&self, host: &str) -> &[(String, IpAddr)] {
-        self.headless.get(host).map(Vec::as_slice).unwrap_or_default()
-    }
 }
 
-fn host_key(service: &Registered) -> HostKey {
+pub(crate) fn host_key(service: &Registered) -> HostKey {
     (Arc::clone(&service.key.namespace), Arc::clone(&service.host))
 }
 

@@ -73,7 +73,8 @@ fn ip(address: &IpAddr) -> (&'static str, String) {
 fn of_service(service: &Object<core::Service>) -> Vec<(&'static str, String)> {
     let spec = &service.spec;
     let outside = spec.external_addresses.iter().map(ip);
-    let outside: Vec<_> = outside.chain(spec.external_hostnames.iter().map(|host| ("Hostname", host.clone()))).collect();
+    let outside: Vec<_> =
+        outside.chain(spec.external_hostnames.iter().map(|host| ("Hostname", host.clone()))).collect();
     // In a cluster somebody gives it an address; in files nobody does.
     let is_awaited = spec.is_load_balancer && !service.head.uid.is_empty();
     if outside.is_empty() && !is_awaited { spec.addresses.iter().map(ip).collect() } else { outside }

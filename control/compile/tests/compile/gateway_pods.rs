@@ -66,7 +66,11 @@ fn documents_and_marks_say_which_pods_are_gateways() {
         (&*named, "app: ingress", true),
         (&*named, "app: other", false),
     ] {
-        assert_eq!(is_gateway(&(documents.to_owned() + &pod("infra", "p", labels)), "infra", "p"), expected, "{labels}");
+        assert_eq!(
+            is_gateway(&(documents.to_owned() + &pod("infra", "p", labels)), "infra", "p"),
+            expected,
+            "{labels}"
+        );
     }
 }
 
@@ -86,8 +90,7 @@ fn secrets_of_an_istio_gateway_are_those_of_the_pods_own_namespace() {
     let secrets = secret("infra", "tls") + &secret("evil", "other");
     for credential in ["tls", "infra/tls", "kubernetes://infra/tls", "kubernetes-gateway://infra/tls", "../infra/tls"] {
         for gateway_namespace in ["infra", "evil"] {
-            let text =
-                istio("Gateway", "g", gateway_namespace, &server(credential)) + &pods + &secrets;
+            let text = istio("Gateway", "g", gateway_namespace, &server(credential)) + &pods + &secrets;
             let stolen = names(&held(&text, "evil", "edge"), ResourceKind::Secret);
             assert!(stolen.iter().all(|name| !name.starts_with("secret/infra/")), "{credential}: {stolen:?}");
         }

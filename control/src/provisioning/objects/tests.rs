@@ -116,7 +116,10 @@ fn owners_lay_their_own_over_the_objects() {
     let documents = gateway("palisade", REFERENCE) + &parameters(overlays);
     let made = made(&documents);
     let deployment = &made[&Kind::Deployment]["spec"];
-    assert_eq!((&deployment["replicas"], &deployment["template"]["spec"]["priorityClassName"]), (&json!(3), &json!("high")));
+    assert_eq!(
+        (&deployment["replicas"], &deployment["template"]["spec"]["priorityClassName"]),
+        (&json!(3), &json!("high"))
+    );
     assert!(deployment["template"]["spec"]["containers"][0]["image"].is_string());
     assert!(!made.contains_key(&Kind::HorizontalPodAutoscaler), "its owner says how many there are");
     assert!(!made.contains_key(&Kind::PodDisruptionBudget));

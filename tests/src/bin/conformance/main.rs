@@ -104,11 +104,8 @@ async fn run(options: Options) -> anyhow::Result<bool> {
 /// The folder of the suite's programs.
 async fn built() -> anyhow::Result<PathBuf> {
     let script = checkout::root().join("tests/conformance/build");
-    let output = Command::new(&script)
-        .stderr(Stdio::inherit())
-        .output()
-        .await
-        .with_context(|| script.display().to_string())?;
+    let output =
+        Command::new(&script).stderr(Stdio::inherit()).output().await.with_context(|| script.display().to_string())?;
     let said = String::from_utf8(output.stdout)?;
     let folder = said.lines().last().filter(|_| output.status.success());
     folder.map(PathBuf::from).with_context(|| format!("{} failed", script.display()))

@@ -45,7 +45,8 @@ pub(super) fn to_gateway(
         is_attached = true;
         let is_same =
             |attached: &Attached| attached.route.head.key == route.head.key && attached.route.kind == route.kind;
-        if !listener.routes.iter().any(is_same) {
+        // Routes come one after the other: if it is there already, by another of its references, it is the last one.
+        if !listener.routes.last().is_some_and(is_same) {
             listener.routes.push(Attached { route: Arc::clone(route), hosts });
         }
     }

@@ -22,11 +22,8 @@ pub(super) fn settle(inputs: &Inputs, gateways: &mut BTreeMap<ObjectKey, Resolve
             let name = object_name(&key.name, &document.spec.gateway_class_name);
             ObjectKey::new(Arc::clone(&key.namespace), name.as_str())
         };
-        let services = if named.is_empty() {
-            vec![own()]
-        } else {
-            named.into_iter().filter_map(|(_, service)| service).collect()
-        };
+        let services =
+            if named.is_empty() { vec![own()] } else { named.into_iter().filter_map(|(_, service)| service).collect() };
         for service in services {
             by_service.entry(service).or_default().push(key.clone());
         }
@@ -66,8 +63,7 @@ fn stand_beside(gateway: &mut ResolvedGateway, standing: &[Standing]) -> Vec<Sta
             Some(reason) => {
                 listener.is_accepted = false;
                 told.conflict = Some(reason);
-                told.accepted =
-                    status::refused("Accepted", reason, "an older Gateway that the same pods serve has it");
+                told.accepted = status::refused("Accepted", reason, "an older Gateway that the same pods serve has it");
             }
             None => own.push((listener.port, transport, host)),
         }

@@ -50,10 +50,10 @@ pub(crate) struct ListenerStatus {
 }
 
 /// What a route's status says of its parents.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct RouteStatus {
     /// The route.
-    pub(crate) head: Head,
+    pub(crate) route: Arc<Route>,
     /// Parents that are ours.
     pub(crate) parents: Vec<ParentStatus>,
 }
@@ -71,6 +71,13 @@ pub(crate) struct ParentStatus {
     pub(crate) accepted: Condition,
     /// Condition `ResolvedRefs`.
     pub(crate) resolved_refs: Condition,
+}
+
+impl RouteStatus {
+    /// The route's metadata.
+    pub(crate) fn head(&self) -> &Head {
+        &self.route.head
+    }
 }
 
 /// A condition that holds.
