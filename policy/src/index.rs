@@ -8,7 +8,7 @@ use crate::{
 
 mod lookup;
 
-pub(crate) use lookup::{RequestIndex, RequestLookup};
+pub(crate) use lookup::RequestIndex;
 
 /// A path that a condition needs, in the form that requests are looked up by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

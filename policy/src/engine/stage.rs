@@ -7,7 +7,7 @@ use super::index_of;
 use crate::{
     CompiledPolicy, PolicyIndex,
     eval::{Outcome, RequestView, View},
-    index::{Needs, RequestIndex, RequestLookup, field_keys, path_keys, principal_keys},
+    index::{Needs, RequestIndex, field_keys, path_keys, principal_keys},
     ir::{Actions, Entity},
 };
 
@@ -142,12 +142,11 @@ impl Stage {
         view: &View<'_>,
         request: &RequestView<'_>,
     ) -> Hit {
-        let lookup = RequestLookup::of(request);
-        if let Some((index, outcome)) = self.first(policies, candidates, view, &lookup, true) {
+        if let Some((index, outcome)) = self.first(policies, candidates, view, request, true) {
             let index = PolicyIndex(index);
             return if outcome == Outcome::True { Hit::Forbidden(index) } else { Hit::Failed(index) };
         }
-        self.first(policies, candidates, view, &lookup, false)
+        self.first(policies, candidates, view, request, false)
             .map_or(Hit::Nothing, |(index, _)| Hit::Permitted(PolicyIndex(index)))
     }
 
@@ -157,13 +156,13 @@ impl Stage {
         policies: &[Arc<CompiledPolicy>],
         candidates: &Candidates,
         view: &View<'_>,
-        lookup: &RequestLookup<'_>,
+        request: &RequestView<'_>,
         mut visit: impl FnMut(usize),
     ) {
         for narrowed in &candidates.groups {
             let Some(group) = self.groups.get(narrowed.group) else { continue };
             for (index, is_forbid) in [(&group.forbids, true), (&group.permits, false)] {
-                index.for_each_list(lookup, view, |list| {
+                index.for_each_list(view, request, |list| {
                     for at in list.iter().filter_map(|at| usize::try_from(*at).ok()) {
                         let Some(place) = group.members.get(at) else { continue };
                         let outcome = match narrowed.outcomes.get(at) {
@@ -188,7 +187,7 @@ impl Stage {
         policies: &[Arc<CompiledPolicy>],
         candidates: &Candidates,
         view: &View<'_>,
-        lookup: &RequestLookup<'_>,
+        request: &RequestView<'_>,
         is_forbid: bool,
     ) -> Option<(u32, Outcome)> {
         let mut best: Option<(u32, Outcome)> = None;
@@ -198,7 +197,7 @@ impl Stage {
                 continue;
             };
             let index = if is_forbid { &group.forbids } else { &group.permits };
-            index.for_each_list(lookup, view, |list| {
+            index.for_each_list(view, request, |list| {
                 for at in list {
                     let at = usize::try_from(*at).unwrap_or(usize::MAX);
                     let (Some(known), Some(policy_index)) = (narrowed.outcomes.get(at), group.members.get(at)) else {

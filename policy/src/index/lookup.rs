@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, hash::Hash, ops::ControlFlow};
 
-use super::{Field, FieldKey, MAX_SEGMENTS, Needs, PathKey, leading_segments};
+use super::{Field, FieldKey, Needs, PathKey};
 use crate::eval::{RequestState, RequestView, View};
 
 type Lists = HashMap<Box<[u8]>, Vec<u32>, ahash::RandomState>;
@@ -18,7 +18,8 @@ const MAX_LENGTHS: usize = 8;
 pub(crate) struct RequestIndex {
     always: Vec<u32>,
     exact: Lists,
-    prefix: Lists,
+    /// By number of segments, from 0 for one: a request is asked for those lengths alone that policies have.
+    prefixes: Vec<(usize, Lists)>,
     fields: Vec<FieldIndex>,
 }
 
@@ -29,13 +30,6 @@ struct FieldIndex {
     exact: Lists,
     /// By length.
     prefixes: Vec<(usize, Lists)>,
-}
-
-/// A request taken apart once, for all the indexes that are asked.
-#[derive(Clone, Copy)]
-pub(crate) struct RequestLookup<'a> {
-    path: &'a [u8],
-    prefixes: [Option<&'a [u8]>; MAX_SEGMENTS],
 }
 
 impl RequestIndex {
@@ -67,7 +61,11 @@ impl RequestIndex {
         for key in keys {
             match key {
                 PathKey::Exact(path) => self.exact.entry(path.clone()).or_default().push(position),
-                PathKey::Prefix(path) => self.prefix.entry(path.clone()).or_default().push(position),
+                PathKey::Prefix(path) => {
+                    let slashes = path.iter().skip(1).filter(|byte| **byte == b'/').count();
+                    let lists = lists_of(&mut self.prefixes, slashes.saturating_sub(1));
+                    lists.entry(path.clone()).or_default().push(position);
+                }
             }
         }
     }
@@ -79,33 +77,23 @@ impl RequestIndex {
             self.fields.push(FieldIndex { field: field.clone(), exact: Lists::default(), prefixes: Vec::new() });
         }
         let Some(index) = self.fields.get_mut(at) else { return };
-        let lists = if *is_prefix {
-            let length = value.len();
-            let at = index.prefixes.iter().position(|(known, _)| *known == length).unwrap_or(index.prefixes.len());
-            if at == index.prefixes.len() {
-                index.prefixes.push((length, Lists::default()));
-            }
-            index.prefixes.get_mut(at).map(|(_, lists)| lists)
-        } else {
-            Some(&mut index.exact)
-        };
-        if let Some(lists) = lists {
-            lists.entry(value.clone()).or_default().push(position);
-        }
+        let lists = if *is_prefix { lists_of(&mut index.prefixes, value.len()) } else { &mut index.exact };
+        lists.entry(value.clone()).or_default().push(position);
     }
 
     /// Calls `visit` with each list of members that may match a request. One member may stand in several of them.
-    pub(crate) fn for_each_list(&self, lookup: &RequestLookup<'_>, view: &View<'_>, mut visit: impl FnMut(&[u32])) {
+    pub(crate) fn for_each_list(&self, view: &View<'_>, request: &RequestView<'_>, mut visit: impl FnMut(&[u32])) {
         if !self.always.is_empty() {
             visit(&self.always);
         }
         if !self.exact.is_empty()
-            && let Some(list) = self.exact.get(lookup.path)
+            && let Some(list) = self.exact.get(request.path)
         {
             visit(list);
         }
-        if !self.prefix.is_empty() {
-            for list in lookup.prefixes.iter().map_while(|p| *p).filter_map(|p| self.prefix.get(p)) {
+        for (segments, lists) in &self.prefixes {
+            let prefix = request.leading.get(*segments).copied().flatten();
+            if let Some(list) = prefix.and_then(|prefix| lists.get(prefix)) {
                 visit(list);
             }
         }
@@ -113,6 +101,16 @@ impl RequestIndex {
             index.for_each_list(view, &mut visit);
         }
     }
+}
+
+/// The lists of one length.
+fn lists_of(lists: &mut Vec<(usize, Lists)>, length: usize) -> &mut Lists {
+    let at = lists.partition_point(|(known, _)| *known < length);
+    if lists.get(at).is_none_or(|(known, _)| *known != length) {
+        lists.insert(at, (length, Lists::default()));
+    }
+    #[expect(clippy::indexing_slicing, reason = "it was there, or was put there")]
+    &mut lists[at].1
 }
 
 impl FieldIndex {
@@ -152,16 +150,6 @@ impl FieldIndex {
                 visit(list);
             }
         }
-    }
-}
-
-impl<'a> RequestLookup<'a> {
-    pub(crate) fn of(request: &RequestView<'a>) -> Self {
-        let mut prefixes = [None; MAX_SEGMENTS];
-        for (slot, prefix) in prefixes.iter_mut().zip(leading_segments(request.path)) {
-            *slot = Some(prefix);
-        }
-        Self { path: request.path, prefixes }
     }
 }
 
@@ -216,7 +204,11 @@ mod tests {
     fn shape(members: Vec<Needs>) -> (usize, usize, usize) {
         let index = RequestIndex::build((0..).zip(members).collect());
         let longest = index.fields.iter().flat_map(|index| index.exact.values()).map(Vec::len).max();
-        (index.always.len(), index.prefix.values().map(Vec::len).sum(), longest.unwrap_or_default())
+        (
+            index.always.len(),
+            index.prefixes.iter().flat_map(|(_, lists)| lists.values()).map(Vec::len).sum(),
+            longest.unwrap_or_default(),
+        )
     }
 
     #[test]
