@@ -173,6 +173,7 @@ pub struct Cors {
 /// What a matched request gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "nearly all rules forward: a box would cost each an allocation")]
 pub enum RouteAction {
     /// Goes to an upstream.
     Forward(Forward),

@@ -1,5 +1,7 @@
 //! The pipeline as a whole, on hand-made snapshots.
 
+mod client_certificates;
+
 use std::{collections::BTreeMap, time::SystemTime};
 
 use http::HeaderMap;

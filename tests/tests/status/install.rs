@@ -143,7 +143,9 @@ async fn the_plain_yaml_is_all_that_a_control_plane_needs() -> anyhow::Result<()
     });
     work.await.with_context(|| control.said())?;
     let (code, found) = check(&cluster, &[]).await?;
-    for (name, expected) in [("control-plane", "ok"), ("leader", "ok"), ("roots", "ok"), ("webhooks", "ok"), ("gateways", "warning")] {
+    for (name, expected) in
+        [("control-plane", "ok"), ("leader", "ok"), ("roots", "ok"), ("webhooks", "ok"), ("gateways", "warning")]
+    {
         ensure!(level(&found, name)? == expected, "{name}: {found:#?}");
     }
     ensure!(code == 0, "{found:#?}");
