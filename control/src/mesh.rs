@@ -21,9 +21,6 @@ use parking_lot::Mutex;
 
 use crate::slices::{Slices, Workload};
 
-/// Label of pods that serve a Gateway API Gateway.
-const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
-
 /// A mesh with its reports.
 #[derive(Debug)]
 pub struct CompiledMesh {
@@ -47,16 +44,11 @@ impl CompiledMesh {
     fn proxy(&self, pod: &WorkloadRef) -> Option<ProxyRef> {
         let (namespace, name) = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
         let found = self.mesh.inputs().pods.get(&ObjectKey::new(Arc::clone(&namespace), Arc::clone(&name)))?;
-        Some(match is_gateway(found) {
+        Some(match self.mesh.is_gateway(found) {
             true => ProxyRef::gateway(namespace, name),
             false => ProxyRef::sidecar(namespace, name),
         })
     }
-}
-
-/// Whether a pod is a gateway.
-fn is_gateway(pod: &Object<core::Pod>) -> bool {
-    pod.spec.gateway.is_some() || pod.head.labels.contains_key(GATEWAY_NAME_LABEL)
 }
 
 impl Slices for CompiledMesh {
@@ -70,8 +62,21 @@ impl Slices for CompiledMesh {
         Some(Workload {
             uid: Arc::clone(&pod.head.uid),
             service_account: pod.spec.service_account.as_str().into(),
-            is_gateway: is_gateway(pod),
+            is_gateway: self.mesh.is_gateway(pod),
         })
+    }
+
+    fn proxied(&self) -> Vec<WorkloadRef> {
+        let inputs = self.mesh.inputs();
+        let runs = |pod: &Object<core::Pod>| {
+            // One without a uid is made up for a Gateway that nobody runs.
+            !pod.spec.is_gone
+                && !pod.head.uid.is_empty()
+                && (pod.spec.is_injected || pod.spec.accepts_mesh_tls || self.mesh.is_gateway(pod))
+        };
+        let pods = inputs.pods.iter().filter(|(_, pod)| runs(pod));
+        pods.map(|(key, _)| WorkloadRef { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) })
+            .collect()
     }
 
     fn is_declared(&self, namespace: &str, service_account: &str) -> bool {

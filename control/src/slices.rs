@@ -23,6 +23,11 @@ pub trait Slices: Send + Sync + 'static {
     /// A pod that runs a proxy; `None` = there is no such pod.
     fn workload(&self, pod: &WorkloadRef) -> Option<Workload>;
 
+    /// Pods of the cluster that run a proxy of a mesh, ours or Istio's.
+    fn proxied(&self) -> Vec<WorkloadRef> {
+        Vec::new()
+    }
+
     /// Whether a WorkloadEntry of this namespace names this service account: machines outside the cluster have it.
     fn is_declared(&self, namespace: &str, service_account: &str) -> bool;
 

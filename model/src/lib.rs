@@ -24,3 +24,4 @@ pub mod service;
 pub mod settings;
 pub mod snapshot;
 pub mod transaction;
+pub mod trust;

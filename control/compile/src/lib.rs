@@ -5,6 +5,7 @@
 
 mod checks;
 mod hosts;
+mod infrastructure;
 pub mod inputs;
 mod keys;
 mod lower;
@@ -20,6 +21,7 @@ mod slice;
 pub mod status;
 mod time;
 
+pub use infrastructure::{ExposedPort, Infrastructure, Overlays, Wanted, infrastructure, label_value as gateway_label};
 pub use inputs::{GatewayKind, Inputs, KeptInputs, SourceDocument, SourceOptions};
 pub use keys::{FetchedKeys, KeySource, Keys, key_sources, public_keys};
 pub use mesh::{Compiled, Mesh, ProxyRef, ScopeError, compile, compile_after, scope};
@@ -27,5 +29,5 @@ pub use object::{Head, Location, Object, ObjectKey};
 pub use plan::{GatewayPlan, Plan, PodPlan, plan};
 pub use references::{Reference, ReferenceKind, references};
 pub use reports::{Code, Condition, Diagnostic, ObjectName, Reports};
-pub use slice::{Slice, scope_after};
 pub use settings::{ControlSettings, InvalidSetting, MeshSettings};
+pub use slice::{Slice, scope_after};

@@ -17,14 +17,17 @@ use palisade_model::{
 
 use crate::{
     checks::{self, CheckedPolicies},
-    inputs::{GatewayKind, Inputs},
+    inputs::{GATEWAY_NAME_LABEL, GatewayKind, Inputs, core},
     lower::client::Proxy,
-    object::ObjectKey,
+    object::{Object, ObjectKey},
     reports::Reports,
-    resolve::{Resolved, locality::Locality},
+    resolve::{Resolved, gateways, locality::Locality},
     settings::Topology,
     slice::scope_after,
 };
+
+/// Label of pods by the proxy that runs there.
+pub(crate) const PROXY_LABEL: &str = "palisade.dev/proxy";
 
 /// What documents mean: resolved, ready to be cut into slices. Cheap to clone and share.
 #[derive(Debug, Clone)]
@@ -162,6 +165,27 @@ impl Mesh {
         &self.resolved.inputs
     }
 
+    /// Whether a pod is a gateway: it says so, or documents lead to it and no sidecar of ours runs there.
+    pub fn is_gateway(&self, pod: &Object<core::Pod>) -> bool {
+        let labels = &pod.head.labels;
+        match labels.get(PROXY_LABEL).map(String::as_str) {
+            Some("gateway") => return true,
+            // Injection says so, and nobody else.
+            Some("sidecar") => return false,
+            Some(_) | None => {}
+        }
+        if pod.spec.gateway.is_some() || labels.contains_key(GATEWAY_NAME_LABEL) {
+            return true;
+        }
+        let namespace = &pod.head.key.namespace;
+        let is_selected = || {
+            let gateways = gateways::selecting(self.inputs(), namespace, labels);
+            // Without a selector a Gateway makes nobody one.
+            gateways.into_iter().any(|gateway| !gateway.spec.selector.is_empty())
+        };
+        !pod.spec.is_injected && (!self.resolved.gateway_api.served().by(namespace, labels).is_empty() || is_selected())
+    }
+
     pub(crate) fn resolved(&self) -> &Resolved {
         &self.resolved
     }
@@ -212,10 +236,11 @@ impl Mesh {
             GatewayKind::GatewayApi => Some(key.clone()),
             GatewayKind::Istio => None,
         });
-        let of_label = labels
-            .get("gateway.networking.k8s.io/gateway-name")
-            .map(|name| ObjectKey::new(Arc::clone(&namespace), name.as_str()));
-        let gateway = if *kind == ProxyKind::Gateway { gateway.clone().or(of_pod).or(of_label) } else { None };
+        let gateways = match (kind, gateway.clone().or(of_pod)) {
+            (ProxyKind::Sidecar, _) => Vec::new(),
+            (ProxyKind::Gateway, Some(gateway)) => vec![gateway],
+            (ProxyKind::Gateway, None) => self.resolved.gateway_api.served().by(&namespace, &labels),
+        };
         let identity = SpiffeId::new(inputs.settings.trust_domain.clone(), &namespace, &service_account)
             .map_err(|source| ScopeError::Identity { proxy: format!("{namespace}/{name}"), source })?;
         let node = node.clone().or_else(|| pod.map(|pod| pod.spec.node.clone())).unwrap_or_default();
@@ -233,7 +258,7 @@ impl Mesh {
             labels,
             identity,
             addresses,
-            gateway,
+            gateways,
             topology,
             locality,
             node,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use palisade_crds::{Document, Severity};
+use palisade_crds::{Document, Severity, one_line};
 use serde::{Serialize, Serializer};
 
 use crate::{object::Head, resolve::gateway_api::GatewayApi};
@@ -180,7 +180,7 @@ pub(crate) struct Report {
 impl Report {
     /// A finding about a field of an object.
     pub(crate) fn warning(head: &Head, code: Code, path: &str, message: &str) -> Self {
-        Self { code, object: ObjectName::of(head), path: path.to_owned(), message: message.to_owned() }
+        Self { code, object: ObjectName::of(head), path: path.to_owned(), message: one_line(message.to_owned()) }
     }
 
     /// The finding at a place.

@@ -14,7 +14,7 @@ pub(crate) mod peers;
 pub(crate) mod protocol;
 pub(crate) mod providers;
 pub(crate) mod secrets;
-mod service_entries;
+pub(crate) mod service_entries;
 pub(crate) mod services;
 pub(crate) mod sidecars;
 mod stage;
@@ -142,6 +142,7 @@ const GATEWAY_API: &[Input] = &[
     Input::GrpcRoutes,
     Input::TlsRoutes,
     Input::TcpRoutes,
+    Input::UdpRoutes,
     Input::BackendTlsPolicies,
     Input::ServiceEntries,
     Input::ReferenceGrants,

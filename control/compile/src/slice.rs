@@ -70,8 +70,7 @@ pub fn scope_after(
     let resolved = mesh.resolved();
     let (entries, notes) = memo::noting(|| lower::lower(resolved, &proxy, queries));
     let name = || format!("{}/{}", proxy.namespace, proxy.name);
-    let snapshot =
-        Snapshot::new(entries?).map_err(|source| ScopeError::Snapshot { proxy: name(), source })?;
+    let snapshot = Snapshot::new(entries?).map_err(|source| ScopeError::Snapshot { proxy: name(), source })?;
     let snapshot = match previous.filter(|held| held.snapshot.version() == snapshot.version()) {
         Some(held) => Arc::clone(&held.snapshot),
         None => Arc::new(snapshot),

@@ -19,7 +19,7 @@ use palisade_wire::{
     },
     proto::v1::{ControlMessage, ProxyMessage, configuration_server::Configuration},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,6 +28,7 @@ use super::{
     caller::{Caller, PeerProof, Purpose, pod_of},
 };
 use crate::{
+    ca::CertificateAuthority,
     fleet::{ExplainRequest, SessionId},
     metrics::{Answer, AnswerLabels, Refusal},
     slices::{MeshWatch, Slices},
@@ -57,6 +58,8 @@ impl Configuration for Delta {
             shared: Arc::clone(&self.0),
             caller,
             mesh: self.0.mesh.clone(),
+            trust: self.0.authority.follow(),
+            proof,
             place: None,
             subscriptions: BTreeSet::new(),
             slice: None,
@@ -97,6 +100,9 @@ struct Session {
     shared: Arc<Shared>,
     caller: Caller,
     mesh: MeshWatch,
+    trust: watch::Receiver<Arc<CertificateAuthority>>,
+    /// What its connection proved; judged again when what is trusted changes.
+    proof: PeerProof,
     place: Option<(SessionId, WorkloadRef)>,
     subscriptions: BTreeSet<Query>,
     /// What the proxy should hold, as it was cut out of the mesh.
@@ -132,6 +138,11 @@ impl Session {
                     Err(status) => return status,
                 },
                 question = next_question(&mut self.questions) => self.ask(question),
+                changed = self.trust.changed() => match changed.map(|()| self.entrust()) {
+                    Ok(Ok(actions)) => actions,
+                    Ok(Err(status)) => return status,
+                    Err(_) => return Status::unavailable("the control plane is going away"),
+                },
                 changed = self.mesh.changed() => match changed {
                     Ok(()) => match self.retarget(Why::Mesh).await {
                         Ok(actions) => actions,
@@ -169,6 +180,8 @@ impl Session {
                 }
                 Action::Greeted(greeting) => {
                     self.greeted(greeting)?;
+                    // Before any configuration: what is revoked must be known when that is in force.
+                    pending.extend(self.entrust()?);
                     pending.extend(self.retarget(Why::Asked).await?);
                 }
                 Action::Subscribed(subscriptions) => {
@@ -206,6 +219,12 @@ impl Session {
                         drop(answer.send(json));
                     }
                 }
+                Action::Standing(standing) => {
+                    if let Some(problem) = &standing.problem {
+                        tracing::warn!(proxy = %self.name(), %problem, "does not trust what it should");
+                    }
+                    self.record(|record| record.standing = Some(standing));
+                }
                 Action::Unofferable(error) => {
                     tracing::warn!(proxy = %self.name(), %error, "nothing can be offered");
                     self.record(|record| record.unofferable = Some(error.to_string().into()));
@@ -240,6 +259,15 @@ impl Session {
         self.place = Some((id, pod));
         self.subscriptions = greeting.subscriptions;
         Ok(())
+    }
+
+    /// Tells the proxy whose certificates count now, and asks whether its own still does, if that is all that it came with.
+    fn entrust(&mut self) -> Result<Vec<Action>, Status> {
+        let authority = Arc::clone(&self.trust.borrow_and_update());
+        if self.caller.pod.is_none() {
+            self.shared.judged(&self.proof, false)?;
+        }
+        Ok(self.machine.trust(authority.trust()))
     }
 
     /// Computes the proxy's slice of the newest mesh, off the async threads.

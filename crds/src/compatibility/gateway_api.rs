@@ -1,6 +1,6 @@
 //! Rows of the Gateway API's kinds.
 
-use super::Handling::{Ignored, Partly, Refused, RefusedValue, Unsupported};
+use super::Handling::{Ignored, Partly, Refused, Unsupported};
 use super::{Exception, Record, all, some};
 
 /// Records, each with all of its fields.
@@ -78,15 +78,11 @@ pub(super) const RECORDS: &[Record] = &[
     all("LabelSelector", &["matchLabels", "matchExpressions"]),
     all("LabelSelectorRequirement", &["key", "operator", "values"]),
     all("GatewayTlsConfig", &["backend", "frontend"]),
-    some("GatewayBackendTls", &[], &[("clientCertificateRef", Unsupported("no certificate is shown to backends"))]),
+    all("GatewayBackendTls", &["clientCertificateRef"]),
     all("FrontendTlsConfig", &["default", "perPort"]),
     all("TlsPortConfig", &["port", "tls"]),
     all("TlsConfig", &["validation"]),
-    some(
-        "FrontendTlsValidation",
-        &["caCertificateRefs"],
-        &[("mode", RefusedValue("AllowInsecureFallback", "the listener refuses every connection"))],
-    ),
+    all("FrontendTlsValidation", &["caCertificateRefs", "mode"]),
     some(
         "GatewayClass",
         &["controllerName"],
@@ -142,6 +138,11 @@ pub(super) const RECORDS: &[Record] = &[
     ),
     some(
         "TcpRoute",
+        &["parentRefs", "rules"],
+        &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
+    ),
+    some(
+        "UdpRoute",
         &["parentRefs", "rules"],
         &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
     ),

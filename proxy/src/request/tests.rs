@@ -88,6 +88,7 @@ fn gateway(rules: Vec<RouteRule>, permits: bool) -> RuntimeIndex {
             .into(),
             policies: "p".into(),
             detects_misdirected: false,
+            is_udp: false,
         }),
         Resource::VirtualHost(VirtualHost {
             table: "gateway".into(),

@@ -156,7 +156,8 @@ async fn attached(stand: &Stand, control: &Control, table: &mut Table) -> anyhow
     table.row("status writes of the Gateway per 1,000 routes attached", writes.to_string());
     // The mesh of the other rows has none of them.
     for namespace in 0..documents::NAMESPACES {
-        let collection = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes", namespace_of(namespace));
+        let collection =
+            format!("/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes", namespace_of(namespace));
         let request = http::Request::delete(format!("{collection}?labelSelector=bench%3Dedge")).body(Vec::new())?;
         let _: serde_json::Value = stand.client.request(request).await?;
     }

@@ -7,10 +7,7 @@
 mod documents;
 mod measure;
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use palisade_compile::{
     Compiled, KeptInputs, Mesh, ProxyRef, Slice, SourceOptions, compile, compile_after, scope_after,
@@ -129,18 +126,24 @@ impl Bench {
         let mut bench = Self { kept, mesh, proxies, slices: Vec::new() };
         let start = ms();
         bench.scope();
-        println!("first slices of {SIDECARS} sidecars in {NAMESPACES} namespaces and a gateway: {:.1} ms", ms() - start);
+        println!(
+            "first slices of {SIDECARS} sidecars in {NAMESPACES} namespaces and a gateway: {:.1} ms",
+            ms() - start
+        );
         bench
     }
 
     /// Cuts all slices; how many are others than before.
     fn scope(&mut self) -> usize {
         let held = std::mem::take(&mut self.slices);
-        let slice = |(at, (proxy, queries)): (usize, &(ProxyRef, BTreeSet<Query>))| {
-            match scope_after(held.get(at), &self.mesh, proxy, queries) {
-                Ok(slice) => slice,
-                Err(error) => panic!("{error}"),
-            }
+        let slice = |(at, (proxy, queries)): (usize, &(ProxyRef, BTreeSet<Query>))| match scope_after(
+            held.get(at),
+            &self.mesh,
+            proxy,
+            queries,
+        ) {
+            Ok(slice) => slice,
+            Err(error) => panic!("{error}"),
         };
         self.slices = self.proxies.iter().enumerate().map(slice).collect();
         let is_other = |(a, b): &(&Arc<Slice>, &Arc<Slice>)| a.snapshot().version() != b.snapshot().version();
@@ -179,7 +182,10 @@ fn main() {
         }
         return;
     }
-    println!("\n| one edit, ms, median (least to most) of {EDITS} | compile | {} slices | slices that changed |", SIDECARS + 1);
+    println!(
+        "\n| one edit, ms, median (least to most) of {EDITS} | compile | {} slices | slices that changed |",
+        SIDECARS + 1
+    );
     println!("|---|---|---|---|");
     for (edit, what) in KINDS {
         let (mut compiled, mut scoped, mut changed) = (Samples::default(), Samples::default(), Samples::default());

@@ -25,13 +25,7 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
 }
 
 /// A condition that does not hold is a finding.
-fn note(
-    head: &Head,
-    condition: &status::Condition,
-    path: impl FnOnce() -> String,
-    code: Code,
-    reports: &mut Reports,
-) {
+fn note(head: &Head, condition: &status::Condition, path: impl FnOnce() -> String, code: Code, reports: &mut Reports) {
     let status::Condition { condition_type: _, is_true, reason, message } = condition;
     if !is_true {
         reports.add(Report::warning(head, code, &path(), &format!("{reason}: {message}")));

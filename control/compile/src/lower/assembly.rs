@@ -181,6 +181,21 @@ impl<'a> Assembly<'a> {
         Ok(true)
     }
 
+    /// Adds the cluster of a service's UDP port with its endpoints. `false` when there is no such service or port.
+    pub(crate) fn add_datagram_destination(&mut self, host: &Arc<str>, port: u16) -> Result<bool, HashError> {
+        let client = self.client;
+        let Some(service) = client.destination_service(host) else { return Ok(false) };
+        let Some(endpoints) = client.resolved.workloads.datagram_endpoints(service, port) else { return Ok(false) };
+        let Some((cluster, origins)) = clusters::datagrams(client, service, port, &endpoints.key) else {
+            return Ok(false);
+        };
+        if !self.has(ResourceKind::Cluster, &cluster.name) {
+            self.add(Resource::Endpoints((**endpoints).clone()), [service.origin.clone()])?;
+            self.add(Resource::Cluster(cluster), origins)?;
+        }
+        Ok(true)
+    }
+
     /// Adds a secret if it exists and may be seen; without it handshakes fail, as the documents ask.
     pub(crate) fn add_secret(&mut self, key: &Arc<str>) -> Result<(), HashError> {
         if self.has(ResourceKind::Secret, key) {

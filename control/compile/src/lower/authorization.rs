@@ -15,10 +15,10 @@ use crate::{lower::assembly::Assembly, resolve::authorization::Restriction};
 pub(crate) fn add(assembly: &mut Assembly<'_>) -> Result<Arc<str>, HashError> {
     let client = assembly.client;
     let proxy = client.proxy();
-    let key: Arc<str> = match (&proxy.kind, &proxy.gateway) {
+    let key: Arc<str> = match (&proxy.kind, proxy.gateways.as_slice()) {
         (ProxyKind::Sidecar, _) => format!("workload/{}/{}", proxy.namespace, proxy.name).into(),
-        (ProxyKind::Gateway, Some(gateway)) => format!("gateway/{gateway}").into(),
-        (ProxyKind::Gateway, None) => format!("gateway/{}/{}", proxy.namespace, proxy.name).into(),
+        (ProxyKind::Gateway, [gateway]) => format!("gateway/{gateway}").into(),
+        (ProxyKind::Gateway, _) => format!("gateway/{}/{}", proxy.namespace, proxy.name).into(),
     };
     let restrictions: Vec<&Arc<Restriction>> = client.resolved.authorization.of_proxy(proxy).collect();
     add_set(assembly, &key, &restrictions, palisade_policy::default_permit())?;

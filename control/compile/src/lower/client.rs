@@ -7,7 +7,10 @@ use palisade_model::{identity::SpiffeId, settings::ProxyKind};
 use crate::{
     memo::{self, Notes, PartKey, Read, Trace, What},
     object::ObjectKey,
-    resolve::{Resolved, locality::Locality, services::Registered, sidecars::Scope, virtual_services::Bound},
+    resolve::{
+        Resolved, gateway_api::ResolvedGateway, locality::Locality, services::Registered, sidecars::Scope,
+        virtual_services::Bound,
+    },
     settings::Topology,
 };
 
@@ -26,8 +29,8 @@ pub(crate) struct Proxy {
     pub(crate) identity: SpiffeId,
     /// Its pod's addresses.
     pub(crate) addresses: Vec<IpAddr>,
-    /// The Gateway API Gateway that it serves.
-    pub(crate) gateway: Option<ObjectKey>,
+    /// The Gateway API Gateways that it serves.
+    pub(crate) gateways: Vec<ObjectKey>,
     /// What stands in front of it, where its pod says so.
     pub(crate) topology: Option<Topology>,
     /// Where it is.
@@ -99,6 +102,13 @@ impl<'a> Client<'a> {
     pub(crate) fn network(&self) -> &'a str {
         memo::note(|| Read::Network);
         &self.proxy.network
+    }
+
+    /// The Gateway API's Gateways that the proxy serves.
+    pub(crate) fn served_gateways(&self) -> impl Iterator<Item = &'a Arc<ResolvedGateway>> + use<'a> {
+        memo::note(|| Read::Serves);
+        let resolved = self.resolved;
+        self.proxy.gateways.iter().filter_map(|key| resolved.gateway_api.gateway(key))
     }
 
     /// Whether what something was made from is what this client sees.

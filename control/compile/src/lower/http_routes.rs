@@ -14,9 +14,14 @@ use palisade_model::{
 
 use crate::{
     hosts,
+    lower::{
+        assembly::Assembly,
+        clusters::{self, Destination},
+        http::number,
+        regexes, retries,
+    },
     memo::{PartValue, What},
     object::Head,
-    lower::{assembly::Assembly, clusters::Destination, http::number, regexes, retries},
     resolve::gateway_api::{GROUP, ISTIO_GROUP, Referrer, Route, routes::Rule},
     time,
 };
@@ -237,6 +242,24 @@ pub(super) struct Resolved {
     pub(super) destination: Destination,
     /// It exists and may be used.
     pub(super) is_present: bool,
+}
+
+/// What a UDPRoute's reference to a backend leads to: the cluster's name, and whether it exists and may be used.
+pub(super) fn resolve_datagrams(
+    assembly: &mut Assembly<'_>,
+    route: &Route,
+    written: &BackendObjectReference,
+) -> Result<(Arc<str>, bool), HashError> {
+    let resolved = &assembly.client.resolved;
+    let own = &route.head.key.namespace;
+    let namespace = written.namespace.as_deref().unwrap_or(own);
+    let from = Referrer { group: GROUP, kind: route.kind.as_str(), namespace: own };
+    let is_service = matches!(written.group.as_str(), "" | "core") && written.kind == "Service";
+    let is_permitted = resolved.gateway_api.grants().permits(from, namespace, "", "Service", &written.name);
+    let host = hosts::service_host(&written.name, namespace, &resolved.settings.cluster_domain);
+    let port = written.port.unwrap_or(0);
+    let is_present = is_service && is_permitted && assembly.add_datagram_destination(&host, port)?;
+    Ok((clusters::datagram_cluster_name(&host, port), is_present))
 }
 
 pub(super) fn resolve(

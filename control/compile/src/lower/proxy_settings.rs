@@ -53,8 +53,8 @@ const NAME_POLICIES: &str = "palisade.dev/name-policies-in-denials";
 /// The namespaces that say so, of those whose policies can apply to the proxy.
 fn telling_namespaces(client: Client<'_>) -> BTreeSet<Arc<str>> {
     let (resolved, proxy) = (client.resolved, client.proxy());
-    let of_gateway = proxy.gateway.as_ref().map(|gateway| &gateway.namespace);
-    let namespaces = [&proxy.namespace, &resolved.settings.root_namespace].into_iter().chain(of_gateway);
+    let of_gateways = proxy.gateways.iter().map(|gateway| &gateway.namespace);
+    let namespaces = [&proxy.namespace, &resolved.settings.root_namespace].into_iter().chain(of_gateways);
     let tells = |name: &&Arc<str>| {
         let namespace = resolved.inputs.namespaces.get(*name);
         namespace.is_some_and(|namespace| namespace.annotations.get(NAME_POLICIES).is_some_and(|text| text == "true"))

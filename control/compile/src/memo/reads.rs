@@ -28,6 +28,8 @@ use crate::{
 pub(crate) enum Read {
     /// The endpoints of a service port.
     Endpoints(HostKey, u16),
+    /// The endpoints of a service's UDP port.
+    Datagrams(HostKey, u16),
     /// Names behind a service port that are no identities.
     Unprovable(HostKey, u16),
     /// Names of a headless service's pods.
@@ -56,6 +58,8 @@ pub(crate) enum Read {
     Node,
     /// Its network.
     Network,
+    /// The Gateways that it serves.
+    Serves,
     /// All that is known of it.
     Proxy,
     /// The pod that it runs in.
@@ -78,6 +82,7 @@ pub(crate) enum Answer {
     Addresses(Box<[IpAddr]>),
     Locality(Locality),
     Text(String),
+    Serves(Box<[ObjectKey]>),
     Proxy(Box<Proxy>),
     Pod(Option<PodObject>),
 }
@@ -87,6 +92,7 @@ impl Read {
     pub(super) fn is_of_proxy(&self) -> bool {
         match self {
             Self::Endpoints(..)
+            | Self::Datagrams(..)
             | Self::Unprovable(..)
             | Self::PodNames(_)
             | Self::Targets(_)
@@ -101,6 +107,7 @@ impl Read {
             | Self::Locality
             | Self::Node
             | Self::Network
+            | Self::Serves
             | Self::Proxy
             | Self::Pod => true,
         }
@@ -111,6 +118,7 @@ impl Read {
         let Resolved { workloads, gateway_api, authorization, .. } = resolved;
         match self {
             Self::Endpoints(key, port) => Answer::Endpoints(workloads.endpoints_of(key, *port).cloned()),
+            Self::Datagrams(key, port) => Answer::Endpoints(workloads.datagrams_of(key, *port).cloned()),
             Self::Unprovable(key, port) => Answer::Unprovable(workloads.unprovable_of(key, *port).cloned()),
             Self::PodNames(host) => Answer::PodNames(workloads.names_of(host).into()),
             Self::Targets(ip) => Answer::Targets(workloads.leading_to(*ip).into()),
@@ -125,6 +133,7 @@ impl Read {
             Self::Locality => Answer::Locality(proxy.locality.clone()),
             Self::Node => Answer::Text(proxy.node.clone()),
             Self::Network => Answer::Text(proxy.network.clone()),
+            Self::Serves => Answer::Serves(proxy.gateways.as_slice().into()),
             Self::Proxy => Answer::Proxy(Box::new(proxy.clone())),
             Self::Pod => Answer::Pod(own_pod(resolved, proxy).cloned()),
         }
@@ -136,6 +145,9 @@ impl Read {
         match (self, seen) {
             (Self::Endpoints(key, port), Answer::Endpoints(seen)) => {
                 is_same(workloads.endpoints_of(key, *port), seen.as_ref())
+            }
+            (Self::Datagrams(key, port), Answer::Endpoints(seen)) => {
+                is_same(workloads.datagrams_of(key, *port), seen.as_ref())
             }
             (Self::Unprovable(key, port), Answer::Unprovable(seen)) => {
                 workloads.unprovable_of(key, *port) == seen.as_ref()
@@ -160,6 +172,7 @@ impl Read {
             (Self::Locality, Answer::Locality(seen)) => proxy.locality == *seen,
             (Self::Node, Answer::Text(seen)) => proxy.node == *seen,
             (Self::Network, Answer::Text(seen)) => proxy.network == *seen,
+            (Self::Serves, Answer::Serves(seen)) => *proxy.gateways == **seen,
             (Self::Proxy, Answer::Proxy(seen)) => *proxy == **seen,
             (Self::Pod, Answer::Pod(seen)) => own_pod(resolved, proxy) == seen.as_ref(),
             // Each look has its own kind of answer.

@@ -85,8 +85,8 @@ impl Restrictions {
 
     /// Those of the namespaces whose documents can apply to a proxy, in the order of their origins.
     fn near<'a>(&'a self, root: &'a str, proxy: &'a Proxy) -> impl Iterator<Item = &'a Arc<Restriction>> {
-        let of_gateway = proxy.gateway.as_ref().map(|gateway| &*gateway.namespace);
-        let namespaces: BTreeSet<&str> = [&*proxy.namespace, root].into_iter().chain(of_gateway).collect();
+        let of_gateways = proxy.gateways.iter().map(|gateway| &*gateway.namespace);
+        let namespaces: BTreeSet<&str> = [&*proxy.namespace, root].into_iter().chain(of_gateways).collect();
         let mut near: Vec<&Arc<Restriction>> =
             namespaces.into_iter().filter_map(|namespace| self.0.get(namespace)).flatten().collect();
         // INVARIANT: of all documents the origins decide the order, whatever their namespaces.
@@ -151,7 +151,7 @@ impl Authorization {
 
     /// Whether a document of Istio's in `namespace` with this target applies to a proxy.
     pub(crate) fn takes(&self, namespace: &Arc<str>, target: &Target, proxy: &Proxy) -> bool {
-        let is_unaddressed = matches!(target, Target::Workloads(_)) && proxy.gateway.is_some();
+        let is_unaddressed = matches!(target, Target::Workloads(_)) && !proxy.gateways.is_empty();
         (self.selects_gateways || !is_unaddressed) && self.reaches(namespace, target, proxy)
     }
 
@@ -165,7 +165,8 @@ impl Authorization {
         match target {
             Target::Workloads(labels) => (is_own || *namespace == self.root) && object::selects(labels, &proxy.labels),
             Target::Service(selector) => is_own && object::selects(selector, &proxy.labels),
-            Target::Objects(targets) => proxy.gateway.as_ref().is_some_and(|gateway| {
+            // A proxy of several Gateways does all that is said about any of them.
+            Target::Objects(targets) => proxy.gateways.iter().any(|gateway| {
                 targets.iter().any(|target| {
                     target.group == GATEWAY_GROUP
                         && target.kind == "Gateway"

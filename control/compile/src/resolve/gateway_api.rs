@@ -2,11 +2,13 @@
 
 mod attach;
 pub(crate) mod authorities;
+mod backend_certificate;
 mod backend_tls;
 mod client_roots;
 mod grants;
 mod listeners;
 pub(crate) mod routes;
+mod shared;
 pub(crate) mod status;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -14,12 +16,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use palisade_crds::gateway_api::{Listener as Written, ParentReference, TlsMode};
 use palisade_model::{host::HostPattern, listener::ClientValidation};
 
+pub(crate) use backend_certificate::BackendCertificate;
 pub(crate) use backend_tls::{BackendTls, BackendTlsPolicies};
 pub(crate) use grants::{Grants, Referrer};
 pub(crate) use routes::{Route, RouteKind};
 
 use crate::{
-    inputs::{Input, Inputs, is_served_class},
+    inputs::{Input, Inputs, ServedGateways, is_served_class},
     memo::{self, Read},
     object::{self, Head, ObjectKey},
     resolve::services::{Registered, Registry},
@@ -56,6 +59,7 @@ pub(crate) struct GatewayApi {
     made: routes::Made,
     /// All but the routes that it was made from.
     seen: Option<Inputs>,
+    served: ServedGateways,
 }
 
 /// A Gateway.
@@ -65,6 +69,8 @@ pub(crate) struct ResolvedGateway {
     pub(crate) head: Head,
     /// Listeners in document order.
     pub(crate) listeners: Vec<ResolvedListener>,
+    /// What it shows to backends.
+    pub(crate) backend_certificate: BackendCertificate,
     /// What its status says.
     pub(crate) status: status::GatewayStatus,
 }
@@ -88,8 +94,6 @@ pub(crate) struct ResolvedListener {
     pub(crate) certificates: Vec<Arc<str>>,
     /// What is asked of client certificates.
     pub(crate) frontend: Option<ClientValidation>,
-    /// Why connections are refused although there is a certificate.
-    pub(crate) frontend_refused: Option<&'static str>,
     /// No conflict or mistake keeps it from being served.
     pub(crate) is_accepted: bool,
     /// Routes in age order.
@@ -184,6 +188,7 @@ impl GatewayApi {
             .filter(|gateway| is_served_class(inputs, &gateway.spec.gateway_class_name))
             .map(|gateway| (gateway.head.key.clone(), listeners::resolve(inputs, gateway, &grants)))
             .collect();
+        shared::settle(inputs, &mut gateways);
         let seen = inputs.only(&[CIRCUMSTANCES]);
         let (routes, made) = routes::all(inputs, before.map(|before| &before.made));
         // Where a route attaches depends on no other route. Both lists are in one order.
@@ -208,7 +213,8 @@ impl GatewayApi {
         }
         let gateways = gateways.into_iter().map(|(key, gateway)| (key, Arc::new(gateway))).collect();
         let backend_tls = BackendTlsPolicies::new(inputs);
-        Self { gateways, services, entries, grants, backend_tls, statuses, made, seen: Some(seen) }
+        let served = ServedGateways::new(inputs);
+        Self { gateways, services, entries, grants, backend_tls, statuses, made, seen: Some(seen), served }
     }
 
     /// A Gateway of one of our classes.
@@ -269,6 +275,11 @@ impl GatewayApi {
         self.backend_tls.exactly(service, port)
     }
 
+    /// Which of them a pod serves.
+    pub(crate) fn served(&self) -> &ServedGateways {
+        &self.served
+    }
+
     /// Permissions across namespaces.
     pub(crate) fn grants(&self) -> &Grants {
         &self.grants
@@ -298,6 +309,11 @@ fn status_of(
                 Some(gateway) => attach::to_gateway(inputs, gateway, &route, parent, &mut attachments),
                 None => status::refused("Accepted", "NoMatchingParent", "the Gateway does not exist"),
             },
+            ("" | "core", "Service") | (ISTIO_GROUP, "ServiceEntry") if route.kind == RouteKind::Udp => status::refused(
+                "Accepted",
+                "UnsupportedValue",
+                "the mesh carries no datagrams: only Gateways take it",
+            ),
             ("" | "core", "Service") => attach::to_service(inputs, &route, parent, &mut attachments),
             (ISTIO_GROUP, "ServiceEntry") => attach::to_entry(inputs, &route, parent, &mut attachments),
             _ => continue,

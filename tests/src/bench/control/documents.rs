@@ -44,9 +44,9 @@ pub fn places() -> Vec<Value> {
             json!({"topology.kubernetes.io/region": "r1", "topology.kubernetes.io/zone": format!("z{}", node % 3)});
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": format!("node-{node}"), "labels": labels}})
     });
-    let namespaces = (0..NAMESPACES).map(|namespace| {
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace_of(namespace)}})
-    });
+    let namespaces = (0..NAMESPACES).map(
+        |namespace| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace_of(namespace)}}),
+    );
     nodes.chain(namespaces).collect()
 }
 
@@ -126,11 +126,11 @@ pub fn policy(service: usize, path: &str) -> Value {
     let caller = (service + 1) % SERVICES;
     let principal = format!("cluster.local/ns/{}/sa/{}", namespace_of(caller), service_name(caller));
     json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
-        "metadata": {"name": name, "namespace": namespace_of(service)},
-        "spec": {"selector": {"matchLabels": {"app": name}}, "action": "ALLOW", "rules": [{
-            "from": [{"source": {"principals": [principal]}}],
-            "to": [{"operation": {"methods": ["GET", "POST"], "paths": ["/api", path]}}],
-        }]}})
+    "metadata": {"name": name, "namespace": namespace_of(service)},
+    "spec": {"selector": {"matchLabels": {"app": name}}, "action": "ALLOW", "rules": [{
+        "from": [{"source": {"principals": [principal]}}],
+        "to": [{"operation": {"methods": ["GET", "POST"], "paths": ["/api", path]}}],
+    }]}})
 }
 
 /// A policy for every workload of the mesh.
@@ -153,14 +153,14 @@ pub fn route(service: usize, number: usize, marker: &str) -> Value {
     let filter = json!({"type": "RequestHeaderModifier",
         "requestHeaderModifier": {"set": [{"name": "x-marker", "value": marker}]}});
     json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-        "metadata": {"name": format!("{name}-{number}"), "namespace": namespace_of(service)},
-        "spec": {
-            "parentRefs": [{"group": "", "kind": "Service", "name": name, "port": PORT}],
-            "rules": [{
-                "matches": [matched], "filters": [filter],
-                "backendRefs": [{"group": "", "kind": "Service", "name": name, "port": PORT, "weight": 1}],
-            }],
-        }})
+    "metadata": {"name": format!("{name}-{number}"), "namespace": namespace_of(service)},
+    "spec": {
+        "parentRefs": [{"group": "", "kind": "Service", "name": name, "port": PORT}],
+        "rules": [{
+            "matches": [matched], "filters": [filter],
+            "backendRefs": [{"group": "", "kind": "Service", "name": name, "port": PORT, "weight": 1}],
+        }],
+    }})
 }
 
 fn meta(service: usize, name: &str) -> Value {

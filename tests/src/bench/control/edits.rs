@@ -58,7 +58,8 @@ impl Edits<'_> {
         let compiles = self.control.compiles()?;
         let mut later: Vec<f64> = compiles.into_iter().skip(1).collect();
         later.sort_by(f64::total_cmp);
-        let at = |share: usize| later.get((later.len() * share / 100).min(later.len() - 1)).copied().unwrap_or_default();
+        let at =
+            |share: usize| later.get((later.len() * share / 100).min(later.len() - 1)).copied().unwrap_or_default();
         table.row("one change compiled, ms, p50 / p99", format!("{:.1} / {:.1}", at(50), at(99)));
         self.storm(table).await
     }
@@ -141,7 +142,9 @@ impl Edits<'_> {
         let cpu = cpu_time(self.control.pid)?.saturating_sub(before);
         let rate = (STORM * STORM_SECONDS) as f64 / written.as_secs_f64();
         let proxies = self.proxies.count;
-        let what = format!("endpoint under {rate:.0} changes a second, {proxies} proxies: API write to every proxy, ms, p50 / p99");
+        let what = format!(
+            "endpoint under {rate:.0} changes a second, {proxies} proxies: API write to every proxy, ms, p50 / p99"
+        );
         table.row(&what, quantiles(taken));
         let share = cpu.as_secs_f64() / written.as_secs_f64() * 100.0;
         table.row("CPU under these changes, % of a core", format!("{share:.0}"));

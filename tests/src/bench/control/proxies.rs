@@ -75,7 +75,12 @@ pub(super) fn uses(proxy: usize, service: usize) -> bool {
 
 impl Target {
     /// A control plane whose certificate comes from these roots.
-    pub(super) fn new(connector: Connector, address: std::net::SocketAddr, roots: &str, name: &str) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        connector: Connector,
+        address: std::net::SocketAddr,
+        roots: &str,
+        name: &str,
+    ) -> anyhow::Result<Self> {
         let mut store = RootCertStore::empty();
         for root in CertificateDer::pem_slice_iter(roots.as_bytes()) {
             store.add(root?)?;
@@ -211,8 +216,10 @@ impl Proxy {
                         first.send_replace(true);
                     }
                 }
-                control_message::Kind::InSync(_) => {}
-                control_message::Kind::Surplus(_) | control_message::Kind::Explain(_) => bail!("nothing of that was asked"),
+                control_message::Kind::InSync(_) | control_message::Kind::Trust(_) => {}
+                control_message::Kind::Surplus(_) | control_message::Kind::Explain(_) => {
+                    bail!("nothing of that was asked")
+                }
             }
         }
     }

@@ -185,8 +185,15 @@ impl Stand {
     pub(super) async fn target(&self, control: &Control) -> anyhow::Result<Target> {
         let namespace = documents::namespace_of(0);
         let roots = until("the bundle of roots", SOON, async || {
-            let map =
-                ["get", "configmap", "-n", &namespace, "palisade-ca-root-cert", "-o", "jsonpath={.data.root-cert\\.pem}"];
+            let map = [
+                "get",
+                "configmap",
+                "-n",
+                &namespace,
+                "palisade-ca-root-cert",
+                "-o",
+                "jsonpath={.data.root-cert\\.pem}",
+            ];
             let text = self.cluster.kubectl(&map).await?;
             ensure!(text.contains("BEGIN CERTIFICATE"), "{text}");
             Ok(text)
@@ -224,7 +231,8 @@ impl Control {
         let text = fs::read_to_string(&self.log)?;
         let elapsed = text.lines().filter(|line| line.contains("compiled")).filter_map(|line| {
             let rest = line.split("elapsed_us").nth(1)?;
-            let digits: String = rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+            let digits: String =
+                rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
             // Colours of a terminal would come as digits before it; there is none.
             digits.parse::<f64>().ok()
         });

@@ -33,8 +33,7 @@ pub(super) struct Inventory {
     opaque: Vec<Registered>,
 }
 
-const READS: &[Input] =
-    &[Input::Pods, Input::Services, Input::ServiceEntries, Input::Namespaces, Input::ApiGateways];
+const READS: &[Input] = &[Input::Pods, Input::Services, Input::ServiceEntries, Input::Namespaces, Input::ApiGateways];
 
 impl Inventory {
     /// That of `before`, if there is what there was.
@@ -114,9 +113,9 @@ impl Inventory {
     }
 
     fn account_problem(&self, account: &str) -> Option<String> {
-        let is_known = account.split_once('/').is_some_and(|(namespace, account)| {
-            self.accounts.get(namespace).is_some_and(|own| own.contains(account))
-        });
+        let is_known = account
+            .split_once('/')
+            .is_some_and(|(namespace, account)| self.accounts.get(namespace).is_some_and(|own| own.contains(account)));
         (!is_known).then(|| format!("no pod runs as service account `{account}`"))
     }
 

@@ -89,7 +89,7 @@ pub(super) fn to_gateway(
             refusal = refusal.max(Refusal::NotAllowed);
             continue;
         }
-        // A TCPRoute has no hosts: it takes what the listener takes.
+        // A TCPRoute or UDPRoute has no hosts: it takes what the listener takes.
         let hosts = common_hosts(&route.hostnames, &listener.hostname);
         if hosts.is_empty() {
             refusal = refusal.max(Refusal::NoHost);

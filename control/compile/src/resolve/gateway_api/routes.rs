@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use palisade_crds::gateway_api::{
-    GrpcMethodMatchType, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRoute, HttpRouteFilter,
-    HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts, L4RouteRule, ParentReference, PathMatchType, TcpRoute, TlsRoute,
-    ValueMatchType,
+    GrpcMethodMatchType, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRoute,
+    HttpRouteFilter, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts, L4RouteRule, ParentReference,
+    PathMatchType, TcpRoute, TlsRoute, UdpRoute, ValueMatchType,
 };
 use palisade_model::route::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
 
@@ -42,6 +42,8 @@ pub(crate) enum RouteKind {
     Tls,
     /// TCPRoute.
     Tcp,
+    /// UDPRoute.
+    Udp,
 }
 
 /// One rule. Of opaque bytes only the name and the backends say anything.
@@ -69,6 +71,7 @@ impl RouteKind {
             Self::Grpc => "GRPCRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
         }
     }
 
@@ -84,6 +87,7 @@ impl RouteKind {
             (Self::Http | Self::Grpc, ListenerProtocol::Http | ListenerProtocol::Https)
                 | (Self::Tls, ListenerProtocol::TlsPassthrough | ListenerProtocol::TlsTerminate)
                 | (Self::Tcp, ListenerProtocol::Tcp | ListenerProtocol::TlsTerminate)
+                | (Self::Udp, ListenerProtocol::Udp)
         )
     }
 }
@@ -119,12 +123,20 @@ pub(super) fn all(inputs: &Inputs, before: Option<&Made>) -> (Vec<Arc<Route>>, M
             hostnames: Vec::new(),
             rules: route.rules.iter().map(l4_rule).collect(),
         }),
+        udp: take_over(&inputs.udp_routes, before.map(|made| &made.udp), |head, route| Route {
+            head,
+            kind: RouteKind::Udp,
+            parent_refs: route.parent_refs.clone(),
+            hostnames: Vec::new(),
+            rules: route.rules.iter().map(l4_rule).collect(),
+        }),
     };
-    let Made { http, grpc, tls, tcp } = &made;
+    let Made { http, grpc, tls, tcp, udp } = &made;
     let mut routes: Vec<Arc<Route>> = (http.values().map(|(_, route)| route))
         .chain(grpc.values().map(|(_, route)| route))
         .chain(tls.values().map(|(_, route)| route))
         .chain(tcp.values().map(|(_, route)| route))
+        .chain(udp.values().map(|(_, route)| route))
         .cloned()
         .collect();
     // Of equals of different kinds the HTTPRoute comes first: the sort is stable.
@@ -139,6 +151,7 @@ pub(super) struct Made {
     grpc: MadeOf<GrpcRoute>,
     tls: MadeOf<TlsRoute>,
     tcp: MadeOf<TcpRoute>,
+    udp: MadeOf<UdpRoute>,
 }
 
 type MadeOf<T> = BTreeMap<ObjectKey, (Arc<Object<T>>, Arc<Route>)>;

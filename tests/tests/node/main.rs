@@ -1,0 +1,5 @@
+//! The real node: pods run, find each other, and are reached from outside.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
+mod pods;
+mod support;
