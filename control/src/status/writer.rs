@@ -277,6 +277,10 @@ impl StatusWriter {
                 self.pace.plan(&name, now);
                 continue;
             }
+            if let Err(later) = self.pace.affords(now) {
+                self.pace.plan(&name, later);
+                continue;
+            }
             let Some(status) = wanted.objects.get(&name) else { continue };
             if self.flying.contains(&name) {
                 self.pace.note(&name, now);

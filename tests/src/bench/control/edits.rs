@@ -96,7 +96,7 @@ impl Edits<'_> {
             let concerned = self.concerned(kind, service);
             let count = concerned.len() as u64;
             let before = (cpu_time(self.control.pid)?, self.proxies.received());
-            self.proxies.markers.begin(number, concerned);
+            self.proxies.markers.begin(number, service, concerned);
             edit(&self.stand.client, &Self::document(kind, service, number)).await?;
             let arrived = self.proxies.markers.arrived(number, LIMIT).await?;
             sleep(GAP).await;
@@ -127,7 +127,7 @@ impl Edits<'_> {
         for number in numbers.clone() {
             ticks.tick().await;
             let (service, _) = place(usize::try_from(number).unwrap_or_default() % self.proxies.count);
-            self.proxies.markers.begin(number, self.concerned(Kind::Endpoint, service));
+            self.proxies.markers.begin(number, service, self.concerned(Kind::Endpoint, service));
             let (client, document) = (self.stand.client.clone(), Self::document(Kind::Endpoint, service, number));
             writes.spawn(async move { edit(&client, &document).await });
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use palisade_crds::gateway_api::{HttpBackendRef, LocalObjectReference, ParentReference};
 
-use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route, RouteKind};
+use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route, RouteKind, attach::Attachment};
 use crate::{
     inputs::{Inputs, core::ServicePort},
     object::{Head, ObjectKey},
@@ -56,6 +56,8 @@ pub(crate) struct RouteStatus {
     pub(crate) route: Arc<Route>,
     /// Parents that are ours.
     pub(crate) parents: Vec<ParentStatus>,
+    /// Where it attaches.
+    pub(super) attachments: Vec<Attachment>,
 }
 
 /// What a route's status says of one parent.
