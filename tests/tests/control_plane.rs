@@ -326,6 +326,9 @@ async fn who_proves_nothing_or_someone_else_is_refused() {
 #[path = "control_plane/records.rs"]
 mod records;
 
+#[path = "control_plane/trust.rs"]
+mod trust;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn standalone_is_the_same_over_a_pipe() {
     let mesh = Mesh::new();
