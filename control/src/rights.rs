@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::{
     admission::register,
     identity::{bundle, root},
+    rotation,
     source::access_rules,
     status,
 };
@@ -86,10 +87,11 @@ pub fn cluster_rights() -> Vec<Right> {
 /// Rights in the control plane's own namespace.
 pub fn own_rights() -> Vec<Right> {
     vec![
-        right("", &["secrets"], &[root::PLUGGED_IN, root::OWN], &["get"]),
-        // The root is replaced.
-        right("", &["secrets"], &[root::OWN], &["update"]),
+        right("", &["secrets"], &[root::PLUGGED_IN, root::OWN], &["get", "list", "watch"]),
         right("", &["secrets"], &[], &["create"]),
+        // Steps of a root's replacement, and what the replicas tell each other about it.
+        right("", &["secrets"], &[root::OWN], &["update"]),
+        right("", &["configmaps"], &[rotation::STATUS_MAP], &["get", "list", "watch", "patch"]),
         right("coordination.k8s.io", &["leases"], &[status::LEASE_NAME], &["get", "update"]),
         right("coordination.k8s.io", &["leases"], &[], &["create"]),
     ]
@@ -122,13 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_granted_by_wildcard_and_no_secret_is_written_over_but_the_own_root() {
+    fn nothing_is_granted_by_wildcard_and_no_secret_is_written_over_but_the_root() {
         for right in cluster_rights().iter().chain(&own_rights()) {
             let texts = right.api_groups.iter().chain(&right.resources).chain(&right.verbs);
             assert!(texts.clone().all(|text| !text.contains('*')), "{right:?}");
             let writes = right.verbs.iter().any(|verb| matches!(verb.as_str(), "update" | "patch" | "delete"));
-            let is_own = right.resource_names == [root::OWN];
-            assert!(!writes || is_own || !right.resources.iter().any(|name| name == "secrets"), "{right:?}");
+            let is_of_secrets = right.resources.iter().any(|resource| resource == "secrets");
+            assert!(!(writes && is_of_secrets) || right.resource_names == [root::OWN], "{right:?}");
         }
     }
 }

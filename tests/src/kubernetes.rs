@@ -31,18 +31,22 @@ use tower::ServiceExt;
 
 use crate::checkout;
 
+mod bookinfo;
 mod holder;
 mod machine;
 mod network;
 mod node;
 mod objects;
+mod palisade;
 mod pki;
 mod pool;
 mod programs;
 
+pub use bookinfo::{BOOKINFO_IMAGE, bookinfo_documents};
 pub use machine::lacks_for_node;
 pub use network::{Connector, Exposed};
 pub use node::{Node, OUTSIDE};
+pub use palisade::SYSTEM;
 
 use holder::Holder;
 use programs::{FIRST_SERVICE, HOST, NODE_ADDRESS, Program, Site};
