@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod analyze;
 mod ask;
+mod check;
 mod control;
 mod crds;
 mod dev;
@@ -31,6 +32,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Analyze(analyze::Analyze),
+    Check(check::Check),
     Crds(crds::Crds),
     Dev(dev::Dev),
     Eval(eval::Eval),
@@ -55,6 +57,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Analyze(analyze) => analyze.run(),
+        Command::Check(check) => check.run(),
         Command::Crds(crds) => crds.run(),
         Command::Dev(dev) => dev.run(),
         Command::Eval(eval) => eval.run(),

@@ -206,6 +206,14 @@ impl Fleet {
         self.changed();
     }
 
+    /// A mesh says to a proxy what it was told already.
+    pub fn told(&self, id: SessionId, epoch: u64) {
+        if let Some(record) = self.state.lock().sessions.get_mut(&id) {
+            record.epoch = epoch;
+        }
+        self.changed();
+    }
+
     fn changed(&self) {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }

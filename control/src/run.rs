@@ -20,8 +20,10 @@ use crate::{
     ca::{CertificateAuthority, LiveAuthority},
     cluster,
     identity::{TokenReviews, Verifier, bundle, root, trust_bundle},
+    injection::InjectionSettings,
     jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
+    provisioning::GatewayObjects,
     rotation::{Place, Rotation},
     serve::{ServingIdentity, Shared, serve},
     settings::Settings,
@@ -83,10 +85,14 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         jwks_ca,
         admission,
         injection,
+        gateways,
         log: _,
     } = settings;
     let control_namespace = cluster::control_namespace(control_namespace.as_deref())?;
     let is_files = !files.is_empty();
+    let is_provisioning = gateways.gateway_provisioning.is_on(cluster::is_pod());
+    let injection = InjectionSettings { gateway_image: gateways.gateway_image.clone(), ..injection };
+    let gateways = GatewayObjects { gateways, injection: injection.clone(), istio_classes };
     let options = source_options(root_namespace, &set, is_files, istio_classes)?;
     let metrics = Metrics::new();
     let (keeper, feed) = KeyKeeper::new(Fetcher::new(&jwks_ca), Some(&ca_dir), metrics.clone());
@@ -150,7 +156,9 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
     let rotation = Rotation::new(place, &shared, &status::replica_name());
     let follow_root = tokio::spawn(Arc::clone(&rotation).run(stop.clone()));
-    let status = client.clone().map(|client| status::start(client, &control_namespace, &shared, stop.clone()));
+    let gateways = is_provisioning.then_some(gateways);
+    let status =
+        client.clone().map(|client| status::start(client, &control_namespace, &shared, gateways, stop.clone()));
     if let Some(client) = client {
         let roots = bundle::roots(&authority);
         shared.tasks.spawn(trust_bundle::publish(client.clone(), roots.clone(), stop.clone()));

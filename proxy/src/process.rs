@@ -21,6 +21,7 @@ pub mod log;
 mod options;
 mod saved;
 mod tasks;
+pub mod variables;
 
 pub use limits::LimitOptions;
 pub use options::ProxyOptions;
@@ -39,6 +40,7 @@ use crate::{
     },
     runtime::{
         Runtime, RuntimeSettings,
+        datagrams::DatagramListeners,
         decisions::DecisionSettings,
         server::{Role, Server},
         source::{LogFilter, RuntimeSource},
@@ -288,6 +290,7 @@ impl Process {
             sets.push(set);
         }
         let mut edge = ListenerSet::new(server(Role::Gateway));
+        let mut datagrams = DatagramListeners::new(Arc::clone(&runtime));
         let mut lost = None;
         let ended = async {
             tokio::select! {
@@ -300,9 +303,11 @@ impl Process {
                 }
             }
         };
-        listeners::follow(&mut edge, &runtime, &mut reconciling, ended).await;
+        listeners::follow(&mut edge, &mut datagrams, &runtime, &mut reconciling, ended).await;
         sets.push(edge);
+        // Flows go on while the others drain, for as long as senders have more to say.
         let outcome = drain_all(&runtime, sets, drain).await;
+        datagrams.end().await;
         stop.cancel();
         if let Some(keeping) = keeping
             && tokio::time::timeout(LAST_WRITE, keeping).await.is_err()

@@ -19,6 +19,7 @@ use palisade_control::{
     admission::AdmissionOptions,
     ca::CertificateAuthority,
     injection::InjectionSettings,
+    provisioning::GatewaySettings,
     run_until,
     settings::Settings,
     standalone,
@@ -124,6 +125,7 @@ impl Mesh {
             jwks_ca: "/etc/ssl/certs/ca-certificates.crt".into(),
             admission: AdmissionOptions::default(),
             injection: InjectionSettings::default(),
+            gateways: GatewaySettings::default(),
             log: "info".to_owned(),
         };
         let stop = CancellationToken::new();

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::Stream;
+use palisade_compile::Slice;
 use palisade_model::{hash::ContentHash, service::Query, settings::WorkloadRef, snapshot::Snapshot};
 use palisade_wire::{
     delta::{
@@ -61,6 +62,7 @@ impl Configuration for Delta {
             proof,
             place: None,
             subscriptions: BTreeSet::new(),
+            slice: None,
             outbound: outbound.clone(),
             offered: None,
             questions: None,
@@ -84,6 +86,15 @@ impl Configuration for Delta {
     }
 }
 
+/// Why a slice is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// There is another mesh: without a difference there is nothing to say.
+    Mesh,
+    /// The proxy waits for an answer.
+    Asked,
+}
+
 struct Session {
     machine: Server,
     shared: Arc<Shared>,
@@ -94,6 +105,8 @@ struct Session {
     proof: PeerProof,
     place: Option<(SessionId, WorkloadRef)>,
     subscriptions: BTreeSet<Query>,
+    /// What the proxy should hold, as it was cut out of the mesh.
+    slice: Option<Arc<Slice>>,
     outbound: mpsc::Sender<Result<ControlMessage, Status>>,
     offered: Option<Instant>,
     questions: Option<mpsc::Receiver<ExplainRequest>>,
@@ -131,7 +144,7 @@ impl Session {
                     Err(_) => return Status::unavailable("the control plane is going away"),
                 },
                 changed = self.mesh.changed() => match changed {
-                    Ok(()) => match self.retarget().await {
+                    Ok(()) => match self.retarget(Why::Mesh).await {
                         Ok(actions) => actions,
                         Err(status) => return status,
                     },
@@ -169,12 +182,12 @@ impl Session {
                     self.greeted(greeting)?;
                     // Before any configuration: what is revoked must be known when that is in force.
                     pending.extend(self.entrust()?);
-                    pending.extend(self.retarget().await?);
+                    pending.extend(self.retarget(Why::Asked).await?);
                 }
                 Action::Subscribed(subscriptions) => {
                     self.record(|record| record.subscriptions.clone_from(&subscriptions));
                     self.subscriptions = subscriptions;
-                    pending.extend(self.retarget().await?);
+                    pending.extend(self.retarget(Why::Asked).await?);
                 }
                 Action::Acked { offer, unbound } => {
                     self.answered(Answer::Ack);
@@ -263,7 +276,7 @@ impl Session {
     }
 
     /// Computes the proxy's slice of the newest mesh, off the async threads.
-    async fn retarget(&mut self) -> Result<Vec<Action>, Status> {
+    async fn retarget(&mut self, why: Why) -> Result<Vec<Action>, Status> {
         let Some((_, pod)) = &self.place else { return Ok(Vec::new()) };
         let mesh = {
             let newest = self.mesh.borrow_and_update();
@@ -276,12 +289,21 @@ impl Session {
                 Status::from(refused)
             })?;
         }
-        let (pod, subscriptions, epoch) = (pod.clone(), self.subscriptions.clone(), mesh.epoch());
-        let sliced = tokio::task::spawn_blocking(move || mesh.slice(&pod, &subscriptions))
+        let epoch = mesh.epoch();
+        // Most changes concern few proxies, and that one is none of them is known at once.
+        if self.slice.as_ref().is_some_and(|slice| mesh.is_slice(slice, pod, &self.subscriptions)) {
+            if let Some((id, _)) = &self.place {
+                self.shared.fleet.told(*id, epoch);
+            }
+            let same = self.slice.as_ref().filter(|_| why == Why::Asked).map(|slice| Arc::clone(slice.snapshot()));
+            return Ok(same.map(|snapshot| self.machine.target(Instant::now(), snapshot)).unwrap_or_default());
+        }
+        let (pod, subscriptions, previous) = (pod.clone(), self.subscriptions.clone(), self.slice.take());
+        let sliced = tokio::task::spawn_blocking(move || mesh.slice_after(previous.as_ref(), &pod, &subscriptions))
             .await
             .map_err(|error| Status::internal(format!("slicing failed: {error}")))?;
         let snapshot: Arc<Snapshot> = match sliced {
-            Ok(snapshot) => Arc::new(snapshot),
+            Ok(slice) => Arc::clone(self.slice.insert(slice).snapshot()),
             Err(error) => {
                 tracing::error!(proxy = %self.name(), %error, "no slice for the proxy");
                 return Err(Status::failed_precondition(error));

@@ -5,6 +5,8 @@ mod access;
 mod conditions;
 mod denials;
 mod egress;
+mod fuzz;
+mod gateway_pods;
 mod gateways;
 mod golden;
 mod incremental;

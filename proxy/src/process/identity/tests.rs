@@ -66,19 +66,19 @@ fn a_root_that_is_torn_away_is_followed_with_the_next_certificate() {
 #[test]
 fn what_is_revoked_is_in_force_at_once_and_kept_across_a_restart() {
     let ca = TestCa::new("mesh");
-    let keeper = keeper();
+    let first = keeper();
     let own = issued(&ca, &ca.pem());
-    keeper.install(Arc::clone(&own)).unwrap();
+    first.install(Arc::clone(&own)).unwrap();
     let revoked = Trust { revoked: ca.revoking(&[own.chain_pem()]).into(), ..trust(&[&ca], &ca) };
-    assert_eq!(keeper.trust(revoked).problem, None);
-    assert!(*keeper.renewal_due().borrow(), "its own certificate is taken back");
-    assert_eq!(keeper.store.current().unwrap().revoked().lists().len(), 1);
+    assert_eq!(first.trust(revoked).problem, None);
+    assert!(*first.renewal_due().borrow(), "its own certificate is taken back");
+    assert_eq!(first.store.current().unwrap().revoked().lists().len(), 1);
 
     let refusing = Trust { refusal: Some("torn".into()), ..trust(&[&ca], &ca) };
-    let standing = keeper.trust(refusing);
+    let standing = first.trust(refusing);
     assert!(standing.problem.as_ref().is_some_and(|problem| problem.contains("torn")), "{standing:?}");
-    let (own, kept) = keeper.to_keep().unwrap();
-    let again = super::tests::keeper();
+    let (own, kept) = first.to_keep().unwrap();
+    let again = keeper();
     again.restore(own, kept).unwrap();
     assert!(again.standing().borrow().problem.as_ref().is_some_and(|problem| problem.contains("torn")));
     // An older control plane tells nothing: roots come with certificates as before.
@@ -87,5 +87,5 @@ fn what_is_revoked_is_in_force_at_once_and_kept_across_a_restart() {
     assert_eq!(again.standing().borrow().roots, [print(&renewed)].into());
 
     let unreadable = Trust { revoked: "garbage".into(), ..trust(&[&ca], &ca) };
-    assert!(keeper.trust(unreadable).problem.is_some());
+    assert!(first.trust(unreadable).problem.is_some());
 }
