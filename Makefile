@@ -1,7 +1,7 @@
 # Thin: each target calls a script or cargo. `make demo` and `make test` are the two commands of the README.
 
 SCRIPTS := deploy/scripts
-.PHONY: demo test test-long build bench lint golden conformance prerequisites
+.PHONY: demo test test-long build bench bench-control lint golden conformance prerequisites
 
 demo:
 	@$(SCRIPTS)/prerequisites build demo
@@ -30,6 +30,11 @@ bench-%:
 lint:
 	@$(SCRIPTS)/prerequisites build lint
 	@$(SCRIPTS)/lint
+
+# The only one that needs a Kubernetes API server.
+bench-control:
+	@$(SCRIPTS)/prerequisites build test
+	@$(SCRIPTS)/bench control
 
 golden:
 	@PALISADE_GOLDEN=write $(SCRIPTS)/test golden
