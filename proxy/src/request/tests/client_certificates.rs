@@ -44,7 +44,7 @@ fn seen(mode: Mode, uri: Option<&str>, written: &[&'static str]) -> Vec<String> 
     let admitted = admit(&index, Connection { tls, ..client() }, Seen::Http).unwrap();
     let mut headers = HeaderMap::new();
     for value in written {
-        headers.append("x-forwarded-client-cert", http::HeaderValue::from_static(value));
+        headers.append("x-forwarded-client-cert", HeaderValue::from_static(value));
     }
     let request = Request {
         method: "GET",
