@@ -38,7 +38,9 @@ impl Key {
         let pair = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).map_err(failed)?;
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pair.as_ref(), &random);
         let pair = pair.map_err(|error| anyhow::anyhow!("{error}"))?;
-        let (x, y) = pair.public_key().as_ref()[1..].split_at(32);
+        // An uncompressed point: a byte that says so, then both coordinates.
+        let point = pair.public_key().as_ref().get(1..).context("no point")?;
+        let (x, y) = point.split_at_checked(32).context("no point")?;
         let [x, y] = [x, y].map(|part| URL_SAFE_NO_PAD.encode(part));
         let kid = format!("key-{id}");
         let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
