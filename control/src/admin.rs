@@ -20,12 +20,13 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 mod decisions;
+mod identity;
 mod proxy;
 mod status;
 
 pub use status::{AskedName, Count, StatusAnswer, StatusQuestion};
 
-use crate::{fleet::ProxyRecord, jwks::KeyStatus, serve::Shared};
+use crate::{fleet::ProxyRecord, jwks::KeyStatus, rotation::Rotation, serve::Shared};
 
 /// How long proxies may take to explain a decision.
 const EXPLAIN: Duration = Duration::from_secs(2);
@@ -38,12 +39,16 @@ pub async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
     keys: watch::Receiver<Arc<[KeyStatus]>>,
+    rotation: Arc<Rotation>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    let asked = Arc::clone(&rotation);
     let pages = Router::new()
         .route("/proxies", get(proxies))
         .route("/proxies/{namespace}/{name}", get(proxy::page))
         .route("/status", post(status::answer).layer(DefaultBodyLimit::max(status::MAX_QUESTION_BYTES)))
+        .route("/identity", get(move || identity::page(asked)))
+        .route("/identity/step", post(move |question| identity::step(rotation, question)))
         .route("/reports", get(reports))
         .route("/enforced", get(enforced))
         .route("/why/{decision}", get(why))
@@ -154,6 +159,7 @@ fn describe(record: &ProxyRecord) -> Value {
         unofferable,
         unbound,
         short_id,
+        standing,
         epoch: _,
         explain: _,
     } = record;
@@ -184,6 +190,7 @@ fn describe(record: &ProxyRecord) -> Value {
         })).collect::<Vec<_>>(),
         "unofferable": unofferable,
         "unbound": unbound,
+        "trust": standing,
     })
 }
 

@@ -17,6 +17,7 @@ use palisade_model::{
     service::Query,
     settings::WorkloadRef,
     snapshot::Snapshot,
+    trust::Standing,
 };
 use palisade_policy::ShortId;
 use palisade_wire::delta::{
@@ -44,6 +45,8 @@ struct State {
     sessions: BTreeMap<SessionId, ProxyRecord>,
     /// Of each pod the stream that counts: the newest.
     newest: BTreeMap<WorkloadRef, SessionId>,
+    /// Those that were connected and are not, with what they said last: they may live on.
+    departed: BTreeMap<WorkloadRef, Departed>,
     index: Index,
 }
 
@@ -78,11 +81,25 @@ pub struct ProxyRecord {
     pub unofferable: Option<Arc<str>>,
     /// Short id that the ids of its decisions begin with.
     pub short_id: Arc<str>,
+    /// What it trusts and is trusted by, as it says; `None` = it does not say.
+    pub standing: Option<Standing>,
     /// The mesh that its target was cut out of.
     pub epoch: u64,
     /// Asks its session for explanations.
     pub explain: mpsc::Sender<ExplainRequest>,
 }
+
+/// A proxy that was connected.
+#[derive(Debug, Clone)]
+pub struct Departed {
+    /// What it said last.
+    pub standing: Option<Standing>,
+    /// Since when control knows.
+    pub left: SystemTime,
+}
+
+/// Proxies that are remembered after they have left.
+const DEPARTED: usize = 20_000;
 
 /// A question to one proxy.
 #[derive(Debug)]
@@ -130,11 +147,13 @@ impl Fleet {
             withheld: Arc::from([]),
             unofferable: None,
             short_id,
+            standing: None,
             epoch: 0,
             explain,
         };
         let mut state = self.state.lock();
         let pod = record.pod.clone();
+        state.departed.remove(&pod);
         state.sessions.insert(id, record);
         state.count(pod, Some(id));
         drop(state);
@@ -149,6 +168,10 @@ impl Fleet {
             && state.newest.get(&record.pod) == Some(&id)
         {
             let others = state.sessions.iter().rev().find(|(_, other)| other.pod == record.pod).map(|(id, _)| *id);
+            if others.is_none() && state.departed.len() < DEPARTED {
+                let departed = Departed { standing: record.standing, left: SystemTime::now() };
+                state.departed.insert(record.pod.clone(), departed);
+            }
             state.count(record.pod, others);
         }
         drop(state);
@@ -180,6 +203,14 @@ impl Fleet {
             state.index.note_changed(heard);
         }
         drop(state);
+        self.changed();
+    }
+
+    /// A mesh says to a proxy what it was told already.
+    pub fn told(&self, id: SessionId, epoch: u64) {
+        if let Some(record) = self.state.lock().sessions.get_mut(&id) {
+            record.epoch = epoch;
+        }
         self.changed();
     }
 
@@ -263,6 +294,18 @@ impl Fleet {
             }
         }
         enforced
+    }
+
+    /// What each connected proxy says of its trust, one a pod.
+    pub fn standings(&self) -> Vec<(WorkloadRef, Option<Standing>)> {
+        self.state.lock().counted().map(|record| (record.pod.clone(), record.standing.clone())).collect()
+    }
+
+    /// Proxies that were connected and may live on. Those that `is_over` says so of are forgotten.
+    pub fn departed(&self, is_over: impl Fn(&WorkloadRef, &Departed) -> bool) -> Vec<(WorkloadRef, Departed)> {
+        let mut state = self.state.lock();
+        state.departed.retain(|pod, departed| !is_over(pod, departed));
+        state.departed.iter().map(|(pod, departed)| (pod.clone(), departed.clone())).collect()
     }
 
     /// Pods whose proxies are connected.

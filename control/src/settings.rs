@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 use clap::{CommandFactory, Parser};
 use palisade_model::variables::unread;
 
-use crate::{admission::AdmissionOptions, identity::AUDIENCES, injection::InjectionSettings};
+use crate::{
+    admission::AdmissionOptions, identity::AUDIENCES, injection::InjectionSettings, provisioning::GatewaySettings,
+};
 
 /// The control plane: documents in, configuration and certificates for proxies out.
 #[derive(Debug, Clone, Parser)]
@@ -68,6 +70,9 @@ pub struct Settings {
     /// What injected sidecars are given.
     #[command(flatten)]
     pub injection: InjectionSettings,
+    /// What gateways are given.
+    #[command(flatten)]
+    pub gateways: GatewaySettings,
     /// Log filter, as `tracing` reads it.
     #[arg(long, env = "PALISADE_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,

@@ -7,11 +7,12 @@
 use std::sync::Arc;
 
 use kube::Client;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     leader::{Candidate, campaign},
+    provisioning::{GatewayObjects, Provisioner, Troubles},
     serve::Shared,
 };
 
@@ -24,6 +25,7 @@ mod patch;
 mod writer;
 
 pub use acks::FleetAcks;
+pub(crate) use kinds::written;
 pub use writer::StatusWriter;
 
 /// Field manager of all status writes.
@@ -32,14 +34,33 @@ pub const FIELD_MANAGER: &str = "palisade-status";
 /// Name of the Lease of the replica that writes status.
 pub const LEASE_NAME: &str = "palisade-control-leader";
 
-/// Campaigns for the lease and writes while it is held, until `stop`: two tasks.
-pub fn start(client: Client, namespace: &str, shared: &Arc<Shared>, stop: CancellationToken) -> [JoinHandle<()>; 2] {
-    let identity = format!("{}_{:016x}", host(), fastrand::u64(..));
+/// Campaigns for the lease and writes while it is held, until `stop`: statuses, and what runs Gateways where `gateways` says by what
+/// it is made.
+pub fn start(
+    client: Client,
+    namespace: &str,
+    shared: &Arc<Shared>,
+    gateways: Option<GatewayObjects>,
+    stop: CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let identity = replica_name();
     let candidate = Candidate { namespace: namespace.to_owned(), lease: LEASE_NAME.to_owned(), identity };
     let (leadership, campaign) = campaign(client.clone(), candidate, stop.clone());
     let (mesh, fleet) = (shared.mesh.clone(), Arc::clone(&shared.fleet));
-    let writer = StatusWriter::new(client, mesh, fleet, leadership, shared.metrics.clone());
-    [tokio::spawn(campaign.run()), tokio::spawn(writer.run(stop))]
+    let (sender, troubles) = watch::channel(Troubles::default());
+    let (leads, metrics) = (leadership.clone(), shared.metrics.clone());
+    let writer = StatusWriter::new(client.clone(), mesh.clone(), fleet, leads, metrics.clone(), troubles);
+    let mut tasks = vec![tokio::spawn(campaign.run()), tokio::spawn(writer.run(stop.clone()))];
+    if let Some(gateways) = gateways {
+        let provisioner = Provisioner::new(client, mesh, leadership, gateways, metrics, sender);
+        tasks.push(tokio::spawn(provisioner.run(stop)));
+    }
+    tasks
+}
+
+/// A name of this replica that no other has.
+pub(crate) fn replica_name() -> String {
+    format!("{}_{:016x}", host(), fastrand::u64(..))
 }
 
 /// The pod's name, where this is a pod.

@@ -1,5 +1,5 @@
-//! A real Kubernetes for tests: etcd, API server, controllers and scheduler of `tests/kubernetes`, and simulated nodes, in a
-//! network namespace of their own.
+//! A real Kubernetes for tests: etcd, API server, controllers and scheduler of `tests/kubernetes`, and simulated nodes or a real
+//! one, in namespaces of their own.
 //!
 //! One cluster runs on a machine at a time; another one waits for its turn. It ends with the value, and with the process
 //! that started it, however that ends.
@@ -31,16 +31,25 @@ use tower::ServiceExt;
 
 use crate::checkout;
 
+mod bookinfo;
 mod holder;
+mod machine;
 mod network;
+mod node;
 mod objects;
+mod palisade;
 mod pki;
+mod pool;
 mod programs;
 
+pub use bookinfo::{BOOKINFO_IMAGE, bookinfo_documents};
+pub use machine::lacks_for_node;
 pub use network::{Connector, Exposed};
+pub use node::{Node, OUTSIDE};
+pub use palisade::SYSTEM;
 
 use holder::Holder;
-use programs::{FIRST_SERVICE, HOST, Program};
+use programs::{FIRST_SERVICE, HOST, NODE_ADDRESS, Program, Site};
 
 /// How long a program may take to be ready.
 const READY: Duration = Duration::from_secs(60);
@@ -63,6 +72,7 @@ pub struct Cluster {
     network: String,
     folder: TempDir,
     programs: PathBuf,
+    site: Site,
 }
 
 impl Cluster {
@@ -72,20 +82,28 @@ impl Cluster {
     /// When this machine allows no namespaces, the programs are not built, or one of them is not ready within a minute: with
     /// the last lines of its log.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_at(Site::Simulated).await
+    }
+
+    async fn start_at(site: Site) -> anyhow::Result<Self> {
         let programs = built().await?;
         let folder = tempfile::Builder::new().prefix("palisade-kubernetes-").tempdir()?;
         fs::create_dir(folder.path().join("log"))?;
-        let addresses = [IpAddr::from(HOST), IpAddr::from(FIRST_SERVICE)];
+        let addresses = [IpAddr::from(HOST), IpAddr::from(FIRST_SERVICE), IpAddr::from(NODE_ADDRESS)];
         pki::write(&folder.path().join("pki"), &programs::server(), &addresses)?;
         let (path, lock) = (folder.path().to_owned(), programs.with_file_name("running"));
-        let holder = spawn_blocking(move || Holder::start(&path, &lock)).await??;
+        let holder = spawn_blocking(move || Holder::start(&path, &lock, site)).await??;
         let cluster = Self {
             connector: Connector::new(holder.network()),
             network: holder.network_path(),
             holder: Arc::new(std::sync::Mutex::new(holder)),
             folder,
             programs,
+            site,
         };
+        if site == Site::Node {
+            node::launch_containerd(&cluster).await?;
+        }
         cluster.launch(Program::Etcd).await?;
         cluster.start_api_server().await?;
         cluster.launch(Program::Controllers).await?;
@@ -161,6 +179,15 @@ impl Cluster {
         self.stop(Program::Etcd).await
     }
 
+    /// Ends controllers and scheduler: what is written stays as it is written.
+    ///
+    /// # Errors
+    /// When the cluster has ended.
+    pub async fn stop_controllers(&self) -> anyhow::Result<()> {
+        self.stop(Program::Scheduler).await?;
+        self.stop(Program::Controllers).await
+    }
+
     /// The kubeconfig of a user who may do anything.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("pki/admin.kubeconfig")
@@ -191,17 +218,7 @@ impl Cluster {
     /// # Errors
     /// When the kubeconfig cannot be read.
     pub async fn client_of(&self, kubeconfig: &Path) -> anyhow::Result<Client> {
-        // rustls asks the process for its cryptography. One that is there stays.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let config = Kubeconfig::read_from(kubeconfig)?;
-        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-        let https = config.rustls_https_connector_with_connector(self.connector())?;
-        let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build(https);
-        let service = tower::ServiceBuilder::new()
-            .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer()?)
-            .service(client.map_err(tower::BoxError::from));
-        Ok(Client::new(service, config.default_namespace))
+        client_of(kubeconfig, self.connector()).await
     }
 
     /// Makes connections to what listens beside the cluster.
@@ -244,6 +261,11 @@ impl Cluster {
         self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await.map(drop)
     }
 
+    /// The program that [`Self::kubectl`] runs.
+    pub fn kubectl_program(&self) -> PathBuf {
+        self.programs.join("kubectl")
+    }
+
     /// The cluster's own folder: `pki/` with keys, certificates and kubeconfigs, `log/` with one file a program.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -275,7 +297,7 @@ impl Cluster {
     }
 
     async fn launch(&self, program: Program) -> anyhow::Result<()> {
-        let command = program.command(&self.programs, self.folder.path());
+        let command = program.command(&self.programs, self.folder.path(), self.site);
         self.order(move |holder| holder.launch(program.name(), &command)).await
     }
 
@@ -325,6 +347,21 @@ impl Cluster {
         let lines: Vec<&str> = text.lines().collect();
         lines.get(lines.len().saturating_sub(LAST_LINES)..).unwrap_or_default().join("\n")
     }
+}
+
+/// A client inside a cluster's network.
+async fn client_of(kubeconfig: &Path, connector: Connector) -> anyhow::Result<Client> {
+    // rustls asks the process for its cryptography. One that is there stays.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let config = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+    let https = config.rustls_https_connector_with_connector(connector)?;
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build(https);
+    let service = tower::ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .service(client.map_err(tower::BoxError::from));
+    Ok(Client::new(service, config.default_namespace))
 }
 
 /// The folder of the programs in the cache.

@@ -103,6 +103,15 @@ fn every_document_of_the_demo_compiles_and_the_broken_one_does_not() {
     }
 }
 
+#[test]
+fn the_plain_yaml_of_an_installation_is_read_without_complaint() {
+    let files = files(&checkout::root().join("deploy/kubernetes"), "yaml");
+    assert!(files.len() > 1, "{files:?}");
+    let sources: Vec<_> =
+        files.iter().map(|path| (path.display().to_string(), fs::read_to_string(path).unwrap())).collect();
+    assert_eq!(complaints(&sources), Vec::<String>::new());
+}
+
 /// Errors, and warnings about what has no effect.
 fn complaints(sources: &[(String, String)]) -> Vec<String> {
     let mut documents = Vec::new();

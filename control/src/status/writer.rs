@@ -17,7 +17,7 @@ use palisade_compile::{
     status::{StatusOptions, Statuses},
 };
 use palisade_model::settings::WorkloadRef;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +32,7 @@ use crate::{
     fleet::{Fleet, ObjectId},
     leader::Leadership,
     metrics::{Metrics, StatusWrite, StatusWriteLabels},
+    provisioning::Troubles,
     slices::MeshWatch,
 };
 
@@ -55,6 +56,7 @@ pub struct StatusWriter {
     fleet: Arc<Fleet>,
     leadership: Leadership,
     metrics: Metrics,
+    troubles: watch::Receiver<Troubles>,
     options: StatusOptions,
     wanted: Arc<Statuses>,
     connected: BTreeSet<WorkloadRef>,
@@ -66,14 +68,22 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// A writer of what `mesh` and `fleet` say.
-    pub fn new(client: Client, mesh: MeshWatch, fleet: Arc<Fleet>, leadership: Leadership, metrics: Metrics) -> Self {
+    /// A writer of what `mesh` and `fleet` say, and of `troubles` with what runs Gateways.
+    pub fn new(
+        client: Client,
+        mesh: MeshWatch,
+        fleet: Arc<Fleet>,
+        leadership: Leadership,
+        metrics: Metrics,
+        troubles: watch::Receiver<Troubles>,
+    ) -> Self {
         Self {
             client,
             mesh,
             fleet,
             leadership,
             metrics,
+            troubles,
             options: StatusOptions::default(),
             wanted: Arc::default(),
             connected: BTreeSet::new(),
@@ -121,6 +131,8 @@ impl StatusWriter {
         let mut discover = tokio::time::interval(DISCOVER);
         let mut changes = self.fleet.changes();
         self.mesh.mark_changed();
+        let mut troubles = self.troubles.clone();
+        troubles.mark_changed();
         loop {
             let due = self.pace.next();
             let next = async {
@@ -140,6 +152,10 @@ impl StatusWriter {
                     Ok((write, outcome)) => self.written(write, outcome),
                     Err(error) => tracing::error!(%error, "a status write failed"),
                 },
+                Ok(()) = troubles.changed() => {
+                    self.options.troubles = Arc::clone(&troubles.borrow_and_update());
+                    self.mesh.mark_changed();
+                }
                 _ = discover.tick() => self.discover(&mut streams).await,
                 changed = self.mesh.changed() => {
                     if changed.is_err() {
@@ -259,6 +275,10 @@ impl StatusWriter {
         for name in self.pace.take(now, limit * 32) {
             if self.writes.len() >= AT_A_TIME {
                 self.pace.plan(&name, now);
+                continue;
+            }
+            if let Err(later) = self.pace.affords(now) {
+                self.pace.plan(&name, later);
                 continue;
             }
             let Some(status) = wanted.objects.get(&name) else { continue };

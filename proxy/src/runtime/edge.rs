@@ -34,6 +34,8 @@ pub struct EdgePort {
     /// For the accept loop.
     pub port: GatewayPort,
     bind: Bind,
+    /// It takes datagrams.
+    is_udp: bool,
 }
 
 impl EdgePorts {
@@ -57,9 +59,19 @@ impl EdgePorts {
         self.ports.get(listener)
     }
 
-    /// The sockets that should be listening.
+    /// The sockets that should be listening for connections.
     pub fn binds(&self) -> Vec<Bind> {
-        let mut binds: Vec<Bind> = self.ports.values().map(|port| port.bind.clone()).collect();
+        self.binds_of(false)
+    }
+
+    /// The sockets that should take datagrams.
+    pub fn datagram_binds(&self) -> Vec<Bind> {
+        self.binds_of(true)
+    }
+
+    fn binds_of(&self, is_udp: bool) -> Vec<Bind> {
+        let ports = self.ports.values().filter(|port| port.is_udp == is_udp);
+        let mut binds: Vec<Bind> = ports.map(|port| port.bind.clone()).collect();
         binds.sort_by(|a, b| a.key.cmp(&b.key));
         binds
     }
@@ -98,6 +110,7 @@ impl EdgePorts {
         EdgePort {
             port: GatewayPort { proxy_protocol, tls, plaintext, timeouts },
             bind: Bind { key, address, options: options.clone() },
+            is_udp: listener.is_udp,
         }
     }
 
@@ -178,13 +191,17 @@ fn made(
     }
     let client = match client {
         None => ClientAuth::None,
-        Some(ClientValidation { ca, is_required, subject_alt_names }) => {
+        Some(ClientValidation { ca, is_required, subject_alt_names, tolerates_invalid }) => {
             let secret = index.secret(ca).and_then(|secret| secret.ca.clone());
             let pem = secret.ok_or_else(|| format!("CA `{ca}` is missing"))?;
             let mut trust = ClientTrust::from_pem(pem.as_bytes(), None).map_err(|e| format!("CA `{ca}`: {e}"))?;
             trust.key = Some(Arc::clone(ca));
             trust.subject_alt_names = subject_alt_names.to_vec();
-            if *is_required { ClientAuth::Required(trust) } else { ClientAuth::Optional(trust) }
+            match (tolerates_invalid, is_required) {
+                (true, _) => ClientAuth::Fallback(trust),
+                (false, true) => ClientAuth::Required(trust),
+                (false, false) => ClientAuth::Optional(trust),
+            }
         }
     };
     let termination = Termination::new(TerminationSettings {

@@ -36,7 +36,7 @@ pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
             labels: pod.head.labels.clone(),
             identity,
             addresses: pod.spec.ips.clone(),
-            gateway: None,
+            gateways: Vec::new(),
             topology: None,
             locality: Default::default(),
             node: String::new(),

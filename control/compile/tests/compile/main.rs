@@ -6,6 +6,7 @@ mod conditions;
 mod denials;
 mod egress;
 mod fuzz;
+mod gateway_pods;
 mod gateways;
 mod golden;
 mod incremental;
