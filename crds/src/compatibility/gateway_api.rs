@@ -93,11 +93,7 @@ pub(super) const RECORDS: &[Record] = &[
         &["parentRefs", "hostnames", "rules"],
         &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
     ),
-    some(
-        "GrpcRouteRule",
-        &["name", "matches", "filters", "backendRefs"],
-        &[("sessionPersistence", Unsupported("calls of one session may go to any endpoint"))],
-    ),
+    all("GrpcRouteRule", &["name", "matches", "filters", "backendRefs", "sessionPersistence"]),
     all("GrpcRouteMatch", &["method", "headers"]),
     all("GrpcMethodMatch", &["type", "service", "method"]),
     some(
@@ -115,11 +111,9 @@ pub(super) const RECORDS: &[Record] = &[
         &["parentRefs", "hostnames", "rules"],
         &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
     ),
-    some(
-        "HttpRouteRule",
-        &["name", "matches", "filters", "backendRefs", "timeouts", "retry"],
-        &[("sessionPersistence", Unsupported("requests of one session may go to any endpoint"))],
-    ),
+    all("HttpRouteRule", &["name", "matches", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"]),
+    all("SessionPersistence", &["sessionName", "absoluteTimeout", "type", "cookieConfig"]),
+    all("CookieConfig", &["lifetimeType"]),
     all("HttpRouteMatch", &["path", "headers", "queryParams", "method"]),
     all("HttpPathMatch", &["type", "value"]),
     all("HttpHeaderMatch", &["type", "name", "value"]),

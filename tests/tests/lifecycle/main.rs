@@ -2,6 +2,7 @@
 
 mod control;
 mod gateway;
+mod keys;
 mod machine;
 
 use std::sync::{
