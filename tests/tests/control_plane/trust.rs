@@ -34,7 +34,8 @@ fn foreign(folder: &Path) -> Arc<IssuedIdentity> {
     let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
     let identity = "spiffe://cluster.local/ns/foo/sa/a".parse().unwrap();
     let chain = authority(folder).sign(&csr, &identity, HOUR, SystemTime::now()).unwrap();
-    let (leaf, bundle) = (chain[0].clone(), chain[1].clone());
+    let mut chain = chain.into_iter();
+    let (leaf, bundle) = (chain.next().unwrap(), chain.next().unwrap());
     Arc::new(IssuedIdentity::new(leaf, key.serialize_pem(), bundle).unwrap())
 }
 
