@@ -13,6 +13,7 @@ pub mod jwks;
 pub mod leader;
 pub mod mesh;
 pub mod metrics;
+pub mod replicas;
 mod run;
 pub mod serve;
 pub mod settings;

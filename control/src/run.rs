@@ -24,7 +24,8 @@ use crate::{
     metrics::Metrics,
     serve::{ServingIdentity, Shared, serve},
     settings::Settings,
-    source, status,
+    source,
+    status::{self, Seat},
     token::TokenKey,
 };
 
@@ -71,6 +72,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         root_namespace,
         set,
         listen,
+        advertise,
         admin: admin_address,
         ca_dir,
         token_key,
@@ -130,6 +132,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let admin_listener =
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
+    let revision = admission.revision.clone();
     let webhooks = match client.clone().filter(|_| admission.webhook_url.is_some() || cluster::is_pod()) {
         Some(client) => {
             let (namespace, authority) = (control_namespace.clone(), Arc::clone(&authority));
@@ -140,7 +143,9 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     };
     let shared = Shared::new(mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
-    let status = client.clone().map(|client| status::start(client, &control_namespace, &shared, stop.clone()));
+    let address = advertise.unwrap_or_else(|| cluster::own_address(listen));
+    let seat = Seat { namespace: control_namespace.clone(), revision, address };
+    let status = client.clone().map(|client| status::start(client, seat, &shared, stop.clone()));
     if let Some(client) = client {
         let publishing = bundle::publish(client, authority.root_bundle().to_owned(), stop.clone());
         shared.tasks.spawn(publishing);

@@ -9,7 +9,10 @@ use palisade_wire::{
     delta::MAX_MESSAGE_BYTES,
     proto::{
         istio_auth::istio_certificate_service_server::IstioCertificateServiceServer,
-        v1::{configuration_server::ConfigurationServer, decision_reports_server::DecisionReportsServer},
+        v1::{
+            configuration_server::ConfigurationServer, decision_reports_server::DecisionReportsServer,
+            replicas_server::ReplicasServer,
+        },
     },
 };
 use tokio::{net::TcpListener, sync::mpsc};
@@ -23,6 +26,7 @@ use crate::{
     fleet::Fleet,
     identity::{Proven, TokenError, Verifier},
     metrics::{Metrics, Refusal},
+    replicas::{self, Replicas, Sharing},
     slices::{MeshWatch, Slices},
 };
 
@@ -36,7 +40,8 @@ mod reports;
 pub use identity::{ServingIdentity, ServingIdentityError};
 
 use accept::Connection;
-use caller::{Caller, PeerProof, Purpose, Refused, bearer, prove};
+pub(crate) use caller::PeerProof;
+use caller::{Caller, Purpose, Refused, bearer, prove};
 
 /// Connections at a time: one per proxy, and room for those that come back.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -58,6 +63,7 @@ pub struct Shared {
     pub(crate) verifier: Verifier,
     pub(crate) metrics: Metrics,
     pub(crate) decisions: Arc<DecisionHub>,
+    pub(crate) replicas: Replicas,
     pub(crate) certificate_lifetime: Duration,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -87,6 +93,7 @@ impl Shared {
             authority,
             verifier,
             decisions: DecisionHub::new(metrics.clone()),
+            replicas: Replicas::default(),
             metrics,
             certificate_lifetime,
             stop,
@@ -193,12 +200,16 @@ async fn serve_stream(
         .max_decoding_message_size(MAX_CERTIFICATE_MESSAGE);
     let reports = DecisionReportsServer::new(reports::Reports(Arc::clone(&shared)))
         .max_decoding_message_size(palisade_wire::decisions::MAX_MESSAGE_BYTES);
+    let sharing = ReplicasServer::new(Sharing(Arc::clone(&shared)))
+        .max_decoding_message_size(replicas::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(replicas::MAX_MESSAGE_BYTES);
     let server = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(delta)
         .add_service(reports)
+        .add_service(sharing)
         .add_service(certificates);
     let stop = shared.stop.clone();
     let incoming = connections.map(Ok::<_, std::io::Error>);

@@ -4,14 +4,16 @@
 //! a watch. Where the two differ, the difference is written, at a pace that a fight with another controller or a thousand changes at
 //! once cannot raise.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use kube::Client;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::options::DEFAULT_REVISION,
     leader::{Candidate, campaign},
+    replicas::{Place, follow},
     serve::Shared,
 };
 
@@ -29,17 +31,38 @@ pub use writer::StatusWriter;
 /// Field manager of all status writes.
 pub const FIELD_MANAGER: &str = "palisade-status";
 
-/// Name of the Lease of the replica that writes status.
+/// Name of the Lease of the replica that writes status for the default revision; those of others end with their name.
 pub const LEASE_NAME: &str = "palisade-control-leader";
 
-/// Campaigns for the lease and writes while it is held, until `stop`: two tasks.
-pub fn start(client: Client, namespace: &str, shared: &Arc<Shared>, stop: CancellationToken) -> [JoinHandle<()>; 2] {
+/// Which replica this is to the others.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// Namespace of the control plane.
+    pub namespace: String,
+    /// Its revision.
+    pub revision: String,
+    /// Where the others reach it.
+    pub address: SocketAddr,
+}
+
+/// Campaigns for the lease, and until `stop` writes while it is held, and tells its holder while it is not: three tasks.
+pub fn start(client: Client, seat: Seat, shared: &Arc<Shared>, stop: CancellationToken) -> [JoinHandle<()>; 3] {
+    let Seat { namespace, revision, address } = seat;
     let identity = format!("{}_{:016x}", host(), fastrand::u64(..));
-    let candidate = Candidate { namespace: namespace.to_owned(), lease: LEASE_NAME.to_owned(), identity };
+    let lease = lease_name(&revision);
+    let candidate = Candidate { namespace: namespace.clone(), lease, identity: identity.clone(), address };
     let (leadership, campaign) = campaign(client.clone(), candidate, stop.clone());
+    let place = Place { namespace, name: identity.into(), revision, leadership: leadership.clone() };
+    shared.replicas.take_place(place);
+    let telling = follow(Arc::clone(shared), campaign.leaders());
     let (mesh, fleet) = (shared.mesh.clone(), Arc::clone(&shared.fleet));
     let writer = StatusWriter::new(client, mesh, fleet, leadership, shared.metrics.clone());
-    [tokio::spawn(campaign.run()), tokio::spawn(writer.run(stop))]
+    [tokio::spawn(campaign.run()), tokio::spawn(writer.run(stop)), tokio::spawn(telling)]
+}
+
+/// The Lease of a revision: those of different revisions lead side by side.
+pub fn lease_name(revision: &str) -> String {
+    if revision == DEFAULT_REVISION { LEASE_NAME.to_owned() } else { format!("{LEASE_NAME}-{revision}") }
 }
 
 /// The pod's name, where this is a pod.

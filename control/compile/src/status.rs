@@ -16,7 +16,7 @@ use palisade_model::{origin::Origin, settings::WorkloadRef};
 
 pub use condition::{Acked, Acks, Concern, Condition, Truth};
 pub use features::SUPPORTED_FEATURES;
-pub use holds::{Holding, find, holding};
+pub use holds::{Holding, find, generations, holding};
 
 use crate::{
     inputs::{CONTROLLER, GATEWAY_NAME_LABEL},

@@ -15,6 +15,8 @@ pub struct FleetAcks<'a> {
     absent: Vec<&'a ExpectedProxy>,
     /// Those that have not been told yet what the mesh in question says.
     behind: BTreeSet<WorkloadRef>,
+    /// Only proxies of this replica are counted.
+    is_here: bool,
 }
 
 impl<'a> FleetAcks<'a> {
@@ -22,7 +24,13 @@ impl<'a> FleetAcks<'a> {
     pub fn new(fleet: &'a Fleet, expected: &'a [ExpectedProxy]) -> Self {
         let connected: BTreeSet<WorkloadRef> = fleet.connected();
         let absent = expected.iter().filter(|proxy| !connected.contains(&proxy.pod)).collect();
-        Self { fleet, absent, behind: BTreeSet::new() }
+        Self { fleet, absent, behind: BTreeSet::new(), is_here: false }
+    }
+
+    /// Of connected proxies only those of this replica.
+    pub fn here(mut self) -> Self {
+        self.is_here = true;
+        self
     }
 
     /// Nothing that a proxy did before it was told of this mesh counts: where objects have no generation nothing else tells what
@@ -32,7 +40,7 @@ impl<'a> FleetAcks<'a> {
         self
     }
 
-    /// What proxies have to say about all that they should do.
+    /// What proxies of this replica have to say about all that they should do.
     pub fn in_step(&self) -> Acked {
         self.complete(self.fleet.in_step(), &Concern::Mesh)
     }
@@ -62,10 +70,12 @@ impl<'a> FleetAcks<'a> {
 
 impl Acks for FleetAcks<'_> {
     fn enforced(&self, object: &Origin, concern: &Concern) -> Acked {
-        self.complete(self.fleet.enforced(object), concern)
+        let enforced = if self.is_here { self.fleet.enforced_here(object) } else { self.fleet.enforced(object) };
+        self.complete(enforced, concern)
     }
 
     fn programmed(&self, object: &Origin, concern: &Concern) -> Acked {
-        self.complete(self.fleet.programmed(object), concern)
+        let programmed = if self.is_here { self.fleet.programmed_here(object) } else { self.fleet.programmed(object) };
+        self.complete(programmed, concern)
     }
 }

@@ -44,6 +44,16 @@ const DISCOVER: Duration = Duration::from_secs(30);
 /// What proxies acknowledge is looked at together over this time.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// For this long at most a new leader waits for proxies that are not connected: they, or the replicas that have them, are on
+/// their way when a leader before it has just gone.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// For this long at most statuses wait for proxies of this replica that have not been told what they are about.
+const TELL: Duration = Duration::from_secs(1);
+
+/// Pause between two looks at whether they have.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// Longest pause after a conflict, and after a refusal.
 const CONFLICT: Duration = Duration::from_secs(5);
 const REFUSED: Duration = Duration::from_secs(200);
@@ -57,6 +67,10 @@ pub struct StatusWriter {
     metrics: Metrics,
     options: StatusOptions,
     wanted: Arc<Statuses>,
+    /// The mesh that last changed what is wanted, and when.
+    epoch: (u64, Instant),
+    /// Since when it leads.
+    led: Instant,
     connected: BTreeSet<WorkloadRef>,
     kinds: Vec<ServedKind>,
     store: Store,
@@ -76,6 +90,8 @@ impl StatusWriter {
             metrics,
             options: StatusOptions::default(),
             wanted: Arc::default(),
+            epoch: (0, Instant::now()),
+            led: Instant::now(),
             connected: BTreeSet::new(),
             kinds: Vec::new(),
             store: Store::default(),
@@ -121,8 +137,11 @@ impl StatusWriter {
         let mut discover = tokio::time::interval(DISCOVER);
         let mut changes = self.fleet.changes();
         self.mesh.mark_changed();
+        self.led = Instant::now();
+        self.connected = self.fleet.connected();
         loop {
-            let due = self.pace.next();
+            let settled = if self.is_everybody_there() { self.led } else { self.led + SETTLE };
+            let due = self.pace.next().map(|due| due.max(settled));
             let next = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -165,6 +184,11 @@ impl StatusWriter {
         }
     }
 
+    /// Whether all proxies are connected that should be.
+    fn is_everybody_there(&self) -> bool {
+        self.wanted.expected.iter().all(|proxy| self.connected.contains(&proxy.pod))
+    }
+
     async fn discover(&mut self, streams: &mut SelectAll<BoxStream<'static, Told>>) {
         match kinds::served(&self.client).await {
             Ok(kinds) => {
@@ -188,7 +212,7 @@ impl StatusWriter {
     /// There is another mesh.
     async fn compiled(&mut self) {
         let Some(mesh) = self.mesh.borrow_and_update().clone() else { return };
-        let options = self.options.clone();
+        let (options, epoch) = (self.options.clone(), mesh.epoch());
         let wanted = match tokio::task::spawn_blocking(move || mesh.statuses(&options)).await {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -197,6 +221,9 @@ impl StatusWriter {
             }
         };
         let now = Instant::now();
+        if wanted.objects != self.wanted.objects {
+            self.epoch = (epoch, now);
+        }
         let is_all = wanted.expected != self.wanted.expected;
         for (name, status) in &wanted.objects {
             if is_all || self.wanted.objects.get(name) != Some(status) {
@@ -254,7 +281,14 @@ impl StatusWriter {
         let limit = AT_A_TIME.saturating_sub(self.writes.len());
         let fleet = Arc::clone(&self.fleet);
         let wanted = Arc::clone(&self.wanted);
-        let acks = FleetAcks::new(&fleet, &wanted.expected);
+        let (epoch, since) = self.epoch;
+        if now < since + TELL && !fleet.behind(epoch).is_empty() {
+            for name in self.pace.take(now, usize::MAX) {
+                self.pace.plan(&name, now + AGAIN);
+            }
+            return true;
+        }
+        let acks = FleetAcks::new(&fleet, &wanted.expected).since(epoch);
         // Most of what is due needs no write.
         for name in self.pace.take(now, limit * 32) {
             if self.writes.len() >= AT_A_TIME {

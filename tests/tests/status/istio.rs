@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::control::{SOON, Stand, condition};
 
 /// As much of Istio's CRD as statuses need.
-const CRD: &str = "
+pub(crate) const CRD: &str = "
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
 metadata: {name: authorizationpolicies.security.istio.io}

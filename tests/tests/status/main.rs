@@ -2,8 +2,10 @@
 #![expect(clippy::indexing_slicing, reason = "tests")]
 
 mod control;
+mod fleet;
 mod istio;
 mod leaders;
 mod others;
 mod programmed;
+mod replicas;
 mod writes;
