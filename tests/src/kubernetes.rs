@@ -31,12 +31,14 @@ use tower::ServiceExt;
 
 use crate::checkout;
 
+mod cutting;
 mod holder;
 mod network;
 mod objects;
 mod pki;
 mod programs;
 
+pub use cutting::Cutting;
 pub use network::{Connector, Exposed};
 
 use holder::Holder;
@@ -191,17 +193,15 @@ impl Cluster {
     /// # Errors
     /// When the kubeconfig cannot be read.
     pub async fn client_of(&self, kubeconfig: &Path) -> anyhow::Result<Client> {
-        // rustls asks the process for its cryptography. One that is there stays.
-        drop(rustls::crypto::ring::default_provider().install_default());
-        let config = Kubeconfig::read_from(kubeconfig)?;
-        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-        let https = config.rustls_https_connector_with_connector(self.connector())?;
-        let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build(https);
-        let service = tower::ServiceBuilder::new()
-            .layer(config.base_uri_layer())
-            .option_layer(config.auth_layer()?)
-            .service(client.map_err(tower::BoxError::from));
-        Ok(Client::new(service, config.default_namespace))
+        client_over(self.connector(), kubeconfig).await
+    }
+
+    /// A client that may do anything, over connections that break off after as many bytes as they say.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn cut_client(&self, connections: Cutting) -> anyhow::Result<Client> {
+        client_over(connections, &self.kubeconfig()).await
     }
 
     /// Makes connections to what listens beside the cluster.
@@ -337,4 +337,25 @@ async fn built() -> anyhow::Result<PathBuf> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{}", said.trim());
     Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim_end()))
+}
+
+/// A client with a kubeconfig, over a connector.
+async fn client_over<C>(connector: C, kubeconfig: &Path) -> anyhow::Result<Client>
+where
+    C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
+    C::Response: hyper::rt::Read + hyper::rt::Write + hyper_util::client::legacy::connect::Connection + Send + Unpin,
+    C::Future: Send,
+    C::Error: Into<tower::BoxError>,
+{
+    // rustls asks the process for its cryptography. One that is there stays.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let config = Kubeconfig::read_from(kubeconfig)?;
+    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
+    let https = config.rustls_https_connector_with_connector(connector)?;
+    let client = hyper_util::client::legacy::Client::builder(hyper_util::rt::TokioExecutor::new()).build(https);
+    let service = tower::ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .service(client.map_err(tower::BoxError::from));
+    Ok(Client::new(service, config.default_namespace))
 }
