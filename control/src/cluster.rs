@@ -1,5 +1,6 @@
 //! The way to a Kubernetes API server: which one, as whom, over TLS that depends on nobody else in the process.
 
+mod forward;
 mod transport;
 
 use std::{
@@ -8,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use forward::{Forward, ForwardError, forward, ready_pods};
 use kube::{
     Client, Config,
     config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},

@@ -200,10 +200,7 @@ impl Campaign {
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
         let Some(found) = self.api.get_opt(&self.candidate.lease).await? else {
             let lease = Lease {
-                metadata: self.marked(ObjectMeta {
-                    name: Some(self.candidate.lease.clone()),
-                    ..ObjectMeta::default()
-                }),
+                metadata: self.marked(ObjectMeta { name: Some(self.candidate.lease.clone()), ..ObjectMeta::default() }),
                 spec: Some(self.spec(None)),
             };
             return match self.api.create(&PostParams::default(), &lease).await {

@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use palisade_compile::Revisions;
 use palisade_model::settings::WorkloadRef;
 use palisade_wire::proto::v1::{PageAnswer, PageQuestion, replicas_client::ReplicasClient};
 use parking_lot::Mutex;
@@ -53,8 +54,8 @@ pub struct Place {
     pub namespace: String,
     /// Who it is in the Lease.
     pub name: Arc<str>,
-    /// Its revision.
-    pub revision: String,
+    /// Its revision, and what else it is called.
+    pub revisions: Revisions,
     /// Whether it leads.
     pub leadership: Leadership,
 }
@@ -108,6 +109,11 @@ impl Replicas {
     /// Whether there can be others: in a cluster.
     fn place(&self) -> Option<&Place> {
         self.place.get()
+    }
+
+    /// The revision of the control plane, in a cluster.
+    pub(crate) fn revisions(&self) -> Option<&Revisions> {
+        self.place().map(|place| &place.revisions)
     }
 
     /// A stream of this replica begins; an older one of it ends. `None` = there are too many.

@@ -55,6 +55,10 @@ const MAX_CERTIFICATE_MESSAGE: usize = 128 * 1024;
 /// How long open streams get to end when the server drains.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Time for one proxy to leave when the server drains, and the time in which all have left: within [`DRAIN`].
+const LEAVE: Duration = Duration::from_millis(5);
+const LEAVE_ALL: Duration = Duration::from_secs(3);
+
 /// What all connections share.
 pub struct Shared {
     pub(crate) mesh: MeshWatch,
@@ -99,6 +103,13 @@ impl Shared {
             stop,
             tasks: TaskTracker::new(),
         })
+    }
+
+    /// Until the stream of a proxy is to end because the server drains: each at another moment, so that those who take over are
+    /// not met by all at once.
+    pub(crate) async fn turn_to_leave(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(spread(self.fleet.len()).mul_f64(fastrand::f64())).await;
     }
 
     /// The connected proxies.
@@ -156,6 +167,11 @@ impl Shared {
             None => Ok(None),
         }
     }
+}
+
+/// Over which time so many proxies leave.
+fn spread(proxies: usize) -> Duration {
+    LEAVE.saturating_mul(u32::try_from(proxies).unwrap_or(u32::MAX)).min(LEAVE_ALL)
 }
 
 /// Serves TLS connections until `stop`, then drains.
@@ -228,4 +244,17 @@ async fn serve_stream(
         tracing::warn!("tasks were still running at the end of the drain");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_leave_at_a_rate_and_all_before_the_drain_ends() {
+        assert_eq!(spread(0), Duration::ZERO);
+        assert_eq!(spread(100), Duration::from_millis(500));
+        assert_eq!(spread(20_000), LEAVE_ALL);
+        assert!(spread(usize::MAX) < DRAIN);
+    }
 }

@@ -7,6 +7,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use kube::Client;
+use palisade_compile::Revisions;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,24 +40,25 @@ pub const LEASE_NAME: &str = "palisade-control-leader";
 pub struct Seat {
     /// Namespace of the control plane.
     pub namespace: String,
-    /// Its revision.
-    pub revision: String,
+    /// Its revision, and what else it is called.
+    pub revisions: Revisions,
     /// Where the others reach it.
     pub address: SocketAddr,
 }
 
 /// Campaigns for the lease, and until `stop` writes while it is held, and tells its holder while it is not: three tasks.
 pub fn start(client: Client, seat: Seat, shared: &Arc<Shared>, stop: CancellationToken) -> [JoinHandle<()>; 3] {
-    let Seat { namespace, revision, address } = seat;
+    let Seat { namespace, revisions, address } = seat;
     let identity = format!("{}_{:016x}", host(), fastrand::u64(..));
-    let lease = lease_name(&revision);
+    let lease = lease_name(revisions.name());
     let candidate = Candidate { namespace: namespace.clone(), lease, identity: identity.clone(), address };
     let (leadership, campaign) = campaign(client.clone(), candidate, stop.clone());
-    let place = Place { namespace, name: identity.into(), revision, leadership: leadership.clone() };
+    let place =
+        Place { namespace, name: identity.into(), revisions: revisions.clone(), leadership: leadership.clone() };
     shared.replicas.take_place(place);
     let telling = follow(Arc::clone(shared), campaign.leaders());
     let (mesh, fleet) = (shared.mesh.clone(), Arc::clone(&shared.fleet));
-    let writer = StatusWriter::new(client, mesh, fleet, leadership, shared.metrics.clone());
+    let writer = StatusWriter::new(client, mesh, fleet, leadership, shared.metrics.clone(), revisions);
     [tokio::spawn(campaign.run()), tokio::spawn(writer.run(stop)), tokio::spawn(telling)]
 }
 

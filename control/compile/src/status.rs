@@ -23,6 +23,7 @@ use crate::{
     mesh::Mesh,
     object::ObjectKey,
     reports::{Diagnostic, ObjectName, Reports},
+    settings::Revisions,
 };
 
 /// Name of the controller in statuses of the Gateway API.
@@ -47,6 +48,8 @@ pub struct ExpectedProxy {
     pub pod: WorkloadRef,
     /// The Gateway of the Gateway API that it serves.
     pub gateway: Option<ObjectKey>,
+    /// The control plane that it is for, as the pod's label says.
+    pub revision: Option<Arc<str>>,
 }
 
 /// What one object's status should say, apart from what proxies have acknowledged.
@@ -204,7 +207,8 @@ fn expected(mesh: &Mesh) -> Vec<ExpectedProxy> {
         let is_expected =
             gateway.is_some() || pod.spec.gateway.is_some() || (pod.spec.is_injected && pod.spec.is_palisade);
         let ObjectKey { namespace, name } = pod.head.key.clone();
-        is_expected.then_some(ExpectedProxy { pod: WorkloadRef { namespace, name }, gateway })
+        let revision = pod.head.labels.get(Revisions::LABEL).map(|label| label.as_str().into());
+        is_expected.then_some(ExpectedProxy { pod: WorkloadRef { namespace, name }, gateway, revision })
     });
     proxies.collect()
 }

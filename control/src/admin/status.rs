@@ -90,13 +90,13 @@ pub(crate) struct OwnStatus {
 pub(crate) async fn of_own_proxies(shared: &Shared, question: Bytes, is_all: bool) -> Result<OwnStatus, Answer> {
     let unready = || Answer::line(StatusCode::SERVICE_UNAVAILABLE, "no configuration is compiled yet");
     let mesh = shared.mesh.borrow().clone().ok_or_else(unready)?;
-    let fleet = Arc::clone(&shared.fleet);
+    let (fleet, revisions) = (Arc::clone(&shared.fleet), shared.replicas.revisions().cloned());
     // Parsing and comparing take their time: off the async threads.
     let answered = tokio::task::spawn_blocking(move || {
         let question: StatusQuestion = serde_json::from_slice(&question).map_err(|error| error.to_string())?;
         let statuses = mesh.statuses(&StatusOptions::default());
         let expected = if is_all { statuses.expected.as_slice() } else { &[] };
-        let acks = FleetAcks::new(&fleet, expected).here().since(mesh.epoch());
+        let acks = FleetAcks::new(&fleet, expected, revisions.as_ref()).here().since(mesh.epoch());
         let answers = answers(&question, &*mesh, &statuses, &acks)?;
         Ok(OwnStatus { proxies: fleet.len(), answers })
     });
@@ -126,9 +126,8 @@ impl OwnStatus {
             match other {
                 Some(other) if other.holding == "held" && other.generation == own.generation => {
                     own.enforced.add(other.enforced);
-                    match (&mut own.programmed, other.programmed) {
-                        (Some(own), Some(other)) => own.add(other),
-                        (Some(_) | None, _) => {}
+                    if let (Some(own), Some(other)) = (&mut own.programmed, other.programmed) {
+                        own.add(other);
                     }
                 }
                 Some(_) | None => own.lacks(&format!("replica {replica} has not compiled it as it is here")),

@@ -166,7 +166,9 @@ impl State {
     }
 
     fn forget_peer(&mut self, replica: &Arc<str>) -> BTreeSet<WorkloadRef> {
-        let Some(Peer { sessions, mut parts, behind: _, compiled }) = self.peers.remove(replica) else { return BTreeSet::new() };
+        let Some(Peer { sessions, mut parts, behind: _, compiled }) = self.peers.remove(replica) else {
+            return BTreeSet::new();
+        };
         let pods = sessions.values().filter_map(|id| self.remote.get(id)).map(|proxy| proxy.pod.clone()).collect();
         for id in sessions.into_values() {
             self.unsee(id, parts.remove(&id).unwrap_or_default());

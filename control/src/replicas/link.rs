@@ -128,7 +128,11 @@ async fn open(
     let opening = async {
         let channel = channel(shared, place, leader.address).await?;
         let (reports, outbound) = mpsc::channel(AT_ONCE);
-        let hello = ReplicaHello { protocol: PROTOCOL, replica: place.name.to_string(), revision: place.revision.clone() };
+        let hello = ReplicaHello {
+            protocol: PROTOCOL,
+            replica: place.name.to_string(),
+            revision: place.revisions.name().to_string(),
+        };
         let first = ReplicaReport { kind: Some(Kind::Hello(hello)) };
         reports.try_send(first).map_err(|error| error.to_string())?;
         let mut client = ReplicasClient::new(channel)

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use palisade_wire::proto::v1::{
-    PageAnswer, PageQuestion, ReplicaAnswer, ReplicaHello, ReplicaReport, ReplicaRequest,
-    replica_report::Kind, replicas_server::Replicas as Service,
+    PageAnswer, PageQuestion, ReplicaAnswer, ReplicaHello, ReplicaReport, ReplicaRequest, replica_report::Kind,
+    replicas_server::Replicas as Service,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -89,8 +89,9 @@ fn greet(shared: &Shared, place: &Place, hello: ReplicaHello) -> Result<(Arc<str
     if protocol != PROTOCOL {
         return Err(Status::failed_precondition(format!("protocol {protocol} is not spoken here, only {PROTOCOL}")));
     }
-    if revision != place.revision {
-        return Err(Status::failed_precondition(format!("this is revision `{}`, not `{revision}`", place.revision)));
+    let own = place.revisions.name();
+    if *revision != **own {
+        return Err(Status::failed_precondition(format!("this is revision `{own}`, not `{revision}`")));
     }
     if replica.is_empty() || *replica == *place.name {
         return Err(Status::invalid_argument("a replica has a name of its own"));

@@ -86,11 +86,7 @@ async fn gathered(shared: &Shared, page: &Page, others: Vec<(Arc<str>, Answer)>,
         Page::Why(_) => {
             let own = here(shared, page).await;
             let is_good = |answer: &Answer| answer.code == StatusCode::OK;
-            if is_good(&own) {
-                own
-            } else {
-                others.into_iter().map(|(_, answer)| answer).find(is_good).unwrap_or(own)
-            }
+            if is_good(&own) { own } else { others.into_iter().map(|(_, answer)| answer).find(is_good).unwrap_or(own) }
         }
     };
     answer.missing.extend(missing);

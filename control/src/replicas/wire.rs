@@ -65,9 +65,8 @@ pub(crate) fn told(message: FleetReport) -> Result<Told, Missing> {
         });
         Ok((object_of(object)?, parts.collect()))
     });
-    let compiled = compiled
-        .into_iter()
-        .map(|CompiledObject { object, generation }| Ok((object_of(object)?, generation)));
+    let compiled =
+        compiled.into_iter().map(|CompiledObject { object, generation }| Ok((object_of(object)?, generation)));
     Ok(Told {
         proxies: proxies.into_iter().map(proxy_of).collect::<Result<_, _>>()?,
         left,
@@ -97,7 +96,8 @@ fn proxy_message(session: u64, proxy: ReportedProxy) -> WireProxy {
 }
 
 fn proxy_of(message: WireProxy) -> Result<(u64, ReportedProxy), Missing> {
-    let WireProxy { session, namespace, name, connected_ms, unofferable, refused, lacking, is_behind, unbound } = message;
+    let WireProxy { session, namespace, name, connected_ms, unofferable, refused, lacking, is_behind, unbound } =
+        message;
     if namespace.is_empty() || name.is_empty() {
         return Err(Missing("proxy.name"));
     }

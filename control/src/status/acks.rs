@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use palisade_compile::status::{Acked, Acks, Concern, ExpectedProxy};
+use palisade_compile::{
+    Revisions,
+    status::{Acked, Acks, Concern, ExpectedProxy},
+};
 use palisade_model::{origin::Origin, settings::WorkloadRef};
 
 use crate::fleet::{Enforced, Fleet};
@@ -21,9 +24,11 @@ pub struct FleetAcks<'a> {
 
 impl<'a> FleetAcks<'a> {
     /// The fleet as it is now.
-    pub fn new(fleet: &'a Fleet, expected: &'a [ExpectedProxy]) -> Self {
+    /// Of proxies that should be connected those count that belong to these revisions; `None` = all.
+    pub fn new(fleet: &'a Fleet, expected: &'a [ExpectedProxy], revisions: Option<&Revisions>) -> Self {
         let connected: BTreeSet<WorkloadRef> = fleet.connected();
-        let absent = expected.iter().filter(|proxy| !connected.contains(&proxy.pod)).collect();
+        let is_own = |proxy: &&ExpectedProxy| revisions.is_none_or(|own| own.owns(proxy.revision.as_deref()));
+        let absent = expected.iter().filter(is_own).filter(|proxy| !connected.contains(&proxy.pod)).collect();
         Self { fleet, absent, behind: BTreeSet::new(), is_here: false }
     }
 

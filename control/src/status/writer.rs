@@ -13,7 +13,7 @@ use futures::{
 };
 use kube::Client;
 use palisade_compile::{
-    ObjectName,
+    ObjectName, Revisions,
     status::{StatusOptions, Statuses},
 };
 use palisade_model::settings::WorkloadRef;
@@ -65,6 +65,7 @@ pub struct StatusWriter {
     fleet: Arc<Fleet>,
     leadership: Leadership,
     metrics: Metrics,
+    revisions: Revisions,
     options: StatusOptions,
     wanted: Arc<Statuses>,
     /// The mesh that last changed what is wanted, and when.
@@ -80,14 +81,22 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// A writer of what `mesh` and `fleet` say.
-    pub fn new(client: Client, mesh: MeshWatch, fleet: Arc<Fleet>, leadership: Leadership, metrics: Metrics) -> Self {
+    /// A writer of what `mesh` and `fleet` say, to objects of these revisions.
+    pub fn new(
+        client: Client,
+        mesh: MeshWatch,
+        fleet: Arc<Fleet>,
+        leadership: Leadership,
+        metrics: Metrics,
+        revisions: Revisions,
+    ) -> Self {
         Self {
             client,
             mesh,
             fleet,
             leadership,
             metrics,
+            revisions,
             options: StatusOptions::default(),
             wanted: Arc::default(),
             epoch: (0, Instant::now()),
@@ -186,7 +195,8 @@ impl StatusWriter {
 
     /// Whether all proxies are connected that should be.
     fn is_everybody_there(&self) -> bool {
-        self.wanted.expected.iter().all(|proxy| self.connected.contains(&proxy.pod))
+        let mut own = self.wanted.expected.iter().filter(|proxy| self.revisions.owns(proxy.revision.as_deref()));
+        own.all(|proxy| self.connected.contains(&proxy.pod))
     }
 
     async fn discover(&mut self, streams: &mut SelectAll<BoxStream<'static, Told>>) {
@@ -288,7 +298,7 @@ impl StatusWriter {
             }
             return true;
         }
-        let acks = FleetAcks::new(&fleet, &wanted.expected).since(epoch);
+        let acks = FleetAcks::new(&fleet, &wanted.expected, Some(&self.revisions)).since(epoch);
         // Most of what is due needs no write.
         for name in self.pace.take(now, limit * 32) {
             if self.writes.len() >= AT_A_TIME {
@@ -303,6 +313,10 @@ impl StatusWriter {
             let kind = self.kinds.iter().find(|k| *k.resource.group == *name.group && *k.resource.kind == *name.kind);
             let (Some(kind), Some(held)) = (kind, self.store.get(&name)) else { continue };
             let is_other = !status.origin.uid.is_empty() && *status.origin.uid != *held.uid;
+            // Another control plane writes the status.
+            if !self.revisions.owns(held.revision.as_deref()) {
+                continue;
+            }
             // The mesh is behind: what is to be said comes with the next one.
             if is_other || held.generation > status.origin.generation {
                 continue;

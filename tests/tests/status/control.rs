@@ -69,6 +69,11 @@ impl<'a> Stand<'a> {
 
     /// Starts a control plane and waits until it is ready.
     pub(crate) async fn control(&self, name: &str) -> anyhow::Result<Replica> {
+        self.control_with(name, &[]).await
+    }
+
+    /// Starts one with further arguments.
+    pub(crate) async fn control_with(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Replica> {
         let connector = self.cluster.connector();
         let (listen, admin) = (connector.free_address().await?, connector.free_address().await?);
         let log = self.folder().join(format!("{name}.log"));
@@ -80,6 +85,7 @@ impl<'a> Stand<'a> {
             .arg(self.cluster.kubeconfig())
             .args(["--control-namespace", SYSTEM])
             .args(["--listen", &listen.to_string(), "--admin", &admin.to_string()])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
             .stderr(said)

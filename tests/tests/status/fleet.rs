@@ -6,23 +6,17 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use anyhow::ensure;
 use async_trait::async_trait;
 use palisade_control::identity::bundle::NAME;
-use palisade_model::{
-    feature,
-    resource::{Feature, ResourceKey},
-    snapshot::Snapshot,
-};
+use palisade_model::{feature, resource::ResourceKey, snapshot::Snapshot};
 use palisade_proxy::config::{
-    Applied, Applier, ApplyRejection, ConfigClient, ConfigState, Credentials, Dialer, Subscriptions, TlsDialer,
-    TokenSource,
+    Applied, Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Subscriptions, TlsDialer, TokenSource,
 };
 use palisade_tests::wait::until;
 use palisade_wire::delta::client::Profile;
@@ -37,8 +31,6 @@ use crate::control::{Replica, SOON, Stand};
 /// What a Service does: each connection goes to the first of its backends that takes it.
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
-    /// When each connection came.
-    pub(crate) connects: Arc<Mutex<Vec<Instant>>>,
     _relay: AbortOnDropHandle<()>,
 }
 
@@ -46,13 +38,11 @@ impl Service {
     pub(crate) async fn new(stand: &Stand<'_>, backends: &[&Replica]) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let connects = Arc::new(Mutex::new(Vec::new()));
-        let (connector, seen) = (stand.cluster.connector(), Arc::clone(&connects));
+        let connector = stand.cluster.connector();
         let backends: Vec<SocketAddr> = backends.iter().map(|replica| replica.listen).collect();
         let relay = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((mut outer, _)) = listener.accept().await {
-                seen.lock().unwrap().push(Instant::now());
                 let (connector, backends) = (connector.clone(), backends.clone());
                 connections.spawn(async move {
                     for backend in backends {
@@ -66,7 +56,7 @@ impl Service {
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { address, connects, _relay: AbortOnDropHandle::new(relay) })
+        Ok(Self { address, _relay: AbortOnDropHandle::new(relay) })
     }
 }
 
@@ -93,7 +83,6 @@ impl Applier for Gate {
 /// A proxy; it ends with the value.
 pub(crate) struct Proxy {
     gate: Arc<Gate>,
-    pub(crate) state: watch::Receiver<ConfigState>,
     // The client goes on for as long as somebody may ask.
     _subscriptions: Subscriptions,
     _stop: DropGuard,
@@ -101,17 +90,11 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     /// The proxy of a pod of account `default`, which reaches the control plane over a Service.
-    pub(crate) async fn start(stand: &Stand<'_>, service: &Service, namespace: &str, pod: &str) -> anyhow::Result<Self> {
-        Self::with_features(stand, service, namespace, pod, feature::all()).await
-    }
-
-    /// One that understands these features alone.
-    pub(crate) async fn with_features(
+    pub(crate) async fn start(
         stand: &Stand<'_>,
         service: &Service,
         namespace: &str,
         pod: &str,
-        features: BTreeSet<Feature>,
     ) -> anyhow::Result<Self> {
         let token = stand.cluster.token(namespace, "default", "palisade", Some(pod)).await?;
         let dialer = Dialer::tls(TlsDialer {
@@ -124,7 +107,7 @@ impl Proxy {
             namespace: namespace.into(),
             name: pod.into(),
             build: "test".into(),
-            features,
+            features: feature::all(),
             short_id: pod.into(),
         };
         let gate = Arc::new(Gate {
@@ -136,9 +119,8 @@ impl Proxy {
         let (client, subscriptions) =
             ConfigClient::new(profile, dialer, token, Arc::clone(&gate) as Arc<dyn Applier>, BTreeSet::new());
         let stop = CancellationToken::new();
-        let state = subscriptions.state();
         tokio::spawn(client.run(stop.clone()));
-        Ok(Self { gate, state, _subscriptions: subscriptions, _stop: stop.drop_guard() })
+        Ok(Self { gate, _subscriptions: subscriptions, _stop: stop.drop_guard() })
     }
 
     /// It takes nothing until it may again.

@@ -7,5 +7,7 @@ mod istio;
 mod leaders;
 mod others;
 mod programmed;
+mod reaching;
 mod replicas;
+mod revisions;
 mod writes;

@@ -15,7 +15,8 @@ struct Telling {
 
 impl Telling {
     fn new() -> Self {
-        let telling = Self { leader: Fleet::default(), other: Fleet::default(), name: REPLICA.into(), objects: BTreeMap::new() };
+        let telling =
+            Self { leader: Fleet::default(), other: Fleet::default(), name: REPLICA.into(), objects: BTreeMap::new() };
         telling.leader.replica_joined(&telling.name);
         telling.other.begin_report();
         telling
@@ -110,7 +111,7 @@ fn a_proxy_that_moves_is_counted_once_by_the_stream_that_came_last() {
     let there = join_at(&telling.other, &pod(0), 1);
     target(&telling.other, there, &made);
     ack(&telling.other, there, &made);
-    telling.tell(&[object.clone()]);
+    telling.tell(std::slice::from_ref(&object));
     assert_eq!((telling.leader.enforced(&object).by, telling.leader.enforced(&object).of), (1, 1));
 
     // It comes here before its old stream is known to be over.
@@ -122,17 +123,17 @@ fn a_proxy_that_moves_is_counted_once_by_the_stream_that_came_last() {
     assert_eq!((telling.leader.enforced(&object).by, telling.leader.enforced(&object).of), (1, 1));
     // What the old stream says changes nothing.
     telling.other.update(there, |record| record.unofferable = Some("old".into()));
-    telling.tell(&[object.clone()]);
+    telling.tell(std::slice::from_ref(&object));
     assert_eq!((telling.leader.enforced(&object).by, telling.leader.enforced(&object).of), (1, 1));
 
     // And back again, while the stream here is not known to be over.
     telling.other.left(there);
     let back = join_at(&telling.other, &pod(0), 3);
     target(&telling.other, back, &made);
-    telling.tell(&[object.clone()]);
+    telling.tell(std::slice::from_ref(&object));
     assert_eq!((telling.leader.enforced(&object).by, telling.leader.enforced(&object).of), (0, 1));
     telling.other.left(back);
-    telling.tell(&[object.clone()]);
+    telling.tell(std::slice::from_ref(&object));
     assert_eq!(telling.leader.enforced(&object).by, 1, "the stream here is all that is left");
     telling.leader.left(here);
     assert_eq!(telling.leader.enforced(&object).of, 0);
@@ -143,14 +144,14 @@ fn what_a_replica_with_proxies_has_not_compiled_or_told_is_not_enforced() {
     let settings = settings();
     let (old, new) = (origin(0, 1, 1), origin(0, 1, 2));
     let mut telling = Telling::new();
-    telling.tell(&[old.clone()]);
+    telling.tell(std::slice::from_ref(&old));
     assert!(telling.leader.enforced(&new).missing.is_empty(), "a replica without proxies concerns nobody");
     let id = join_at(&telling.other, &pod(0), 1);
     target(&telling.other, id, &snapshot(&settings, &[]));
-    telling.tell(&[old.clone()]);
+    telling.tell(std::slice::from_ref(&old));
     let told = telling.leader.enforced(&new);
     assert_eq!((told.by, told.of, told.missing.len()), (0, 0, 1), "its proxy may be concerned by what it has not seen");
-    telling.tell(&[new.clone()]);
+    telling.tell(std::slice::from_ref(&new));
     assert!(telling.leader.enforced(&new).missing.is_empty());
 
     // A proxy that has not been told of the newest mesh holds up nothing but what concerns everybody.
@@ -176,7 +177,7 @@ fn told_of(message: palisade_wire::proto::v1::FleetReport) -> Told {
 #[test]
 fn a_part_of_a_stream_that_was_never_named_ends_the_telling() {
     let mut told = Told::default();
-    told.parts.push((ObjectId::of(&origin(0, 1, 1)), vec![(7, Part::default())]));
+    told.parts.push((ObjectId::of(&origin(0, 1, 1)), vec![(7, super::super::Part::default())]));
     let telling = Telling::new();
     assert!(!telling.leader.told(&telling.name, told));
     assert!(!telling.leader.told(&"stranger".into(), Told::default()));
