@@ -1,7 +1,7 @@
 # Thin: each target calls a script or cargo. `make demo` and `make test` are the two commands of the README.
 
 SCRIPTS := deploy/scripts
-.PHONY: demo test test-long build bench lint golden prerequisites
+.PHONY: demo test test-long build bench lint golden conformance prerequisites
 
 demo:
 	@$(SCRIPTS)/prerequisites build demo
@@ -33,6 +33,11 @@ lint:
 
 golden:
 	@PALISADE_GOLDEN=write $(SCRIPTS)/test golden
+
+# The Gateway API's own suite on a real node; the report goes to docs/conformance/.
+conformance:
+	@$(SCRIPTS)/prerequisites build test
+	@$(SCRIPTS)/conformance
 
 prerequisites:
 	@$(SCRIPTS)/prerequisites

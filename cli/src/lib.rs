@@ -8,10 +8,12 @@ use clap::{Parser, Subcommand};
 
 mod analyze;
 mod ask;
+mod check;
 mod control;
 mod crds;
 mod dev;
 mod eval;
+mod identity;
 mod inject;
 mod inputs;
 pub mod options;
@@ -30,9 +32,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Analyze(analyze::Analyze),
+    Check(check::Check),
     Crds(crds::Crds),
     Dev(dev::Dev),
     Eval(eval::Eval),
+    Identity(identity::Identity),
     Inject(inject::Inject),
     Policy(policy::Policy),
     Proxy(proxy::Proxy),
@@ -53,9 +57,11 @@ enum Command {
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Analyze(analyze) => analyze.run(),
+        Command::Check(check) => check.run(),
         Command::Crds(crds) => crds.run(),
         Command::Dev(dev) => dev.run(),
         Command::Eval(eval) => eval.run(),
+        Command::Identity(identity) => identity.run(),
         Command::Inject(inject) => inject.run(),
         Command::Policy(policy) => policy.run(),
         Command::Proxy(proxy) => proxy.run(),

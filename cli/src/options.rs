@@ -50,3 +50,10 @@ pub enum OutputFormat {
     Yaml,
     Wide,
 }
+
+impl OutputFormat {
+    /// For people.
+    pub fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Wide)
+    }
+}

@@ -21,6 +21,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 mod decisions;
+mod identity;
 mod pages;
 mod proxy;
 mod status;
@@ -29,7 +30,7 @@ pub(crate) use pages::{Answer, Page, here};
 pub use status::{AskedName, Count, StatusAnswer, StatusQuestion};
 pub(crate) use status::{OwnStatus, of_own_proxies};
 
-use crate::{fleet::ProxyRecord, jwks::KeyStatus, replicas::whole, serve::Shared};
+use crate::{fleet::ProxyRecord, jwks::KeyStatus, replicas::whole, rotation::Rotation, serve::Shared};
 
 /// How long proxies may take to explain a decision.
 const EXPLAIN: Duration = Duration::from_secs(2);
@@ -42,12 +43,16 @@ pub async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
     keys: watch::Receiver<Arc<[KeyStatus]>>,
+    rotation: Arc<Rotation>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
+    let asked = Arc::clone(&rotation);
     let pages = Router::new()
         .route("/proxies", get(proxies))
         .route("/proxies/{namespace}/{name}", get(proxy))
         .route("/status", post(status).layer(DefaultBodyLimit::max(status::MAX_QUESTION_BYTES)))
+        .route("/identity", get(move || identity::page(asked)))
+        .route("/identity/step", post(move |question| identity::step(rotation, question)))
         .route("/reports", get(reports))
         .route("/enforced", get(enforced))
         .route("/why/{decision}", get(why))
@@ -160,6 +165,7 @@ fn describe(record: &ProxyRecord) -> Value {
         unofferable,
         unbound,
         short_id,
+        standing,
         epoch: _,
         explain: _,
     } = record;
@@ -190,6 +196,7 @@ fn describe(record: &ProxyRecord) -> Value {
         })).collect::<Vec<_>>(),
         "unofferable": unofferable,
         "unbound": unbound,
+        "trust": standing,
     })
 }
 

@@ -25,7 +25,7 @@ pub use server::serve;
 pub use validate::{Verdict, validate};
 
 use crate::{
-    ca::CertificateAuthority,
+    ca::LiveAuthority,
     injection::InjectionSettings,
     serve::{ServingIdentity, ServingIdentityError},
     slices::MeshWatch,
@@ -91,7 +91,7 @@ pub struct Surroundings {
     /// The newest mesh.
     pub mesh: MeshWatch,
     /// Who signs the webhooks' certificate.
-    pub authority: Arc<CertificateAuthority>,
+    pub authority: Arc<LiveAuthority>,
     /// Ends everything.
     pub stop: CancellationToken,
 }
@@ -110,19 +110,18 @@ pub async fn start(
     let failed = |source| AdmissionError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let (names, addresses) = serving_names(&options, &namespace);
-    let identity = ServingIdentity::issue(&authority, names, addresses, SERVING_LIFETIME)?;
+    let identity = ServingIdentity::issue(&authority.current(), names, addresses, SERVING_LIFETIME)?;
     let tls = identity.anonymous_config()?;
     let admission = Admission::new(mesh, options.revisions(), injection);
     tracing::info!(%address, revision = %options.revision, "webhooks ready");
     Ok(tokio::spawn(async move {
-        let roots = Arc::clone(&authority);
+        let changes = authority.follow();
         let keep = async {
             if !options.webhook_unregistered {
-                let roots = move || roots.root_bundle().to_owned();
-                register::keep(client, options, namespace, roots, stop.clone()).await;
+                register::keep(client, options, namespace, changes, stop.clone()).await;
             }
         };
-        tokio::join!(serve(admission, listener, tls, stop.clone()), identity.renew(authority, stop.clone()), keep);
+        tokio::join!(serve(admission, listener, tls, stop.clone()), identity.renew(&authority, stop.clone()), keep);
     }))
 }
 

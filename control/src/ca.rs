@@ -1,25 +1,38 @@
 //! The mesh's certificate authority: what it is made of, on disk under Istio's `cacerts` names, and what it signs.
 
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use palisade_model::identity::SpiffeId;
+use palisade_model::{
+    identity::SpiffeId,
+    trust::{Fingerprint, Trust},
+};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber, SignatureAlgorithm, SigningKey, SubjectPublicKeyInfo,
 };
 use ring::rand::{SecureRandom, SystemRandom};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use x509_parser::prelude::{FromDer, X509CertificationRequest};
 
 mod cacerts;
+mod live;
 mod material;
+mod revoked;
+mod steps;
 
-pub(crate) use material::{CERTIFICATE, CHAIN, KEY, Material, ROOTS};
+pub(crate) use cacerts::{read_material, stamp, write_material};
+pub use live::LiveAuthority;
+pub(crate) use material::{CERTIFICATE, CHAIN, KEY, Material, OTHER_CERTIFICATE, OTHER_KEY, PHASE, REVOKED, ROOTS};
+pub use revoked::RevocationSummary;
+pub(crate) use steps::Other;
+pub use steps::{Direction, NoStep, Phase};
 
 /// How far back certificates begin, for clocks that are behind.
 const BACKDATE: Duration = Duration::from_secs(60);
@@ -35,6 +48,22 @@ pub struct CertificateAuthority {
     /// All trusted roots, PEM.
     root_bundle: String,
     not_after: SystemTime,
+    trust: Trust,
+    trusted: BTreeMap<Fingerprint, RootSummary>,
+    phase: Option<Phase>,
+    is_own_root: bool,
+    revocation: RevocationSummary,
+    /// Judges certificates that callers show.
+    callers: Arc<dyn ClientCertVerifier>,
+}
+
+/// A trusted root, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootSummary {
+    /// Its subject.
+    pub subject: String,
+    /// When it ends.
+    pub not_after: SystemTime,
 }
 
 /// Why there is no authority.
@@ -161,6 +190,50 @@ impl CertificateAuthority {
             chain.extend(material::certificates(pem).map_err(SignError::Request)?);
         }
         Ok(ServingCertificate { chain, key: PrivatePkcs8KeyDer::from(key.serialize_der()).into() })
+    }
+
+    /// What proxies are told of it.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// The trusted roots.
+    pub fn trusted(&self) -> &BTreeMap<Fingerprint, RootSummary> {
+        &self.trusted
+    }
+
+    /// Where the replacement of its root is; `None` = none is under way.
+    pub fn phase(&self) -> Option<Phase> {
+        self.phase
+    }
+
+    /// Its own certificate and those between that and a root, PEM: other certificates, other chains of what it signs.
+    pub(crate) fn own_chain(&self) -> (&[String], &[u8]) {
+        (&self.intermediates, self.issuer.key().der_bytes())
+    }
+
+    /// Whether it is a root itself, as opposed to one that another authority signed.
+    pub fn is_own_root(&self) -> bool {
+        self.is_own_root
+    }
+
+    /// What is revoked, for people.
+    pub fn revocation(&self) -> &RevocationSummary {
+        &self.revocation
+    }
+
+    /// Whether a certificate that a caller proved to own counts now: chain, period, revocation.
+    ///
+    /// # Errors
+    /// Says why not.
+    pub fn judge(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), String> {
+        if let Some(refusal) = &self.trust.refusal {
+            return Err(format!("nobody's certificate counts: {refusal}"));
+        }
+        let [leaf, intermediates @ ..] = chain else { return Err("none was shown".to_owned()) };
+        let since = now.duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
+        let judged = self.callers.verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(since));
+        judged.map(drop).map_err(|error| error.to_string())
     }
 
     /// All trusted roots, PEM.

@@ -17,6 +17,7 @@ use palisade_model::{
     service::Query,
     settings::WorkloadRef,
     snapshot::Snapshot,
+    trust::Standing,
 };
 use palisade_policy::ShortId;
 use palisade_wire::delta::{
@@ -50,6 +51,8 @@ struct State {
     sessions: BTreeMap<SessionId, ProxyRecord>,
     /// Of each pod the stream that counts: the newest, at whichever replica.
     newest: BTreeMap<WorkloadRef, SessionId>,
+    /// Those that were connected and are not, with what they said last: they may live on.
+    departed: BTreeMap<WorkloadRef, Departed>,
     index: Index,
     /// Streams of proxies at other replicas, as those tell.
     remote: BTreeMap<SessionId, RemoteProxy>,
@@ -90,11 +93,25 @@ pub struct ProxyRecord {
     pub unofferable: Option<Arc<str>>,
     /// Short id that the ids of its decisions begin with.
     pub short_id: Arc<str>,
+    /// What it trusts and is trusted by, as it says; `None` = it does not say.
+    pub standing: Option<Standing>,
     /// The mesh that its target was cut out of.
     pub epoch: u64,
     /// Asks its session for explanations.
     pub explain: mpsc::Sender<ExplainRequest>,
 }
+
+/// A proxy that was connected.
+#[derive(Debug, Clone)]
+pub struct Departed {
+    /// What it said last.
+    pub standing: Option<Standing>,
+    /// Since when control knows.
+    pub left: SystemTime,
+}
+
+/// Proxies that are remembered after they have left.
+const DEPARTED: usize = 20_000;
 
 /// A question to one proxy.
 #[derive(Debug)]
@@ -142,11 +159,13 @@ impl Fleet {
             withheld: Arc::from([]),
             unofferable: None,
             short_id,
+            standing: None,
             epoch: 0,
             explain,
         };
         let mut state = self.state.lock();
         let pod = record.pod.clone();
+        state.departed.remove(&pod);
         state.sessions.insert(id, record);
         state.count(pod, Some(id));
         drop(state);
@@ -161,6 +180,10 @@ impl Fleet {
             && state.newest.get(&record.pod) == Some(&id)
         {
             let next = state.newest_of(&record.pod);
+            if next.is_none() && state.departed.len() < DEPARTED {
+                let departed = Departed { standing: record.standing, left: SystemTime::now() };
+                state.departed.insert(record.pod.clone(), departed);
+            }
             state.count(record.pod, next);
         }
         drop(state);
@@ -197,6 +220,14 @@ impl Fleet {
             }
         }
         drop(state);
+        self.changed();
+    }
+
+    /// A mesh says to a proxy what it was told already.
+    pub fn told(&self, id: SessionId, epoch: u64) {
+        if let Some(record) = self.state.lock().sessions.get_mut(&id) {
+            record.epoch = epoch;
+        }
         self.changed();
     }
 
@@ -291,6 +322,18 @@ impl Fleet {
             }
         }
         enforced
+    }
+
+    /// What each connected proxy says of its trust, one a pod.
+    pub fn standings(&self) -> Vec<(WorkloadRef, Option<Standing>)> {
+        self.state.lock().counted().map(|record| (record.pod.clone(), record.standing.clone())).collect()
+    }
+
+    /// Proxies that were connected and may live on. Those that `is_over` says so of are forgotten.
+    pub fn departed(&self, is_over: impl Fn(&WorkloadRef, &Departed) -> bool) -> Vec<(WorkloadRef, Departed)> {
+        let mut state = self.state.lock();
+        state.departed.retain(|pod, departed| !is_over(pod, departed));
+        state.departed.iter().map(|(pod, departed)| (pod.clone(), departed.clone())).collect()
     }
 
     /// Pods whose proxies are connected, to whichever replica.

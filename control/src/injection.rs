@@ -1,8 +1,9 @@
-//! Injection: which pods get a sidecar, why, and what such a pod looks like. Pure; the webhook and `palisade inject` call the same.
+//! Injection: which pods get a sidecar or become a gateway, why, and what such a pod looks like. Pure; the webhook and `palisade inject` call the same.
 
 mod annotations;
 mod decision;
 pub mod documents;
+mod gateway;
 mod patch;
 mod probes;
 mod settings;
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 pub use annotations::InvalidAnnotation;
-pub use decision::{Asked, Decision, Reason, decide};
+pub use decision::{Asked, Decision, Reason, Template, decide};
 pub use patch::json_patch;
 pub use settings::InjectionSettings;
 
@@ -93,7 +94,11 @@ pub fn inject(
     }
     let mut warnings = Vec::new();
     let overrides = Overrides::read(&annotations, &mut warnings)?;
-    let pod = template::with_sidecar(pod, &labels, owner, &overrides, settings, &mut warnings)?;
+    let make = match decision.template {
+        Template::Sidecar => template::with_sidecar,
+        Template::Gateway => gateway::with_gateway,
+    };
+    let pod = make(pod, &labels, owner, &overrides, settings, &mut warnings)?;
     Ok(Injection { decision, pod: Some(pod), warnings })
 }
 

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod admission;
 pub mod ca;
+pub mod check;
 pub mod cluster;
 pub mod decisions;
 pub mod definitions;
@@ -13,7 +14,10 @@ pub mod jwks;
 pub mod leader;
 pub mod mesh;
 pub mod metrics;
+pub mod provisioning;
 pub mod replicas;
+pub mod rights;
+pub mod rotation;
 mod run;
 pub mod serve;
 pub mod settings;

@@ -9,9 +9,9 @@ use std::{
 };
 
 use palisade_compile::{
-    Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, SourceDocument,
+    Compiled, Mesh, Object, ObjectKey, ProxyRef, Reports, Slice, SourceDocument,
     inputs::core,
-    scope,
+    scope_after,
     status::{self, Holding, StatusOptions, Statuses},
 };
 use palisade_model::{
@@ -20,9 +20,6 @@ use palisade_model::{
 use parking_lot::Mutex;
 
 use crate::slices::{Slices, Workload};
-
-/// Label of pods that serve a Gateway API Gateway.
-const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
 
 /// A mesh with its reports.
 #[derive(Debug)]
@@ -42,11 +39,16 @@ impl CompiledMesh {
         let epoch = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { mesh, reports, epoch, statuses: Mutex::default() }
     }
-}
 
-/// Whether a pod is a gateway.
-fn is_gateway(pod: &Object<core::Pod>) -> bool {
-    pod.spec.gateway.is_some() || pod.head.labels.contains_key(GATEWAY_NAME_LABEL)
+    /// The proxy of a pod.
+    fn proxy(&self, pod: &WorkloadRef) -> Option<ProxyRef> {
+        let (namespace, name) = (Arc::clone(&pod.namespace), Arc::clone(&pod.name));
+        let found = self.mesh.inputs().pods.get(&ObjectKey::new(Arc::clone(&namespace), Arc::clone(&name)))?;
+        Some(match self.mesh.is_gateway(found) {
+            true => ProxyRef::gateway(namespace, name),
+            false => ProxyRef::sidecar(namespace, name),
+        })
+    }
 }
 
 impl Slices for CompiledMesh {
@@ -60,8 +62,21 @@ impl Slices for CompiledMesh {
         Some(Workload {
             uid: Arc::clone(&pod.head.uid),
             service_account: pod.spec.service_account.as_str().into(),
-            is_gateway: is_gateway(pod),
+            is_gateway: self.mesh.is_gateway(pod),
         })
+    }
+
+    fn proxied(&self) -> Vec<WorkloadRef> {
+        let inputs = self.mesh.inputs();
+        let runs = |pod: &Object<core::Pod>| {
+            // One without a uid is made up for a Gateway that nobody runs.
+            !pod.spec.is_gone
+                && !pod.head.uid.is_empty()
+                && (pod.spec.is_injected || pod.spec.accepts_mesh_tls || self.mesh.is_gateway(pod))
+        };
+        let pods = inputs.pods.iter().filter(|(_, pod)| runs(pod));
+        pods.map(|(key, _)| WorkloadRef { namespace: Arc::clone(&key.namespace), name: Arc::clone(&key.name) })
+            .collect()
     }
 
     fn is_declared(&self, namespace: &str, service_account: &str) -> bool {
@@ -73,19 +88,22 @@ impl Slices for CompiledMesh {
     }
 
     fn slice(&self, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> Result<Snapshot, String> {
+        self.slice_after(None, pod, queries).map(|slice| (**slice.snapshot()).clone())
+    }
+
+    fn slice_after(
+        &self,
+        previous: Option<&Arc<Slice>>,
+        pod: &WorkloadRef,
+        queries: &BTreeSet<Query>,
+    ) -> Result<Arc<Slice>, String> {
         let WorkloadRef { namespace, name } = pod;
-        let found = self
-            .mesh
-            .inputs()
-            .pods
-            .get(&ObjectKey::new(Arc::clone(namespace), Arc::clone(name)))
-            .ok_or_else(|| format!("pod {namespace}/{name} is not in the mesh"))?;
-        let proxy = if is_gateway(found) {
-            ProxyRef::gateway(Arc::clone(namespace), Arc::clone(name))
-        } else {
-            ProxyRef::sidecar(Arc::clone(namespace), Arc::clone(name))
-        };
-        scope(&self.mesh, &proxy, queries).map_err(|error| error.to_string())
+        let proxy = self.proxy(pod).ok_or_else(|| format!("pod {namespace}/{name} is not in the mesh"))?;
+        scope_after(previous, &self.mesh, &proxy, queries).map_err(|error| error.to_string())
+    }
+
+    fn is_slice(&self, previous: &Slice, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> bool {
+        self.proxy(pod).is_some_and(|proxy| previous.is_of(&self.mesh, &proxy, queries))
     }
 
     fn mesh(&self) -> Option<&Mesh> {
@@ -97,8 +115,8 @@ impl Slices for CompiledMesh {
             self.reports.diagnostics().iter().map(|diagnostic| serde_json::json!(diagnostic)).collect();
         let conditions: Vec<serde_json::Value> = self
             .reports
-            .conditions
-            .iter()
+            .conditions()
+            .into_iter()
             .map(|(object, conditions)| serde_json::json!({"object": object, "conditions": conditions}))
             .collect();
         serde_json::json!({"diagnostics": diagnostics, "conditions": conditions})

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub decision_listeners: Gauge,
     /// Status writes, by kind and by what became of them.
     pub status_writes: Family<StatusWriteLabels, Counter>,
+    /// Writes of objects that run Gateways.
+    pub gateway_writes: Family<GatewayWriteLabels, Counter>,
     /// 1 while this replica writes status.
     pub leader: Gauge,
     key_fetches: Family<KeyFetchLabels, Counter>,
@@ -79,6 +81,13 @@ pub struct StatusWriteLabels {
     pub kind: String,
     /// What became of it.
     pub result: StatusWrite,
+}
+
+/// Labels of writes of objects that run Gateways.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct GatewayWriteLabels {
+    /// Kind of the object.
+    pub kind: String,
 }
 
 /// What became of a status write.
@@ -179,6 +188,8 @@ impl Metrics {
         registry.register("keys_fetched_timestamp_seconds", help, keys_fetched.clone());
         let (status_writes, leader) = (Family::default(), Gauge::default());
         registry.register("status_writes", "Status writes by kind and result", status_writes.clone());
+        let gateway_writes = Family::default();
+        registry.register("gateway_writes", "Writes of objects that run Gateways, by kind", gateway_writes.clone());
         registry.register("leader", "1 while this replica writes status", leader.clone());
         let watch_failures = Family::default();
         let help = "Lists and watches of the Kubernetes API that failed, by kind; each is tried again";
@@ -196,6 +207,7 @@ impl Metrics {
             decision_records_dropped,
             decision_listeners,
             status_writes,
+            gateway_writes,
             leader,
             key_fetches,
             keys_fetched,

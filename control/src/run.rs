@@ -18,11 +18,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin,
     admission::{self, Surroundings},
-    ca::CertificateAuthority,
+    ca::{CertificateAuthority, LiveAuthority},
     cluster,
     identity::{TokenReviews, Verifier, bundle, root},
+    injection::InjectionSettings,
     jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
+    provisioning::GatewayObjects,
+    rotation::{Place, Rotation},
     serve::{ServingIdentity, Shared, serve},
     settings::Settings,
     source,
@@ -83,10 +86,14 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         jwks_ca,
         admission,
         injection,
+        gateways,
         log: _,
     } = settings;
     let control_namespace = cluster::control_namespace(control_namespace.as_deref())?;
     let is_files = !files.is_empty();
+    let is_provisioning = gateways.gateway_provisioning.is_on(cluster::is_pod());
+    let injection = InjectionSettings { gateway_image: gateways.gateway_image.clone(), ..injection };
+    let gateways = GatewayObjects { gateways, injection: injection.clone(), istio_classes };
     let revisions = Some(admission.revisions()).filter(|_| !is_files);
     let options = source_options(root_namespace, &set, is_files, istio_classes, revisions)?;
     let metrics = Metrics::new();
@@ -127,10 +134,10 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
             (authority, Verifier::Cluster(Arc::new(TokenReviews::new(client.clone(), token_audience))))
         }
     };
-    let authority = Arc::new(authority);
+    let authority = LiveAuthority::new(authority);
     let names = server_names(&control_namespace, &admission.webhook_service, server_name);
     let addresses = serving_addresses(listen.ip());
-    let identity = Arc::new(ServingIdentity::issue(&authority, names, addresses, SERVING_LIFETIME)?);
+    let identity = Arc::new(ServingIdentity::issue(&authority.current(), names, addresses, SERVING_LIFETIME)?);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let admin_listener =
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
@@ -143,23 +150,31 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         }
         None => None,
     };
+    let place = match &client {
+        None => Place::Folder(ca_dir.clone()),
+        Some(client) => Place::Cluster { client: client.clone(), namespace: control_namespace.clone() },
+    };
     let shared = Shared::new(mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
+    let rotation = Rotation::new(place, &shared, &status::replica_name());
+    let follow_root = tokio::spawn(Arc::clone(&rotation).run(stop.clone()));
+    // There is one Deployment for each Gateway: the default revision's.
+    let gateways = (is_provisioning && own.is_default()).then_some(gateways);
     let address = advertise.unwrap_or_else(|| cluster::own_address(listen));
     let seat = Seat { namespace: control_namespace.clone(), revisions: own, address };
-    let status = client.clone().map(|client| status::start(client, seat, &shared, stop.clone()));
+    let status = client.clone().map(|client| status::start(client, seat, &shared, gateways, stop.clone()));
     if let Some(client) = client {
-        let publishing = bundle::publish(client, authority.root_bundle().to_owned(), stop.clone());
-        shared.tasks.spawn(publishing);
+        shared.tasks.spawn(bundle::publish(client, bundle::roots(&authority), stop.clone()));
     }
     let renewing = Arc::clone(&identity);
     let renew_stop = stop.clone();
-    let renew = tokio::spawn(async move { renewing.renew(authority, renew_stop).await });
-    let pages = tokio::spawn(admin::serve(admin_listener, Arc::clone(&shared), keys, stop.clone()));
+    let renew = tokio::spawn(async move { renewing.renew(&authority, renew_stop).await });
+    let pages = tokio::spawn(admin::serve(admin_listener, Arc::clone(&shared), keys, rotation, stop.clone()));
     let served = serve(Arc::clone(&shared), listener, &identity).await;
     // However serving ended, the rest goes with it.
     stop.cancel();
-    for task in [follow, renew, keep_keys].into_iter().chain(webhooks).chain(status.into_iter().flatten()) {
+    for task in [follow, renew, keep_keys, follow_root].into_iter().chain(webhooks).chain(status.into_iter().flatten())
+    {
         task.await.context("a task of the control plane failed")?;
     }
     pages.abort();

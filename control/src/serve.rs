@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, metadata::MetadataMap, transport::Server};
 
 use crate::{
-    ca::CertificateAuthority,
+    ca::LiveAuthority,
     decisions::DecisionHub,
     fleet::Fleet,
     identity::{Proven, TokenError, Verifier},
@@ -36,6 +36,7 @@ mod certificates;
 mod delta;
 mod identity;
 mod reports;
+mod shown;
 
 pub use identity::{ServingIdentity, ServingIdentityError};
 
@@ -63,7 +64,7 @@ const LEAVE_ALL: Duration = Duration::from_secs(3);
 pub struct Shared {
     pub(crate) mesh: MeshWatch,
     pub(crate) fleet: Arc<Fleet>,
-    pub(crate) authority: Arc<CertificateAuthority>,
+    pub(crate) authority: Arc<LiveAuthority>,
     pub(crate) verifier: Verifier,
     pub(crate) metrics: Metrics,
     pub(crate) decisions: Arc<DecisionHub>,
@@ -85,7 +86,7 @@ impl Shared {
     /// Everything that serving needs. Cancelling `stop` drains.
     pub fn new(
         mesh: MeshWatch,
-        authority: Arc<CertificateAuthority>,
+        authority: Arc<LiveAuthority>,
         verifier: Verifier,
         certificate_lifetime: Duration,
         metrics: Metrics,
@@ -128,7 +129,7 @@ impl Shared {
     }
 
     /// The authority.
-    pub fn authority(&self) -> &Arc<CertificateAuthority> {
+    pub fn authority(&self) -> &Arc<LiveAuthority> {
         &self.authority
     }
 
@@ -139,18 +140,19 @@ impl Shared {
         proof: &PeerProof,
         purpose: Purpose,
     ) -> Result<(Caller, Arc<dyn Slices>), Status> {
-        let refused = match self.token(metadata).await {
-            Ok(token) => {
-                // After the review: what is newest now.
-                let mesh = self.mesh.borrow().clone();
-                let mesh = mesh.ok_or_else(|| Status::unavailable("no configuration is compiled yet"))?;
-                match prove(token, proof, purpose, &*mesh) {
-                    Ok(caller) => return Ok((caller, mesh)),
-                    Err(refused) => refused,
+        let refused =
+            match self.token(metadata).await.and_then(|token| Ok((self.judged(proof, token.is_some())?, token))) {
+                Ok((proof, token)) => {
+                    // After the review: what is newest now.
+                    let mesh = self.mesh.borrow().clone();
+                    let mesh = mesh.ok_or_else(|| Status::unavailable("no configuration is compiled yet"))?;
+                    match prove(token, &proof, purpose, &*mesh) {
+                        Ok(caller) => return Ok((caller, mesh)),
+                        Err(refused) => refused,
+                    }
                 }
-            }
-            Err(refused) => refused,
-        };
+                Err(refused) => refused,
+            };
         self.metrics.refuse(match &refused {
             Refused::Token(TokenError::Unavailable(_)) => Refusal::Unreviewed,
             refused if refused.is_unauthenticated() => Refusal::Unauthenticated,
@@ -158,6 +160,22 @@ impl Shared {
         });
         tracing::warn!(error = %refused, "caller refused");
         Err(refused.into())
+    }
+
+    /// What a connection proves by the trust of this moment. A certificate that does not count any more proves nothing; a token
+    /// beside it goes on to: that is how its holder comes to another certificate.
+    pub(crate) fn judged(&self, proof: &PeerProof, has_token: bool) -> Result<PeerProof, Refused> {
+        if proof.certificates.is_empty() {
+            return Ok(proof.clone());
+        }
+        match self.authority.current().judge(&proof.certificates, SystemTime::now()) {
+            Ok(()) => Ok(proof.clone()),
+            Err(error) if has_token => {
+                tracing::info!(%error, "a certificate that does not count is shown beside a token");
+                Ok(PeerProof { certificates: Arc::from([]), ..proof.clone() })
+            }
+            Err(error) => Err(Refused::Certificate(error)),
+        }
     }
 
     /// What the token of a call proves, if there is one.

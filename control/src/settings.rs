@@ -1,10 +1,13 @@
 //! Process settings: flags, or the same names as `PALISADE_*` variables, parsed once.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use palisade_model::variables::unread;
 
-use crate::{admission::AdmissionOptions, identity::AUDIENCES, injection::InjectionSettings};
+use crate::{
+    admission::AdmissionOptions, identity::AUDIENCES, injection::InjectionSettings, provisioning::GatewaySettings,
+};
 
 /// The control plane: documents in, configuration and certificates for proxies out.
 #[derive(Debug, Clone, Parser)]
@@ -70,9 +73,25 @@ pub struct Settings {
     /// What injected sidecars are given.
     #[command(flatten)]
     pub injection: InjectionSettings,
+    /// What gateways are given.
+    #[command(flatten)]
+    pub gateways: GatewaySettings,
     /// Log filter, as `tracing` reads it.
     #[arg(long, env = "PALISADE_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
+}
+
+impl Settings {
+    /// Says which variables of the environment look like settings of this program and are none.
+    pub fn warn_of_unread_variables() {
+        let command = Self::command();
+        let names = command.get_arguments().filter_map(|argument| argument.get_env());
+        let known: BTreeSet<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        let set = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+        for problem in unread(&known, set) {
+            tracing::warn!("{problem}");
+        }
+    }
 }
 
 /// A lifetime from 1 s to 90 days.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use palisade_compile::{
-    Mesh, SourceDocument,
+    Mesh, Slice, SourceDocument,
     status::{Holding, StatusOptions, Statuses},
 };
 use palisade_model::{
@@ -23,6 +23,11 @@ pub trait Slices: Send + Sync + 'static {
     /// A pod that runs a proxy; `None` = there is no such pod.
     fn workload(&self, pod: &WorkloadRef) -> Option<Workload>;
 
+    /// Pods of the cluster that run a proxy of a mesh, ours or Istio's.
+    fn proxied(&self) -> Vec<WorkloadRef> {
+        Vec::new()
+    }
+
     /// Whether a WorkloadEntry of this namespace names this service account: machines outside the cluster have it.
     fn is_declared(&self, namespace: &str, service_account: &str) -> bool;
 
@@ -31,6 +36,24 @@ pub trait Slices: Send + Sync + 'static {
     /// # Errors
     /// In one line, when there is no such pod or its slice is not closed.
     fn slice(&self, pod: &WorkloadRef, queries: &BTreeSet<Query>) -> Result<Snapshot, String>;
+
+    /// The same, kept for the next mesh: `previous` itself if nothing that it was made from has changed.
+    ///
+    /// # Errors
+    /// As [`Slices::slice`].
+    fn slice_after(
+        &self,
+        _previous: Option<&Arc<Slice>>,
+        pod: &WorkloadRef,
+        queries: &BTreeSet<Query>,
+    ) -> Result<Arc<Slice>, String> {
+        self.slice(pod, queries).map(|snapshot| Arc::new(Slice::from(snapshot)))
+    }
+
+    /// Whether [`Slices::slice_after`] is known to give `previous` itself. Costs microseconds.
+    fn is_slice(&self, _previous: &Slice, _pod: &WorkloadRef, _queries: &BTreeSet<Query>) -> bool {
+        false
+    }
 
     /// Diagnostics and conditions of this mesh, as JSON.
     fn reports(&self) -> serde_json::Value;

@@ -12,7 +12,7 @@ use tokio::{io::DuplexStream, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ca::{CaError, CertificateAuthority},
+    ca::{CaError, CertificateAuthority, LiveAuthority},
     identity::Verifier,
     jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
@@ -81,7 +81,7 @@ pub fn standalone(
     let (keeper, feed) = KeyKeeper::new(Fetcher::new(Path::new(CA_CERTIFICATES)), Some(ca_dir), metrics.clone());
     let (live, mesh) = source::follow_files(files, namespace, options, metrics.clone(), Some(feed))?;
     let trust_domain = mesh.borrow().as_ref().map(|mesh| mesh.trust_domain().clone()).ok_or(StandaloneError::Empty)?;
-    let authority = Arc::new(CertificateAuthority::load_or_create(ca_dir, &trust_domain, SystemTime::now())?);
+    let authority = LiveAuthority::new(CertificateAuthority::load_or_create(ca_dir, &trust_domain, SystemTime::now())?);
     let tokens = TokenKey::generate()?;
     let verifier = Verifier::Local(tokens.clone());
     let shared = Shared::new(mesh, authority, verifier, LIFETIME.min(MAX_CERTIFICATE), metrics, stop.clone());

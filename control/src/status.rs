@@ -8,12 +8,13 @@ use std::{net::SocketAddr, sync::Arc};
 
 use kube::Client;
 use palisade_compile::Revisions;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::options::DEFAULT_REVISION,
     leader::{Candidate, campaign},
+    provisioning::{GatewayObjects, Provisioner, Troubles},
     replicas::{Place, follow},
     serve::Shared,
 };
@@ -27,6 +28,7 @@ mod patch;
 mod writer;
 
 pub use acks::FleetAcks;
+pub(crate) use kinds::written;
 pub use writer::StatusWriter;
 
 /// Field manager of all status writes.
@@ -46,10 +48,17 @@ pub struct Seat {
     pub address: SocketAddr,
 }
 
-/// Campaigns for the lease, and until `stop` writes while it is held, and tells its holder while it is not: three tasks.
-pub fn start(client: Client, seat: Seat, shared: &Arc<Shared>, stop: CancellationToken) -> [JoinHandle<()>; 3] {
+/// Campaigns for the lease, and until `stop` writes while it is held, and tells its holder while it is not: statuses, and what runs
+/// Gateways where `gateways` says by what it is made.
+pub fn start(
+    client: Client,
+    seat: Seat,
+    shared: &Arc<Shared>,
+    gateways: Option<GatewayObjects>,
+    stop: CancellationToken,
+) -> Vec<JoinHandle<()>> {
     let Seat { namespace, revisions, address } = seat;
-    let identity = format!("{}_{:016x}", host(), fastrand::u64(..));
+    let identity = replica_name();
     let lease = lease_name(revisions.name());
     let candidate = Candidate { namespace: namespace.clone(), lease, identity: identity.clone(), address };
     let (leadership, campaign) = campaign(client.clone(), candidate, stop.clone());
@@ -58,13 +67,25 @@ pub fn start(client: Client, seat: Seat, shared: &Arc<Shared>, stop: Cancellatio
     shared.replicas.take_place(place);
     let telling = follow(Arc::clone(shared), campaign.leaders());
     let (mesh, fleet) = (shared.mesh.clone(), Arc::clone(&shared.fleet));
-    let writer = StatusWriter::new(client, mesh, fleet, leadership, shared.metrics.clone(), revisions);
-    [tokio::spawn(campaign.run()), tokio::spawn(writer.run(stop)), tokio::spawn(telling)]
+    let (sender, troubles) = watch::channel(Troubles::default());
+    let (leads, metrics) = (leadership.clone(), shared.metrics.clone());
+    let writer = StatusWriter::new(client.clone(), mesh.clone(), fleet, leads, metrics.clone(), revisions, troubles);
+    let mut tasks = vec![tokio::spawn(campaign.run()), tokio::spawn(writer.run(stop.clone())), tokio::spawn(telling)];
+    if let Some(gateways) = gateways {
+        let provisioner = Provisioner::new(client, mesh, leadership, gateways, metrics, sender);
+        tasks.push(tokio::spawn(provisioner.run(stop)));
+    }
+    tasks
 }
 
 /// The Lease of a revision: those of different revisions lead side by side.
 pub fn lease_name(revision: &str) -> String {
     if revision == DEFAULT_REVISION { LEASE_NAME.to_owned() } else { format!("{LEASE_NAME}-{revision}") }
+}
+
+/// A name of this replica that no other has.
+pub(crate) fn replica_name() -> String {
+    format!("{}_{:016x}", host(), fastrand::u64(..))
 }
 
 /// The pod's name, where this is a pod.

@@ -172,6 +172,7 @@ fn shape_of(kind: &KnownKind) -> Option<(Api, Shape)> {
             "GRPCRoute" => g::GrpcRoute::shape(),
             "TLSRoute" => g::TlsRoute::shape(),
             "TCPRoute" => g::TcpRoute::shape(),
+            "UDPRoute" => g::UdpRoute::shape(),
             "BackendTLSPolicy" => g::BackendTlsPolicy::shape(),
             "ReferenceGrant" => g::ReferenceGrant::shape(),
             _ => return None,

@@ -17,7 +17,7 @@ pub use span::SpanTree;
 pub use write::to_yaml;
 
 use crate::codes::Code;
-use crate::issue::{Issue, Severity};
+use crate::issue::{Issue, Severity, one_line};
 use crate::path::Path;
 
 /// The largest text that is read, in bytes. A Kubernetes object is at most 1.5 MiB; a file may hold many.
@@ -90,7 +90,8 @@ pub struct Documents {
 pub fn read(file: &str, text: &[u8]) -> Documents {
     let file: Arc<str> = Arc::from(file);
     let mut read = Documents::default();
-    let refuse = |line, code, message: String| UnreadableText { file: Arc::clone(&file), line, code, message };
+    let refuse =
+        |line, code, message| UnreadableText { file: Arc::clone(&file), line, code, message: one_line(message) };
     if text.len() > MAX_TEXT_BYTES {
         read.unreadable.push(refuse(
             1,
@@ -111,6 +112,8 @@ pub fn read(file: &str, text: &[u8]) -> Documents {
             return read;
         }
     };
+    // What is missing at the end is missing on the last line, not on one that is not there.
+    let last = span::line_number(text.lines().count().saturating_sub(1));
     for part in split::split(text) {
         match reader::read_part(&part) {
             Ok(nodes) => {
@@ -118,7 +121,7 @@ pub fn read(file: &str, text: &[u8]) -> Documents {
                     unfold(&file, value, spans, &mut read.documents);
                 }
             }
-            Err(problem) => read.unreadable.push(refuse(problem.line, problem.code, problem.message)),
+            Err(problem) => read.unreadable.push(refuse(problem.line.min(last), problem.code, problem.message)),
         }
     }
     read

@@ -46,12 +46,34 @@ impl Issue {
     /// A finding with the severity that belongs to its code.
     #[must_use]
     pub fn new(code: Code, path: Path, message: impl Into<String>) -> Self {
-        Self { code, severity: code.severity(), path, message: message.into() }
+        Self { code, severity: code.severity(), path, message: one_line(message.into()) }
     }
 
     /// Whether admission rejects the document because of this.
     #[must_use]
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
+    }
+}
+
+/// A message as one line: line breaks and other control characters, which come from what users wrote, are shown as escapes.
+#[must_use]
+pub fn one_line(message: String) -> String {
+    if !message.contains(char::is_control) {
+        return message;
+    }
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    message.chars().map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_users_wrote_breaks_no_line() {
+        let issue = Issue::new(Code::InvalidText, Path::root(), "no version `v1\n2`");
+        assert_eq!(issue.message, r"no version `v1\n2`");
+        assert_eq!(one_line("\u{e4}\u{85}".to_owned()), "\u{e4}\\u{85}");
     }
 }

@@ -29,7 +29,7 @@ mod validate;
 pub use codes::Code;
 pub use document::{Document, Documents};
 pub use duration::{Duration, InvalidDuration};
-pub use issue::{Issue, Severity};
+pub use issue::{Issue, Severity, one_line};
 pub use object::{Broken, BrokenTarget, Meta, Object, Parsed, parse};
 pub use path::{Path, Segment};
 pub use schema::{Bytes, IntOrString};

@@ -94,6 +94,8 @@ objects! {
     TlsRoute(gateway_api::TlsRoute),
     /// Gateway API TCPRoute.
     TcpRoute(gateway_api::TcpRoute),
+    /// Gateway API UDPRoute.
+    UdpRoute(gateway_api::UdpRoute),
     /// Gateway API BackendTLSPolicy.
     BackendTlsPolicy(gateway_api::BackendTlsPolicy),
     /// Gateway API ReferenceGrant.

@@ -21,7 +21,6 @@ mod unreachable;
 mod virtual_service;
 
 pub(crate) use extension::{envoy_filter, proxy_config, traffic_extension, wasm_plugin, workload_group};
-pub(crate) use l4_route::check_rules;
 
 use std::collections::BTreeMap;
 
@@ -52,7 +51,8 @@ pub(crate) fn validate(meta: &Meta, object: &Object, issues: &mut Vec<Issue>) {
         Object::Sidecar(spec) => sidecar::check(meta, spec, cursor),
         Object::Telemetry(spec) => telemetry::check(spec, cursor),
         Object::TlsRoute(spec) => l4_route::check_tls(meta, spec, cursor),
-        Object::TcpRoute(spec) => check_rules(meta, &spec.rules, cursor),
+        Object::TcpRoute(spec) => l4_route::check_rules(meta, &spec.rules, cursor),
+        Object::UdpRoute(spec) => l4_route::check_rules(meta, &spec.rules, cursor),
         Object::CedarPolicy(spec) => {
             policy_target::selector(spec.selector.as_ref(), cursor);
             policy_target::targets(None, &spec.target_refs, Code::InvalidCombination, cursor);

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     cluster::{Cluster, Discovery, LoadBalancer, TrafficPolicy, UpstreamTls},
-    listener::{Chain, TlsVersion},
+    listener::{Chain, ServerTlsMode, TlsVersion},
     resource::{Feature, Resource},
     route::{RouteAction, RouteRule},
 };
@@ -20,6 +20,8 @@ pub const CORS: &str = "route.cors";
 pub const CLAIM_MATCHES: &str = "route.claims";
 /// Path rewrites of single backends.
 pub const BACKEND_PATHS: &str = "route.backend-path";
+/// Requests of one session at one endpoint.
+pub const SESSIONS: &str = "route.sessions";
 /// Verification of tokens.
 pub const REQUEST_AUTHENTICATION: &str = "request-authentication";
 /// External authorizers.
@@ -34,6 +36,10 @@ pub const CONSISTENT_HASH: &str = "cluster.consistent-hash";
 
 /// Requests that came in by another listener's handshake.
 pub const MISDIRECTED: &str = "listener.misdirected";
+/// Listeners for datagrams.
+pub const DATAGRAMS: &str = "listener.udp";
+/// Clients that are served although their certificates are wrong.
+pub const CLIENT_FALLBACK: &str = "listener.client-fallback";
 /// Settings of clients' connections and paths beside the mesh's own.
 pub const CONNECTION_SETTINGS: &str = "settings.connections";
 /// Dialled addresses with another port.
@@ -49,12 +55,16 @@ pub const EGRESS_POLICIES: &str = "policy.egress";
 /// Bounds of TLS: what the mesh's own may speak, and what handshakes may use.
 pub const TLS_LIMITS: &str = "tls.limits";
 
+/// Roots and revocation lists that are told beside the configuration. No resource needs it.
+pub const TRUST: &str = "identity.trust";
+
 /// Every feature that this version knows: what its proxies say in their hello.
 pub const ALL: &[&str] = &[
     MIRRORS,
     CORS,
     CLAIM_MATCHES,
     BACKEND_PATHS,
+    SESSIONS,
     CLUSTER_TRAFFIC,
     CONSISTENT_HASH,
     ORIGINAL_ADDRESS,
@@ -66,7 +76,10 @@ pub const ALL: &[&str] = &[
     NAMED_POLICIES,
     TLS_LIMITS,
     MISDIRECTED,
+    DATAGRAMS,
+    CLIENT_FALLBACK,
     CONNECTION_SETTINGS,
+    TRUST,
 ];
 
 /// [`ALL`] as a set.
@@ -98,8 +111,12 @@ impl Resource {
             }
             Self::Listener(listener) => {
                 let limited = |chain: &Chain| chain.tls.as_ref().is_some_and(|tls| !tls.algorithms.is_default());
-                let needs =
-                    [(listener.chains.iter().any(limited), TLS_LIMITS), (listener.detects_misdirected, MISDIRECTED)];
+                let needs = [
+                    (listener.chains.iter().any(limited), TLS_LIMITS),
+                    (listener.detects_misdirected, MISDIRECTED),
+                    (listener.is_udp, DATAGRAMS),
+                    (listener.chains.iter().any(tolerates_invalid_clients), CLIENT_FALLBACK),
+                ];
                 needs.into_iter().filter(|(is_needed, _)| *is_needed).map(|(_, name)| name).collect()
             }
             Self::Inbound(_)
@@ -113,6 +130,13 @@ impl Resource {
             | Self::Secret(_) => Vec::new(),
         };
         names.into_iter().map(|name| Feature(name.into())).collect()
+    }
+}
+
+fn tolerates_invalid_clients(chain: &Chain) -> bool {
+    match chain.tls.as_ref().map(|tls| &tls.mode) {
+        Some(ServerTlsMode::Secrets { certificates: _, client: Some(client) }) => client.tolerates_invalid,
+        Some(ServerTlsMode::Secrets { certificates: _, client: None } | ServerTlsMode::Mesh) | None => false,
     }
 }
 
@@ -145,6 +169,7 @@ fn of_rule(rule: &RouteRule) -> Vec<&'static str> {
         (rule.cors.is_some(), CORS),
         (rule.matches.iter().any(|alternative| !alternative.claims.is_empty()), CLAIM_MATCHES),
         (forward.is_some_and(|forward| forward.backends.iter().any(|b| b.path.is_some())), BACKEND_PATHS),
+        (forward.is_some_and(|forward| forward.session.is_some()), SESSIONS),
     ];
     needs.into_iter().filter(|(is_needed, _)| *is_needed).map(|(_, name)| name).collect()
 }

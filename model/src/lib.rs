@@ -24,3 +24,5 @@ pub mod service;
 pub mod settings;
 pub mod snapshot;
 pub mod transaction;
+pub mod trust;
+pub mod variables;

@@ -25,6 +25,9 @@ pub struct Listener {
     /// (Gateway API, GEP-3567).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detects_misdirected: bool,
+    /// It takes datagrams (UDP), not connections: its one chain is of opaque bytes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_udp: bool,
 }
 
 /// How one kind of connection on a listener is served.
@@ -103,6 +106,9 @@ pub struct ClientValidation {
     pub is_required: bool,
     /// Accepted subject alternative names; empty = any that the CA vouches for.
     pub subject_alt_names: Arc<[Arc<str>]>,
+    /// A client whose certificate is wrong is accepted as one that has none (Gateway API, `AllowInsecureFallback`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tolerates_invalid: bool,
 }
 
 /// TLS protocol versions that are spoken.

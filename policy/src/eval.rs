@@ -5,6 +5,7 @@ use std::{net::IpAddr, ops::ControlFlow};
 use crate::{
     ConnectionFacts, JwtFacts, RequestFacts,
     facts::canonical_ip,
+    index::MAX_SEGMENTS,
     ir::{Actions, Address, Entity, Kind, Node, Number, Optional, Sorted, Test, Text},
     pattern::{Pattern, PatternLevel},
     peer::Principal,
@@ -50,6 +51,8 @@ pub(crate) struct RequestView<'a> {
     /// Lower case.
     pub authority: &'a [u8],
     pub path: &'a [u8],
+    /// The path's first segments, each with those before it and the slash behind it: `/a/b/c` has `/a/` and `/a/b/`.
+    pub leading: [Option<&'a [u8]>; MAX_SEGMENTS],
     pub query: Option<&'a [u8]>,
     pub remote_ip: IpAddr,
 }
@@ -119,11 +122,26 @@ impl<'a> RequestView<'a> {
         } else {
             facts.authority
         };
-        let end = facts.path.iter().position(|b| matches!(b, b'?' | b'#')).unwrap_or(facts.path.len());
+        let mut leading = [None; MAX_SEGMENTS];
+        let (mut end, mut free) = (facts.path.len(), leading.iter_mut());
+        for (at, byte) in facts.path.iter().enumerate() {
+            match byte {
+                b'/' if at > 0 => {
+                    if let Some(slot) = free.next() {
+                        *slot = facts.path.get(..=at);
+                    }
+                }
+                b'?' | b'#' => {
+                    end = at;
+                    break;
+                }
+                _ => {}
+            }
+        }
         let (path, rest) = facts.path.split_at_checked(end).unwrap_or((facts.path, &[]));
         let query = rest.strip_prefix(b"?").map(|q| q.split(|b| *b == b'#').next().unwrap_or_default());
         let query = facts.query.or(query);
-        Self { facts: *facts, authority, path, query, remote_ip: canonical_ip(facts.remote_ip) }
+        Self { facts: *facts, authority, path, leading, query, remote_ip: canonical_ip(facts.remote_ip) }
     }
 
     /// Calls `visit` with each line of a header, until it breaks. Pseudo-headers and `host` are the request's own parts.

@@ -11,6 +11,7 @@ mod pipe;
 mod reports;
 pub mod saved;
 mod subscriptions;
+mod trust;
 
 #[cfg(test)]
 mod tests;
@@ -22,3 +23,4 @@ pub use pipe::Pipe;
 pub use reports::Outbox;
 pub use saved::{StateFolder, StateFolderError};
 pub use subscriptions::{Resolution, Subscriptions};
+pub use trust::Trusting;

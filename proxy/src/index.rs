@@ -201,7 +201,18 @@ impl RuntimeIndex {
 
     /// The listener that an address and port belong to.
     pub fn listener(&self, address: IpAddr, port: u16) -> Option<&Arc<Listener>> {
-        self.listeners.iter().find(|l| l.port == port && l.address.is_none_or(|bound| bound == address))
+        self.listener_of(address, port, false)
+    }
+
+    /// The listener for datagrams that an address and port belong to.
+    pub fn datagram_listener(&self, address: IpAddr, port: u16) -> Option<&Arc<Listener>> {
+        self.listener_of(address, port, true)
+    }
+
+    fn listener_of(&self, address: IpAddr, port: u16, is_udp: bool) -> Option<&Arc<Listener>> {
+        let is_meant =
+            |l: &&Arc<Listener>| l.is_udp == is_udp && l.port == port && l.address.is_none_or(|bound| bound == address);
+        self.listeners.iter().find(is_meant)
     }
 
     /// The inbound port that takes connections to `port`.

@@ -21,6 +21,7 @@ pub mod log;
 mod options;
 mod saved;
 mod tasks;
+pub mod variables;
 
 pub use limits::LimitOptions;
 pub use options::ProxyOptions;
@@ -39,6 +40,7 @@ use crate::{
     },
     runtime::{
         Runtime, RuntimeSettings,
+        datagrams::DatagramListeners,
         decisions::DecisionSettings,
         server::{Role, Server},
         source::{LogFilter, RuntimeSource},
@@ -238,7 +240,12 @@ impl Process {
         let workers = Arc::new(Workers::start(&runtime, &limits).await?);
         let server = |role| Server::on_workers(Arc::clone(&runtime), Arc::clone(&workers), role);
 
-        let keeper = Arc::new(IdentityKeeper::new(Arc::clone(&runtime.identities)));
+        let ControlAccess { dialer, token, lifetime, state } = access;
+        let credentials = match &dialer {
+            Dialer::Tls(dialer) => Some(Arc::clone(&dialer.credentials)),
+            Dialer::Pipe(_) => None,
+        };
+        let keeper = Arc::new(IdentityKeeper::new(Arc::clone(&runtime.identities), credentials));
         let (reconcile, mut reconciling) = mpsc::channel(RECONCILE_QUEUE);
         let applier = RuntimeApplier {
             runtime: Arc::clone(&runtime),
@@ -252,22 +259,23 @@ impl Process {
             features: feature::all(),
             short_id: ShortId::of(&runtime.settings().proxy).to_string().into(),
         };
-        let ControlAccess { dialer, token, lifetime, state } = access;
         let (client, subscriptions) =
             ConfigClient::new(profile, dialer.clone(), token.clone(), Arc::new(applier), BTreeSet::new());
         let outbox = Arc::clone(&runtime.decisions.outbox);
         let mut client = client.with_explainer(Arc::new(RecentDecisions(Arc::clone(&runtime)))).with_reports(outbox);
+        client = client.with_trusting(Arc::<IdentityKeeper>::clone(&keeper));
         let mut keeping = None;
-        let state = state.map(|folder| Keeping { folder, pod });
+        let state = state.map(|folder| Arc::new(Keeping { folder, pod }));
         if let Some(state) = &state {
             let saved = state.restored(feature::all(), &keeper, &dialer).await;
             let (newest, changes) = watch::channel(None);
             client = client.with_saved(saved, newest);
             keeping = Some(tokio::spawn(state.folder.clone().keep(changes, stop.clone())));
+            vital.spawn("keeper of certificates", Arc::clone(state).follow(Arc::clone(&keeper)));
         }
         runtime.set_lookups(Arc::new(SubscriptionLookups(subscriptions.clone())));
         let identity = IdentityClient { dialer, token, lifetime };
-        vital.spawn("identity client", keep_identity(identity, keeper, Arc::clone(&runtime), state, stop.clone()));
+        vital.spawn("identity client", keep_identity(identity, keeper, Arc::clone(&runtime), stop.clone()));
         vital.spawn("configuration client", client.run(stop.clone()));
         vital.spawn("upkeep", upkeep(Arc::clone(&runtime), subscriptions, stop.clone()));
         vital.spawn("judge of open connections", Arc::clone(&runtime).follow_identities());
@@ -282,6 +290,7 @@ impl Process {
             sets.push(set);
         }
         let mut edge = ListenerSet::new(server(Role::Gateway));
+        let mut datagrams = DatagramListeners::new(Arc::clone(&runtime));
         let mut lost = None;
         let ended = async {
             tokio::select! {
@@ -294,9 +303,11 @@ impl Process {
                 }
             }
         };
-        listeners::follow(&mut edge, &runtime, &mut reconciling, ended).await;
+        listeners::follow(&mut edge, &mut datagrams, &runtime, &mut reconciling, ended).await;
         sets.push(edge);
+        // Flows go on while the others drain, for as long as senders have more to say.
         let outcome = drain_all(&runtime, sets, drain).await;
+        datagrams.end().await;
         stop.cancel();
         if let Some(keeping) = keeping
             && tokio::time::timeout(LAST_WRITE, keeping).await.is_err()
@@ -375,20 +386,16 @@ async fn keep_identity(
     client: IdentityClient,
     keeper: Arc<IdentityKeeper>,
     runtime: Arc<Runtime>,
-    state: Option<Keeping>,
     stop: CancellationToken,
 ) {
     let install = |issued: Arc<crate::config::IssuedIdentity>| {
         let expiry = issued.not_after().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        keeper.install(Arc::clone(&issued))?;
-        if let Some(keeping) = &state {
-            keeping.keep_identity(&issued);
-        }
+        keeper.install(issued)?;
         runtime.metrics.certificates_issued.inc();
         runtime.metrics.certificate_expiry.set(expiry.as_secs_f64());
         Ok::<(), String>(())
     };
-    client.keep(install, stop).await;
+    client.keep_until(install, keeper.renewal_due(), stop).await;
 }
 
 async fn upkeep(runtime: Arc<Runtime>, subscriptions: Subscriptions, stop: CancellationToken) {

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub mod connection;
+pub mod datagrams;
 pub mod decisions;
 pub mod edge;
 pub mod files;
@@ -326,6 +327,8 @@ impl Runtime {
             stream.still_permitted(self, index)
         } else if let Some(relay) = subject.downcast_ref::<server::RelaySubject>() {
             relay.still_permitted(self, index)
+        } else if let Some(flow) = subject.downcast_ref::<datagrams::FlowSubject>() {
+            flow.still_permitted(index)
         } else {
             Ok(())
         };

@@ -17,6 +17,7 @@ mod client;
 mod identity;
 mod material;
 mod peer;
+mod revoked;
 mod server_cert;
 mod sni;
 mod sni_table;
@@ -36,6 +37,7 @@ pub use client::{
 pub use identity::{IdentityError, IdentityStore, MeshIdentity, MeshProtocol};
 pub use material::{IdentityMaterial, InvalidMaterial};
 pub use peer::{InvalidPeer, PeerCertificate};
+pub use revoked::Revoked;
 pub use server_cert::{ClientAuth, ClientTrust, ServerCertificate, Termination, TerminationSettings};
 pub use sni::{ClientHello, HelloParse, InvalidHello, MAX_HELLO_BYTES, parse_client_hello};
 pub use sni_table::SniTable;

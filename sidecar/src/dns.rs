@@ -7,6 +7,7 @@ use std::time::Duration;
 
 mod answer;
 mod resolv_conf;
+mod search;
 mod serve;
 mod upstream;
 
@@ -24,6 +25,9 @@ pub trait Names: Send + Sync + 'static {
     /// Looks up a fully qualified name, lower-case and without the last dot. May wait until the answer is known; the
     /// server gives up after [`PATIENCE`].
     fn resolve(&self, name: &str) -> impl Future<Output = Answer> + Send;
+
+    /// The name of an address, fully qualified; `None` where the mesh knows of none, and the resolvers are asked.
+    fn name_of(&self, address: IpAddr) -> Option<String>;
 }
 
 /// What there is under a name.
@@ -57,6 +61,10 @@ pub struct DnsSettings {
 impl<N: Names> Names for Arc<N> {
     fn resolve(&self, name: &str) -> impl Future<Output = Answer> + Send {
         (**self).resolve(name)
+    }
+
+    fn name_of(&self, address: IpAddr) -> Option<String> {
+        (**self).name_of(address)
     }
 }
 

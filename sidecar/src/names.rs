@@ -1,6 +1,6 @@
 //! Host names as the proxy's configuration knows them, for the pod's DNS.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use palisade_model::service::Query;
 use palisade_proxy::{index::Known, runtime::Runtime};
@@ -38,5 +38,13 @@ impl Names for MeshNames {
             Ok(()) => self.known(name).unwrap_or(Answer::Unavailable),
             Err(_) => Answer::Unavailable,
         }
+    }
+
+    fn name_of(&self, address: IpAddr) -> Option<String> {
+        let index = self.runtime.index()?;
+        // A headless service's pods have names of their own, and those are the resolvers' to say.
+        let Known::Present(services) = index.services().by_address(address) else { return None };
+        let named = services.iter().find(|service| service.addresses.contains(&address))?;
+        (!named.host.starts_with('*')).then(|| named.host.to_string())
     }
 }

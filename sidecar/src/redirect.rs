@@ -37,6 +37,9 @@ pub struct Redirect {
     pub dns: Option<DnsCapture>,
     /// Traffic through these interfaces is left alone, in both directions.
     pub excluded_interfaces: BTreeSet<String>,
+    /// What comes in through these interfaces, from virtual machines and the like within the pod, is the application's and goes
+    /// out: to the outbound proxy, as far as its address is among [`Outbound::included`].
+    pub virtual_interfaces: BTreeSet<String>,
 }
 
 /// How the proxy's own packets are told from the application's.
@@ -110,6 +113,7 @@ impl Redirect {
             },
             dns,
             excluded_interfaces: BTreeSet::new(),
+            virtual_interfaces: BTreeSet::new(),
         }
     }
 
@@ -125,6 +129,16 @@ impl Redirect {
         dns: Option<DnsCapture>,
     ) -> Result<Option<Self>, InvalidAnnotation> {
         annotations::parse(annotations, owner, dns)
+    }
+}
+
+impl OutboundRanges {
+    /// Loopback addresses are included by name: then the application's calls to its own pod are redirected, too.
+    pub(crate) fn has_loopback(&self) -> bool {
+        match self {
+            Self::All => false,
+            Self::Only(ranges) => ranges.iter().any(IpRange::is_loopback),
+        }
     }
 }
 
@@ -144,6 +158,11 @@ impl IpRange {
             }
         };
         Some(Self { address, prefix_length })
+    }
+
+    /// Whether it is one of loopback addresses.
+    pub(crate) fn is_loopback(&self) -> bool {
+        self.address.is_loopback()
     }
 
     pub fn family(&self) -> IpFamily {

@@ -1,8 +1,9 @@
-// Command kube is the control plane of a Kubernetes for tests, in one binary: etcd, the API server, the controllers, the
-// scheduler and kubectl. The name it is called by, or else its first argument, says which.
+// Command kube is a Kubernetes for tests in one binary: etcd, the API server, the controllers and the scheduler, a node's
+// kubelet and kube-proxy, and kubectl. The name it is called by, or else its first argument, says which.
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,7 +19,9 @@ import (
 	"k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 func main() {
@@ -36,12 +39,16 @@ func main() {
 		serve(controllers.NewControllerManagerCommand())
 	case "kube-scheduler":
 		serve(scheduler.NewSchedulerCommand())
+	case "kubelet":
+		serve(kubelet.NewKubeletCommand(context.Background()))
+	case "kube-proxy":
+		serve(proxy.NewProxyCommand())
 	case "kubectl":
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 			util.CheckErr(err)
 		}
 	default:
-		fmt.Fprintf(os.Stderr, "kube: no program %q; there are etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kubectl\n", name)
+		fmt.Fprintf(os.Stderr, "kube: no program %q; there are etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy and kubectl\n", name)
 		os.Exit(2)
 	}
 }

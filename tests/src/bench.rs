@@ -1,5 +1,7 @@
 //! Benchmarks with real processes. Each prints a table; `docs/benchmarks.md` keeps them with date and method.
 
+pub mod control;
+pub mod dns;
 pub mod edge;
 mod http1;
 pub mod latency;

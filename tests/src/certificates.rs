@@ -54,3 +54,35 @@ impl Certificate {
         Ok(stream)
     }
 }
+
+/// A revocation list of an authority, out of date since long, that takes back these serial numbers.
+pub fn revoking(certificate: &str, key: &str, serials: &[&[u8]]) -> anyhow::Result<String> {
+    use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber};
+    let issuer = Issuer::from_ca_cert_pem(certificate, KeyPair::from_pem(key)?)?;
+    let revoked = serials.iter().map(|serial| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(serial),
+        revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    });
+    let list = CertificateRevocationListParams {
+        this_update: rcgen::date_time_ymd(2020, 1, 1),
+        next_update: rcgen::date_time_ymd(2020, 1, 2),
+        crl_number: SerialNumber::from(1_u64),
+        issuing_distribution_point: None,
+        revoked_certs: revoked.collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    Ok(list.signed_by(&issuer)?.pem()?)
+}
+
+/// A self-signed authority of this name: certificate and key, PEM.
+pub fn authority(name: &str) -> anyhow::Result<(String, String)> {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+}

@@ -1,5 +1,5 @@
-//! A real Kubernetes for tests: etcd, API server, controllers and scheduler of `tests/kubernetes`, and simulated nodes, in a
-//! network namespace of their own.
+//! A real Kubernetes for tests: etcd, API server, controllers and scheduler of `tests/kubernetes`, and simulated nodes or a real
+//! one, in namespaces of their own.
 //!
 //! One cluster runs on a machine at a time; another one waits for its turn. It ends with the value, and with the process
 //! that started it, however that ends.
@@ -31,18 +31,27 @@ use tower::ServiceExt;
 
 use crate::checkout;
 
+mod bookinfo;
 mod cutting;
 mod holder;
+mod machine;
 mod network;
+mod node;
 mod objects;
+mod palisade;
 mod pki;
+mod pool;
 mod programs;
 
+pub use bookinfo::{BOOKINFO_IMAGE, bookinfo_documents};
 pub use cutting::Cutting;
+pub use machine::lacks_for_node;
 pub use network::{Connector, Exposed};
+pub use node::{Node, OUTSIDE};
+pub use palisade::SYSTEM;
 
 use holder::Holder;
-use programs::{FIRST_SERVICE, HOST, Program};
+use programs::{FIRST_SERVICE, HOST, NODE_ADDRESS, Program, Site};
 
 /// How long a program may take to be ready.
 const READY: Duration = Duration::from_secs(60);
@@ -65,6 +74,7 @@ pub struct Cluster {
     network: String,
     folder: TempDir,
     programs: PathBuf,
+    site: Site,
 }
 
 impl Cluster {
@@ -74,20 +84,28 @@ impl Cluster {
     /// When this machine allows no namespaces, the programs are not built, or one of them is not ready within a minute: with
     /// the last lines of its log.
     pub async fn start() -> anyhow::Result<Self> {
+        Self::start_at(Site::Simulated).await
+    }
+
+    async fn start_at(site: Site) -> anyhow::Result<Self> {
         let programs = built().await?;
         let folder = tempfile::Builder::new().prefix("palisade-kubernetes-").tempdir()?;
         fs::create_dir(folder.path().join("log"))?;
-        let addresses = [IpAddr::from(HOST), IpAddr::from(FIRST_SERVICE)];
+        let addresses = [IpAddr::from(HOST), IpAddr::from(FIRST_SERVICE), IpAddr::from(NODE_ADDRESS)];
         pki::write(&folder.path().join("pki"), &programs::server(), &addresses)?;
         let (path, lock) = (folder.path().to_owned(), programs.with_file_name("running"));
-        let holder = spawn_blocking(move || Holder::start(&path, &lock)).await??;
+        let holder = spawn_blocking(move || Holder::start(&path, &lock, site)).await??;
         let cluster = Self {
             connector: Connector::new(holder.network()),
             network: holder.network_path(),
             holder: Arc::new(std::sync::Mutex::new(holder)),
             folder,
             programs,
+            site,
         };
+        if site == Site::Node {
+            node::launch_containerd(&cluster).await?;
+        }
         cluster.launch(Program::Etcd).await?;
         cluster.start_api_server().await?;
         cluster.launch(Program::Controllers).await?;
@@ -163,6 +181,15 @@ impl Cluster {
         self.stop(Program::Etcd).await
     }
 
+    /// Ends controllers and scheduler: what is written stays as it is written.
+    ///
+    /// # Errors
+    /// When the cluster has ended.
+    pub async fn stop_controllers(&self) -> anyhow::Result<()> {
+        self.stop(Program::Scheduler).await?;
+        self.stop(Program::Controllers).await
+    }
+
     /// The kubeconfig of a user who may do anything.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("pki/admin.kubeconfig")
@@ -193,7 +220,7 @@ impl Cluster {
     /// # Errors
     /// When the kubeconfig cannot be read.
     pub async fn client_of(&self, kubeconfig: &Path) -> anyhow::Result<Client> {
-        client_over(self.connector(), kubeconfig).await
+        client_of(kubeconfig, self.connector()).await
     }
 
     /// A client that may do anything, over connections that break off after as many bytes as they say.
@@ -201,7 +228,7 @@ impl Cluster {
     /// # Errors
     /// When the kubeconfig cannot be read.
     pub async fn cut_client(&self, connections: Cutting) -> anyhow::Result<Client> {
-        client_over(connections, &self.kubeconfig()).await
+        client_of(&self.kubeconfig(), connections).await
     }
 
     /// Makes connections to what listens beside the cluster.
@@ -244,6 +271,11 @@ impl Cluster {
         self.kubectl(&["wait", "--for=condition=Established", "crd", "--all", "--timeout=30s"]).await.map(drop)
     }
 
+    /// The program that [`Self::kubectl`] runs.
+    pub fn kubectl_program(&self) -> PathBuf {
+        self.programs.join("kubectl")
+    }
+
     /// The cluster's own folder: `pki/` with keys, certificates and kubeconfigs, `log/` with one file a program.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -275,7 +307,7 @@ impl Cluster {
     }
 
     async fn launch(&self, program: Program) -> anyhow::Result<()> {
-        let command = program.command(&self.programs, self.folder.path());
+        let command = program.command(&self.programs, self.folder.path(), self.site);
         self.order(move |holder| holder.launch(program.name(), &command)).await
     }
 
@@ -327,20 +359,8 @@ impl Cluster {
     }
 }
 
-/// The folder of the programs in the cache.
-async fn built() -> anyhow::Result<PathBuf> {
-    let output = Command::new(checkout::root().join("tests/kubernetes/build"))
-        .arg("--where")
-        .kill_on_drop(true)
-        .output()
-        .await?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", said.trim());
-    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim_end()))
-}
-
-/// A client with a kubeconfig, over a connector.
-async fn client_over<C>(connector: C, kubeconfig: &Path) -> anyhow::Result<Client>
+/// A client inside a cluster's network.
+async fn client_of<C>(kubeconfig: &Path, connector: C) -> anyhow::Result<Client>
 where
     C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
     C::Response: hyper::rt::Read + hyper::rt::Write + hyper_util::client::legacy::connect::Connection + Send + Unpin,
@@ -358,4 +378,16 @@ where
         .option_layer(config.auth_layer()?)
         .service(client.map_err(tower::BoxError::from));
     Ok(Client::new(service, config.default_namespace))
+}
+
+/// The folder of the programs in the cache.
+async fn built() -> anyhow::Result<PathBuf> {
+    let output = Command::new(checkout::root().join("tests/kubernetes/build"))
+        .arg("--where")
+        .kill_on_drop(true)
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}", said.trim());
+    Ok(PathBuf::from(String::from_utf8(output.stdout)?.trim_end()))
 }

@@ -19,6 +19,7 @@ use palisade_control::{
     admission::AdmissionOptions,
     ca::CertificateAuthority,
     injection::InjectionSettings,
+    provisioning::GatewaySettings,
     run_until,
     settings::Settings,
     standalone,
@@ -123,6 +124,7 @@ impl Mesh {
             jwks_ca: "/etc/ssl/certs/ca-certificates.crt".into(),
             admission: AdmissionOptions::default(),
             injection: InjectionSettings::default(),
+            gateways: GatewaySettings::default(),
             log: "info".to_owned(),
         };
         let stop = CancellationToken::new();
@@ -323,6 +325,9 @@ async fn who_proves_nothing_or_someone_else_is_refused() {
 
 #[path = "control_plane/records.rs"]
 mod records;
+
+#[path = "control_plane/trust.rs"]
+mod trust;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn standalone_is_the_same_over_a_pipe() {

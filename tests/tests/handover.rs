@@ -1,5 +1,4 @@
 //! A control plane that is told to stop hands its proxies over one after the other.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::{
     collections::BTreeSet,

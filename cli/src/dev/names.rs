@@ -1,6 +1,7 @@
 //! The names that the network's own DNS server knows.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use palisade_sidecar::dns::{Answer, Names};
@@ -27,5 +28,11 @@ impl Names for Table {
             Some(NamePlan::Alias(target)) => Answer::Alias(target.clone()),
             None => Answer::Unknown,
         }
+    }
+
+    fn name_of(&self, address: IpAddr) -> Option<String> {
+        let names = Arc::clone(&self.names.read().unwrap_or_else(PoisonError::into_inner));
+        let has = |plan: &NamePlan| matches!(plan, NamePlan::Addresses(addresses) if addresses.contains(&address));
+        names.iter().find(|(_, plan)| has(plan)).map(|(name, _)| name.clone())
     }
 }

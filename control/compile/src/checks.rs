@@ -11,21 +11,23 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use palisade_model::host::HostPattern;
 
+pub(crate) use policies::CheckedPolicies;
+
 use crate::{
     object::Head,
     reports::{Code, Report, Reports},
     resolve::Resolved,
 };
 
-/// Adds all findings.
-pub(crate) fn check(resolved: &Resolved, reports: &mut Reports) {
+/// Adds all findings, given those in policies of the mesh `before`.
+pub(crate) fn check(before: Option<&CheckedPolicies>, resolved: &Resolved, reports: &mut Reports) -> CheckedPolicies {
     virtual_services::check(resolved, reports);
     destination_hosts(resolved, reports);
     gateways::check(resolved, reports);
     gateway_api::check(resolved, reports);
     peers::check(resolved, reports);
     sidecars::check(resolved, reports);
-    policies::check(resolved, reports);
+    policies::check(before, resolved, reports)
 }
 
 /// DestinationRules for hosts that nothing has.

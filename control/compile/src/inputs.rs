@@ -8,6 +8,7 @@ mod kept;
 mod kubernetes;
 mod objects;
 mod reads;
+mod served_gateways;
 mod sources;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -15,10 +16,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use palisade_crds::{Broken, gateway_api, istio, palisade};
 
 pub use gateway_pods::GatewayKind;
-pub(crate) use gateway_pods::{CONTROLLER, GATEWAY_NAME_LABEL, is_served_class};
+pub(crate) use gateway_pods::{CONTROLLER, EGRESS_CLASS, GATEWAY_NAME_LABEL, is_served_class};
 pub use kept::KeptInputs;
 pub use objects::Objects;
 pub(crate) use reads::Input;
+pub(crate) use served_gateways::ServedGateways;
 pub use sources::{SourceDocument, SourceOptions};
 
 use crate::{
@@ -59,6 +61,8 @@ pub struct Inputs {
     pub tls_routes: Objects<gateway_api::TlsRoute>,
     /// Gateway API TCPRoutes.
     pub tcp_routes: Objects<gateway_api::TcpRoute>,
+    /// Gateway API UDPRoutes.
+    pub udp_routes: Objects<gateway_api::UdpRoute>,
     /// Gateway API BackendTLSPolicies.
     pub backend_tls_policies: Objects<gateway_api::BackendTlsPolicy>,
     /// Gateway API ReferenceGrants.

@@ -5,9 +5,11 @@
 
 mod checks;
 mod hosts;
+mod infrastructure;
 pub mod inputs;
 mod keys;
 mod lower;
+mod memo;
 mod mesh;
 mod object;
 mod plan;
@@ -15,9 +17,11 @@ mod references;
 mod reports;
 mod resolve;
 pub mod settings;
+mod slice;
 pub mod status;
 mod time;
 
+pub use infrastructure::{ExposedPort, Infrastructure, Overlays, Wanted, infrastructure, label_value as gateway_label};
 pub use inputs::{GatewayKind, Inputs, KeptInputs, SourceDocument, SourceOptions};
 pub use keys::{FetchedKeys, KeySource, Keys, key_sources, public_keys};
 pub use mesh::{Compiled, Mesh, ProxyRef, ScopeError, compile, compile_after, scope};
@@ -26,3 +30,4 @@ pub use plan::{GatewayPlan, Plan, PodPlan, plan};
 pub use references::{Reference, ReferenceKind, references};
 pub use reports::{Code, Condition, Diagnostic, ObjectName, Reports};
 pub use settings::{ControlSettings, InvalidSetting, MeshSettings, Revisions};
+pub use slice::{Slice, scope_after};

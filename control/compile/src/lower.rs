@@ -18,7 +18,7 @@ pub(crate) mod http_routes;
 mod inbound;
 mod l4;
 mod mirrors;
-mod ports;
+pub(crate) mod ports;
 mod proxy_settings;
 mod regexes;
 mod retries;
@@ -42,7 +42,8 @@ use crate::{
         assembly::Assembly,
         client::{Client, Proxy},
     },
-    resolve::{Resolved, services::Registered},
+    memo::{PartValue, What},
+    resolve::{Resolved, services::Registered, workloads::host_key},
 };
 
 /// Everything that one proxy needs: a sidecar its own namespace's services and what it asked about, a gateway what its routes
@@ -61,8 +62,8 @@ pub(crate) fn lower(resolved: &Resolved, proxy: &Proxy, queries: &BTreeSet<Query
                 assembly.add(Resource::Cluster(cluster), None)?;
             }
             inbound::add(&mut assembly, &policies)?;
-            let ports = ports::of(client);
-            assembly.add_entry((*resolved.membership).clone()?);
+            let ports = assembly.ports()?;
+            assembly.add_entry(resolved.membership().clone()?);
             virtual_hosts::add_unregistered(&mut assembly)?;
             http_ports = ports.http;
             tls_ports = ports.tls;
@@ -101,7 +102,9 @@ fn add_services(assembly: &mut Assembly<'_>, queries: &BTreeSet<Query>) -> Resul
     }
     for host in hosts {
         if let Some(service) = client.service(&host) {
-            services::add(assembly, service)?;
+            assembly.part(What::Service(service.registry, host_key(service)), None, |assembly| {
+                services::add(assembly, service).map(|()| PartValue::Added)
+            })?;
         }
     }
     Ok(())

@@ -16,19 +16,24 @@ use palisade_model::{
 };
 
 use crate::{
-    checks,
-    inputs::{GatewayKind, Inputs},
-    lower::{self, client::Proxy},
-    object::ObjectKey,
+    checks::{self, CheckedPolicies},
+    inputs::{GATEWAY_NAME_LABEL, GatewayKind, Inputs, core},
+    lower::client::Proxy,
+    object::{Object, ObjectKey},
     reports::Reports,
-    resolve::{Resolved, locality::Locality},
+    resolve::{Resolved, gateways, locality::Locality},
     settings::Topology,
+    slice::scope_after,
 };
+
+/// Label of pods by the proxy that runs there.
+pub(crate) const PROXY_LABEL: &str = "palisade.dev/proxy";
 
 /// What documents mean: resolved, ready to be cut into slices. Cheap to clone and share.
 #[derive(Debug, Clone)]
 pub struct Mesh {
     resolved: Arc<Resolved>,
+    checked: Arc<CheckedPolicies>,
 }
 
 /// The result of compiling.
@@ -126,14 +131,14 @@ pub fn compile(inputs: &Arc<Inputs>) -> Compiled {
 /// from `previous`.
 pub fn compile_after(previous: &Mesh, mut inputs: Inputs) -> Compiled {
     inputs.adopt(previous.inputs());
-    compile_from(Some(&previous.resolved), Arc::new(inputs))
+    compile_from(Some(previous), Arc::new(inputs))
 }
 
-fn compile_from(previous: Option<&Resolved>, inputs: Arc<Inputs>) -> Compiled {
+fn compile_from(previous: Option<&Mesh>, inputs: Arc<Inputs>) -> Compiled {
     let mut reports = inputs.reports.clone();
-    let resolved = Resolved::after(previous, inputs, &mut reports);
-    checks::check(&resolved, &mut reports);
-    Compiled { mesh: Mesh { resolved: Arc::new(resolved) }, reports }
+    let resolved = Resolved::after(previous.map(Mesh::resolved), inputs, &mut reports);
+    let checked = checks::check(previous.map(|previous| &*previous.checked), &resolved, &mut reports);
+    Compiled { mesh: Mesh { resolved: Arc::new(resolved), checked: Arc::new(checked) }, reports }
 }
 
 /// One proxy's slice of the mesh. `queries` are the hosts and addresses that it has subscribed to.
@@ -141,10 +146,7 @@ fn compile_from(previous: Option<&Resolved>, inputs: Arc<Inputs>) -> Compiled {
 /// # Errors
 /// When the proxy has no identity, or the slice would not be closed.
 pub fn scope(mesh: &Mesh, proxy: &ProxyRef, queries: &BTreeSet<Query>) -> Result<Snapshot, ScopeError> {
-    let proxy = mesh.proxy(proxy)?;
-    let entries = lower::lower(&mesh.resolved, &proxy, queries)?;
-    let name = || format!("{}/{}", proxy.namespace, proxy.name);
-    Snapshot::new(entries).map_err(|source| ScopeError::Snapshot { proxy: name(), source })
+    scope_after(None, mesh, proxy, queries).map(|slice| Arc::unwrap_or_clone(Arc::clone(slice.snapshot())))
 }
 
 impl Mesh {
@@ -161,6 +163,27 @@ impl Mesh {
     /// What the mesh was compiled from.
     pub fn inputs(&self) -> &Arc<Inputs> {
         &self.resolved.inputs
+    }
+
+    /// Whether a pod is a gateway: it says so, or documents lead to it and no sidecar of ours runs there.
+    pub fn is_gateway(&self, pod: &Object<core::Pod>) -> bool {
+        let labels = &pod.head.labels;
+        match labels.get(PROXY_LABEL).map(String::as_str) {
+            Some("gateway") => return true,
+            // Injection says so, and nobody else.
+            Some("sidecar") => return false,
+            Some(_) | None => {}
+        }
+        if pod.spec.gateway.is_some() || labels.contains_key(GATEWAY_NAME_LABEL) {
+            return true;
+        }
+        let namespace = &pod.head.key.namespace;
+        let is_selected = || {
+            let gateways = gateways::selecting(self.inputs(), namespace, labels);
+            // Without a selector a Gateway makes nobody one.
+            gateways.into_iter().any(|gateway| !gateway.spec.selector.is_empty())
+        };
+        !pod.spec.is_injected && (!self.resolved.gateway_api.served().by(namespace, labels).is_empty() || is_selected())
     }
 
     pub(crate) fn resolved(&self) -> &Resolved {
@@ -183,7 +206,7 @@ impl Mesh {
     }
 
     /// A proxy with what its pod says about it.
-    fn proxy(&self, asked: &ProxyRef) -> Result<Proxy, ScopeError> {
+    pub(crate) fn proxy(&self, asked: &ProxyRef) -> Result<Proxy, ScopeError> {
         let ProxyRef { kind, namespace, name, labels, service_account, ips, gateway, locality, node, network } = asked;
         let inputs = &self.resolved.inputs;
         let key = name.as_ref().map(|name| ObjectKey::new(Arc::clone(namespace), Arc::clone(name)));
@@ -213,10 +236,11 @@ impl Mesh {
             GatewayKind::GatewayApi => Some(key.clone()),
             GatewayKind::Istio => None,
         });
-        let of_label = labels
-            .get("gateway.networking.k8s.io/gateway-name")
-            .map(|name| ObjectKey::new(Arc::clone(&namespace), name.as_str()));
-        let gateway = if *kind == ProxyKind::Gateway { gateway.clone().or(of_pod).or(of_label) } else { None };
+        let gateways = match (kind, gateway.clone().or(of_pod)) {
+            (ProxyKind::Sidecar, _) => Vec::new(),
+            (ProxyKind::Gateway, Some(gateway)) => vec![gateway],
+            (ProxyKind::Gateway, None) => self.resolved.gateway_api.served().by(&namespace, &labels),
+        };
         let identity = SpiffeId::new(inputs.settings.trust_domain.clone(), &namespace, &service_account)
             .map_err(|source| ScopeError::Identity { proxy: format!("{namespace}/{name}"), source })?;
         let node = node.clone().or_else(|| pod.map(|pod| pod.spec.node.clone())).unwrap_or_default();
@@ -234,7 +258,7 @@ impl Mesh {
             labels,
             identity,
             addresses,
-            gateway,
+            gateways,
             topology,
             locality,
             node,

@@ -1,6 +1,6 @@
 //! What every object has: identity, age, provenance, and where its text stands.
 
-use std::{cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use palisade_model::origin::Origin;
 
@@ -42,6 +42,8 @@ pub struct Head {
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Addresses that hosts of a ServiceEntry have been given (`status.addresses`); `None` for all other objects.
+    pub allocated: Option<Arc<[(String, IpAddr)]>>,
 }
 
 /// An object of one kind.
@@ -129,6 +131,7 @@ mod tests {
             created,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
+            allocated: None,
         };
         let mut heads =
             [head(2, "a", "a"), head(1, "a", "b"), head(1, "b", "a"), head(i64::MIN, "z", "z"), head(1, "a", "a")];

@@ -119,7 +119,7 @@ fn gateway_ports(
         labels: pod.head.labels.clone(),
         identity,
         addresses: pod.spec.ips.clone(),
-        gateway: (kind == GatewayKind::GatewayApi).then(|| gateway.clone()),
+        gateways: (kind == GatewayKind::GatewayApi).then(|| gateway.clone()).into_iter().collect(),
         topology: None,
         locality: Default::default(),
         node: String::new(),
@@ -129,7 +129,7 @@ fn gateway_ports(
         GatewayKind::GatewayApi => {
             let listeners =
                 inputs.api_gateways.get(gateway).map(|gateway| gateway.spec.listeners.as_slice()).unwrap_or_default();
-            listeners.iter().map(|listener| listener.port).collect()
+            listeners.iter().filter(|listener| listener.protocol != "UDP").map(|listener| listener.port).collect()
         }
         GatewayKind::Istio => inputs
             .gateways

@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use palisade_crds::gateway_api::ObjectReference;
 
 use crate::{
-    inputs::{Inputs, is_served_class},
+    infrastructure::{reference_of_class, reference_of_gateway},
+    inputs::{CONTROLLER, Inputs, is_served_class},
     object::selects,
     resolve::gateway_api::{GROUP, Grants, Referrer},
 };
@@ -40,6 +41,10 @@ pub fn references(inputs: &Inputs) -> BTreeSet<Reference> {
             continue;
         }
         let own = &gateway.head.key.namespace;
+        // What is no ConfigMap is not read, and said in status.
+        if let Ok(Some(key)) = reference_of_gateway(gateway) {
+            found.add(ReferenceKind::ConfigMap, &key.namespace, &key.name);
+        }
         let from = Referrer { group: GROUP, kind: "Gateway", namespace: own };
         let certificates =
             gateway.spec.listeners.iter().flat_map(|listener| &listener.tls).flat_map(|tls| &tls.certificate_refs);
@@ -59,6 +64,11 @@ pub fn references(inputs: &Inputs) -> BTreeSet<Reference> {
             if grants.permits(from, namespace, group, kind, name) {
                 found.object(group, kind, namespace, name);
             }
+        }
+    }
+    for class in inputs.gateway_classes.values().filter(|class| class.spec.controller_name == CONTROLLER) {
+        if let Ok(Some(key)) = reference_of_class(&class.spec) {
+            found.add(ReferenceKind::ConfigMap, &key.namespace, &key.name);
         }
     }
     for policy in inputs.backend_tls_policies.values() {

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use palisade_crds::{Document, Severity};
+use palisade_crds::{Document, Severity, one_line};
 use serde::{Serialize, Serializer};
 
-use crate::object::Head;
+use crate::{object::Head, resolve::gateway_api::GatewayApi};
 
+mod conditions;
 #[cfg(test)]
 mod page;
 
@@ -19,10 +20,8 @@ pub struct Reports {
     rejected: BTreeMap<ObjectName, (Arc<str>, i64)>,
     /// Findings whose place is not looked up yet.
     unplaced: Option<Vec<(Report, Place)>>,
-    /// Status conditions of Gateway API objects.
-    pub conditions: BTreeMap<ObjectName, Vec<Condition>>,
-    /// Attached routes by Gateway and listener name.
-    pub attached_routes: BTreeMap<(ObjectName, Arc<str>), u32>,
+    /// Gateways and routes with what is to be said of them.
+    gateway_api: Arc<GatewayApi>,
 }
 
 /// One finding, as `palisade analyze` prints it.
@@ -181,7 +180,7 @@ pub(crate) struct Report {
 impl Report {
     /// A finding about a field of an object.
     pub(crate) fn warning(head: &Head, code: Code, path: &str, message: &str) -> Self {
-        Self { code, object: ObjectName::of(head), path: path.to_owned(), message: message.to_owned() }
+        Self { code, object: ObjectName::of(head), path: path.to_owned(), message: one_line(message.to_owned()) }
     }
 
     /// The finding at a place.
@@ -216,7 +215,7 @@ impl Reports {
 
     /// Adds what [`Reports::unplaced`] collected.
     pub(crate) fn add_all(&mut self, found: &Self) {
-        let Self { diagnostics, documents: _, rejected: _, unplaced, conditions, attached_routes } = found;
+        let Self { diagnostics, documents: _, rejected: _, unplaced, gateway_api: _ } = found;
         self.diagnostics.extend(diagnostics.iter().cloned());
         for (report, place) in unplaced.iter().flatten() {
             match place {
@@ -224,10 +223,6 @@ impl Reports {
                 Place::Inside(line) => self.add_inside(report.clone(), *line),
             }
         }
-        for (object, conditions) in conditions {
-            self.conditions.entry(object.clone()).or_default().extend(conditions.iter().cloned());
-        }
-        self.attached_routes.extend(attached_routes.iter().map(|(listener, count)| (listener.clone(), *count)));
     }
 
     /// Adds a finding; its line follows from the object's document.
@@ -278,9 +273,24 @@ impl Reports {
         self.rejected.iter()
     }
 
-    /// Adds a condition of an object.
-    pub(crate) fn condition(&mut self, object: ObjectName, condition: Condition) {
-        self.conditions.entry(object).or_default().push(condition);
+    /// Whether there is no finding.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.diagnostics.is_empty() && self.unplaced.as_ref().is_none_or(Vec::is_empty)
+    }
+
+    /// Notes what was resolved of the Gateway API.
+    pub(crate) fn resolved(&mut self, gateway_api: &Arc<GatewayApi>) {
+        self.gateway_api = Arc::clone(gateway_api);
+    }
+
+    /// Status conditions of Gateway API objects. Made anew with each call: one look at each of them.
+    pub fn conditions(&self) -> BTreeMap<ObjectName, Vec<Condition>> {
+        conditions::of(&self.gateway_api)
+    }
+
+    /// Attached routes by Gateway and listener name.
+    pub fn attached_routes(&self) -> BTreeMap<(ObjectName, Arc<str>), u32> {
+        conditions::attached_routes(&self.gateway_api)
     }
 
     /// All diagnostics in order of file, line and code, each once.

@@ -14,7 +14,7 @@ pub(crate) mod peers;
 pub(crate) mod protocol;
 pub(crate) mod providers;
 pub(crate) mod secrets;
-mod service_entries;
+pub(crate) mod service_entries;
 pub(crate) mod services;
 pub(crate) mod sidecars;
 mod stage;
@@ -22,7 +22,10 @@ pub(crate) mod tokens;
 pub(crate) mod virtual_services;
 pub(crate) mod workloads;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use palisade_model::{hash::HashError, resource::Entry};
 use palisade_policy::CedarAdmission;
@@ -30,6 +33,7 @@ use palisade_policy::CedarAdmission;
 use crate::{
     inputs::{Input, Inputs},
     lower::shared::SharedEntries,
+    memo::{self, Basis, Parts, Read},
     reports::Reports,
     resolve::{
         authorization::{Authorization, PolicyMemo},
@@ -61,7 +65,7 @@ pub(crate) struct Resolved {
     pub(crate) workloads: Arc<Workloads>,
     /// Sidecars.
     pub(crate) sidecars: Arc<Sidecars>,
-    /// Which names and addresses there are at all.
+    /// Which names and addresses there are at all; noted by [`Resolved::membership`].
     pub(crate) membership: Arc<Membership>,
     /// DestinationRules.
     pub(crate) destinations: Arc<DestinationPolicies>,
@@ -81,6 +85,12 @@ pub(crate) struct Resolved {
     pub(crate) gateway_api: Arc<GatewayApi>,
     /// Entries that proxies have in common.
     pub(crate) shared: Arc<SharedEntries>,
+    /// Parts that slices have in common.
+    pub(crate) parts: Arc<Parts>,
+    /// What changes seldom, all of it.
+    pub(crate) basis: Arc<Basis>,
+    /// No other mesh of this process has this number.
+    pub(crate) serial: u64,
     stages: Stages,
 }
 
@@ -132,6 +142,7 @@ const GATEWAY_API: &[Input] = &[
     Input::GrpcRoutes,
     Input::TlsRoutes,
     Input::TcpRoutes,
+    Input::UdpRoutes,
     Input::BackendTlsPolicies,
     Input::ServiceEntries,
     Input::ReferenceGrants,
@@ -161,7 +172,14 @@ impl Resolved {
             Workloads::after(before, inputs, &services.value(), &peers.value(), &settings)
         });
         let membership = Stage::of(held.map(|h| &h.membership), &inputs, endpoints, reports, |_, _| {
-            membership::entry(&services.value(), &workloads.value())
+            let before = held.filter(|held| {
+                let before = (&*held.services.value(), &*held.workloads.value());
+                membership::holds(before, (&services.value(), &workloads.value()))
+            });
+            match before {
+                Some(held) => (*held.membership.value()).clone(),
+                None => membership::entry(&services.value(), &workloads.value()),
+            }
         });
         let sidecars = Stage::of(held.map(|h| &h.sidecars), &inputs, &[SIDECARS], reports, |inputs, _| {
             Sidecars::new(inputs, Arc::clone(root))
@@ -201,8 +219,10 @@ impl Resolved {
         let secrets =
             Stage::of(held.map(|h| &h.secrets), &inputs, &[SECRETS], reports, |inputs, _| Secrets::new(inputs));
         let gateway_api = Stage::of(held.map(|h| &h.gateway_api), &inputs, &[GATEWAY_API], reports, |inputs, _| {
-            GatewayApi::new(inputs)
+            GatewayApi::after(held.map(|held| held.gateway_api.value()).as_deref(), inputs)
         });
+        let basis = Basis::after(previous.map(|previous| &previous.basis), &inputs, &custom.value());
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let stages = Stages {
             services,
             workloads,
@@ -232,10 +252,19 @@ impl Resolved {
             secrets: stages.secrets.value(),
             gateway_api: stages.gateway_api.value(),
             shared: previous.map(|previous| Arc::clone(&previous.shared)).unwrap_or_default(),
+            parts: previous.map(|previous| Arc::clone(&previous.parts)).unwrap_or_default(),
+            basis,
+            serial: NEXT.fetch_add(1, Ordering::Relaxed),
             inputs,
             settings,
             stages,
         }
+    }
+
+    /// Which names and addresses there are at all.
+    pub(crate) fn membership(&self) -> &Membership {
+        memo::note(|| Read::Membership);
+        &self.membership
     }
 
     /// How many steps both share.

@@ -1,5 +1,6 @@
 //! What the status of each object should say: pure, from the compiled mesh, its reports, and what proxies have acknowledged.
 
+mod addresses;
 mod backend_tls;
 mod cedar;
 mod condition;
@@ -10,7 +11,7 @@ mod istio;
 mod render;
 mod route;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use palisade_model::{origin::Origin, settings::WorkloadRef};
 
@@ -20,7 +21,7 @@ pub use holds::{Holding, find, generations, holding};
 
 use crate::{
     inputs::{CONTROLLER, GATEWAY_NAME_LABEL},
-    mesh::Mesh,
+    mesh::{Mesh, PROXY_LABEL},
     object::ObjectKey,
     reports::{Diagnostic, ObjectName, Reports},
     settings::Revisions,
@@ -46,8 +47,8 @@ pub struct Statuses {
 pub struct ExpectedProxy {
     /// Its pod.
     pub pod: WorkloadRef,
-    /// The Gateway of the Gateway API that it serves.
-    pub gateway: Option<ObjectKey>,
+    /// The Gateways of the Gateway API that it serves.
+    pub gateways: Vec<ObjectKey>,
     /// The control plane that it is for, as the pod's label says.
     pub revision: Option<Arc<str>>,
 }
@@ -156,6 +157,8 @@ pub struct WholeStatus {
     pub messages: Option<Vec<Finding>>,
     /// Objects that it attaches to, for `ancestors`; `None` = the kind has none.
     pub ancestors: Option<Vec<Reference>>,
+    /// Addresses that its hosts have been given, for `addresses`; empty for all kinds but ServiceEntry.
+    pub addresses: Vec<(Arc<str>, IpAddr)>,
     /// It changes no answer.
     pub is_dry_run: bool,
     /// Which proxies it concerns; `None` = it becomes no resource of its own, nobody can say who enforces it.
@@ -178,6 +181,17 @@ pub struct Finding {
 pub struct StatusOptions {
     /// Version of the Gateway API's CRDs that are installed; `None` = not known.
     pub gateway_api_version: Option<String>,
+    /// Gateways whose objects could not be made as they should be.
+    pub troubles: Arc<BTreeMap<ObjectKey, Trouble>>,
+}
+
+/// Why the objects that run a Gateway are not as they should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// What its owner says about them is the reason.
+    pub is_parameters: bool,
+    /// For a person.
+    pub message: String,
 }
 
 /// What all statuses should say.
@@ -185,7 +199,7 @@ pub fn statuses(mesh: &Mesh, reports: &Reports, options: &StatusOptions) -> Stat
     let resolved = mesh.resolved();
     let mut objects = BTreeMap::new();
     gateway::classes(resolved, options, &mut objects);
-    gateway::gateways(resolved, &mut objects);
+    gateway::gateways(resolved, options, &mut objects);
     route::routes(resolved, &mut objects);
     backend_tls::policies(resolved, &mut objects);
     let mut findings: BTreeMap<&ObjectName, Vec<&Diagnostic>> = BTreeMap::new();
@@ -200,15 +214,17 @@ pub fn statuses(mesh: &Mesh, reports: &Reports, options: &StatusOptions) -> Stat
 fn expected(mesh: &Mesh) -> Vec<ExpectedProxy> {
     let pods = mesh.inputs().pods.values().filter(|pod| pod.spec.is_ready && !pod.spec.is_gone);
     let proxies = pods.filter_map(|pod| {
-        let by_label = pod.head.labels.get(GATEWAY_NAME_LABEL);
-        let gateway = by_label.map(|name| ObjectKey::new(Arc::clone(&pod.head.key.namespace), name.as_str()));
-        // Other controllers mark their pods in the same way.
-        let gateway = gateway.filter(|key| mesh.resolved().gateway_api.gateway(key).is_some());
-        let is_expected =
-            gateway.is_some() || pod.spec.gateway.is_some() || (pod.spec.is_injected && pod.spec.is_palisade);
+        // Other controllers mark their pods in the same way: only Gateways of ours count.
+        let is_gateway = mesh.is_gateway(pod);
+        let served = || mesh.resolved().gateway_api.served().by(&pod.head.key.namespace, &pod.head.labels);
+        let gateways = if is_gateway { served() } else { Vec::new() };
+        // A pod that documents lead to may run another mesh's gateway, unless it says that it is ours.
+        let says = pod.head.labels.get(PROXY_LABEL).is_some_and(|proxy| proxy == "gateway");
+        let is_marked = says || pod.head.labels.contains_key(GATEWAY_NAME_LABEL) && !gateways.is_empty();
+        let is_expected = is_marked || pod.spec.gateway.is_some() || (pod.spec.is_injected && pod.spec.is_palisade);
         let ObjectKey { namespace, name } = pod.head.key.clone();
         let revision = pod.head.labels.get(Revisions::LABEL).map(|label| label.as_str().into());
-        is_expected.then_some(ExpectedProxy { pod: WorkloadRef { namespace, name }, gateway, revision })
+        is_expected.then_some(ExpectedProxy { pod: WorkloadRef { namespace, name }, gateways, revision })
     });
     proxies.collect()
 }

@@ -19,6 +19,9 @@ pub struct AdmissionOptions {
     /// Service.
     #[arg(long, env = "PALISADE_WEBHOOK_URL", value_name = "URL")]
     pub webhook_url: Option<String>,
+    /// ClusterRole that webhook configurations and admission policies belong to: they are removed with it.
+    #[arg(long, env = "PALISADE_WEBHOOK_OWNER", default_value = "palisade-control", value_name = "NAME")]
+    pub webhook_owner: String,
     /// Write no webhook configurations and admission policies into the cluster: somebody else does.
     #[arg(long, env = "PALISADE_WEBHOOK_UNREGISTERED")]
     pub webhook_unregistered: bool,
@@ -45,6 +48,7 @@ impl Default for AdmissionOptions {
             webhook: SocketAddr::from(([0, 0, 0, 0], 15017)),
             webhook_service: "palisade-control".to_owned(),
             webhook_url: None,
+            webhook_owner: "palisade-control".to_owned(),
             webhook_unregistered: false,
             revision: DEFAULT_REVISION.to_owned(),
             revision_tag: Vec::new(),

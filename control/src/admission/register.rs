@@ -1,8 +1,9 @@
 //! What tells the API server about the webhooks: written by the control plane itself, so that their CA is always the one that signs.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::{
     Api, Client,
     api::{DynamicObject, Patch, PatchParams},
@@ -10,7 +11,10 @@ use kube::{
 };
 use palisade_compile::Revisions;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::ca::CertificateAuthority;
 
 use super::{
     options::{AdmissionOptions, DEFAULT_REVISION},
@@ -28,19 +32,20 @@ const API_VERSION: &str = "admissionregistration.k8s.io/v1";
 /// Namespaces whose pods are never injected.
 pub const NEVER_INJECTED: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", "local-path-storage"];
 
-/// Keeps the configurations in the cluster until `stop`: at once and every half minute, with the roots of that moment.
+/// Keeps the configurations in the cluster until `stop`: at once, when the roots change and every half minute, with the roots of that moment.
 ///
 /// Each replica writes the same, so none of them need lead.
 pub async fn keep(
     client: Client,
     options: AdmissionOptions,
     namespace: String,
-    roots: impl Fn() -> String,
+    mut authority: watch::Receiver<Arc<CertificateAuthority>>,
     stop: CancellationToken,
 ) {
     let mut failures: u32 = 0;
     loop {
-        let wait = match write(&client, &options, &namespace, &roots()).await {
+        let roots = authority.borrow_and_update().root_bundle().to_owned();
+        let wait = match write(&client, &options, &namespace, &roots).await {
             Ok(()) => {
                 failures = 0;
                 KEEP
@@ -55,6 +60,7 @@ pub async fn keep(
             biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait.mul_f64(0.9 + 0.2 * fastrand::f64())) => {}
+            Ok(()) = authority.changed() => {}
         }
     }
 }
@@ -74,12 +80,18 @@ pub async fn write(
         ("validatingwebhookconfigurations", validating(&options.revisions(), &endpoint("/validate"))),
         ("mutatingwebhookconfigurations", mutating(&options.revisions(), &endpoint("/inject"))),
     ];
-    // There is one set of them for all: it is the default revision's.
-    if options.revisions().is_default() {
-        objects.extend(policies());
-    }
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    for (plural, object) in objects {
+    objects.extend(policies());
+    // Revisions share the admission policies: each says its own about them, and takes nothing back from the others.
+    let manager = match options.revision.as_str() {
+        DEFAULT_REVISION => FIELD_MANAGER.to_owned(),
+        revision => format!("{FIELD_MANAGER}-{revision}"),
+    };
+    let parameters = PatchParams::apply(&manager).force();
+    let owner = owner(client, &options.webhook_owner).await;
+    for (plural, mut object) in objects {
+        if let (Some(owner), Some(metadata)) = (&owner, object.get_mut("metadata").and_then(Value::as_object_mut)) {
+            metadata.insert("ownerReferences".to_owned(), json!([owner]));
+        }
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let resource = ApiResource {
             group: "admissionregistration.k8s.io".to_owned(),
@@ -94,6 +106,20 @@ pub async fn write(
     Ok(())
 }
 
+/// The ClusterRole that everything belongs to, so that it goes with the installation; `None` where there is none to be seen.
+async fn owner(client: &Client, name: &str) -> Option<Value> {
+    let api: Api<ClusterRole> = Api::all(client.clone());
+    match api.get_opt(name).await {
+        Ok(role) => Some(json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "name": name, "uid": role?.metadata.uid?,
+        })),
+        Err(error) => {
+            tracing::debug!(%error, role = name, "webhook configurations have no owner");
+            None
+        }
+    }
+}
+
 fn client_config(options: &AdmissionOptions, namespace: &str, roots: &str, path: &str) -> Value {
     let bundle = STANDARD.encode(roots);
     match &options.webhook_url {
@@ -105,8 +131,21 @@ fn client_config(options: &AdmissionOptions, namespace: &str, roots: &str, path:
     }
 }
 
-fn name(revision: &str) -> String {
-    if revision == DEFAULT_REVISION { "palisade".to_owned() } else { format!("palisade-{revision}") }
+/// Name of the webhook configurations of the default revision.
+pub const NAME: &str = "palisade";
+
+/// Names of the webhook configurations of a revision.
+pub fn name(revision: &str) -> String {
+    if revision == DEFAULT_REVISION { NAME.to_owned() } else { format!("{NAME}-{revision}") }
+}
+
+/// Names of the admission policies and their bindings.
+pub fn policy_names() -> Vec<String> {
+    let name = |object: &Value| object.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
+    let mut names: Vec<String> = policies().iter().filter_map(|(_, object)| name(object)).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// Which documents are checked. Where nobody answers, policies are refused and everything else is taken: a route that is wrong

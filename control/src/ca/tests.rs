@@ -177,3 +177,134 @@ fn a_plugged_in_rsa_root_signs() {
     let authority = load(folder.path()).unwrap();
     assert!(authority.sign(&csr(&[]), &identity(), HOUR, SystemTime::now()).is_ok());
 }
+
+fn generated() -> Material {
+    Material::generate(&domain(), SystemTime::now()).unwrap()
+}
+
+fn made(material: &Material) -> CertificateAuthority {
+    material.clone().authority(Path::new("here"), SystemTime::now()).unwrap()
+}
+
+#[test]
+fn a_root_is_replaced_in_steps_that_can_be_taken_back() {
+    let step = |material: &Material, way| material.clone().step(way, &domain(), SystemTime::now());
+    let start = generated();
+    let old = made(&start).trust().signing;
+    assert!(matches!(step(&start, Direction::Back), Err(NoStep::NothingToTakeBack)));
+    let distributing = step(&start, Direction::Forward).unwrap();
+    let signing = step(&distributing, Direction::Forward).unwrap();
+    let end = step(&signing, Direction::Forward).unwrap();
+    let (first, second, last) = (made(&distributing), made(&signing), made(&end));
+    assert_eq!((first.phase(), first.trust().signing, first.trusted().len()), (Some(Phase::Distributing), old, 2));
+    assert_eq!((second.phase(), second.trusted().len()), (Some(Phase::Signing), 2));
+    assert_ne!(second.trust().signing, old);
+    assert_eq!((last.phase(), last.trusted().len(), last.trust().signing), (None, 1, second.trust().signing));
+    let subjects: Vec<_> = second.trusted().values().map(|root| &root.subject).collect();
+    assert_ne!(subjects[0], subjects[1], "lists of what is revoked find them by name");
+
+    let back = made(&step(&signing, Direction::Back).unwrap());
+    assert_eq!((back.trust(), back.phase()), (first.trust(), first.phase()));
+    let dropped = made(&step(&distributing, Direction::Back).unwrap());
+    assert_eq!((dropped.trust().signing, dropped.trusted().len()), (old, 1));
+    for name in [CERTIFICATE, KEY, ROOTS, CHAIN, REVOKED, PHASE, OTHER_CERTIFICATE, OTHER_KEY] {
+        assert_eq!(end.texts().iter().filter(|(own, _)| *own == name).count(), 1, "{name} is kept");
+    }
+}
+
+#[test]
+fn a_plugged_in_intermediate_is_replaced_by_whoever_plugged_it_in() {
+    let mut material = generated();
+    material.roots = generated().roots;
+    assert!(matches!(material.step(Direction::Forward, &domain(), SystemTime::now()), Err(NoStep::PluggedIn)));
+}
+
+#[test]
+fn an_authority_is_replaced_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(load(folder.path()).unwrap());
+    let old = read_material(folder.path()).unwrap();
+    let next = old.clone().step(Direction::Forward, &domain(), SystemTime::now()).unwrap();
+    let expected = made(&next).trust().clone();
+    // A crash before all is written: the old one.
+    fs::create_dir(folder.path().join(".palisade-draft")).unwrap();
+    fs::write(folder.path().join(".palisade-draft/ca-cert.pem"), "torn").unwrap();
+    assert_eq!(load(folder.path()).unwrap().trust(), made(&old).trust());
+    // A crash when all is written and some of it is in its place: the new one.
+    let elsewhere = tempfile::tempdir().unwrap();
+    write_material(elsewhere.path(), &next).unwrap();
+    let coming = folder.path().join(".palisade-coming");
+    fs::create_dir(&coming).unwrap();
+    for (name, text) in next.texts() {
+        let Some(text) = text else { continue };
+        let place = if name == KEY { folder.path() } else { &coming };
+        fs::write(place.join(name), text).unwrap();
+    }
+    fs::write(coming.join("gone"), "ca-crl.pem\nother.txt\n").unwrap();
+    fs::write(folder.path().join("ca-crl.pem"), "to go").unwrap();
+    fs::write(folder.path().join("other.txt"), "not ours").unwrap();
+    assert_eq!(load(folder.path()).unwrap().trust(), &expected);
+    assert!(!coming.exists() && !folder.path().join("ca-crl.pem").exists() && folder.path().join("other.txt").exists());
+    // Back: what belonged to the step is gone.
+    write_material(folder.path(), &old).unwrap();
+    assert_eq!(load(folder.path()).unwrap().trust(), made(&old).trust());
+    assert!(!folder.path().join("rotation").exists());
+}
+
+#[test]
+fn half_of_a_step_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(load(folder.path()).unwrap());
+    fs::write(folder.path().join("rotation"), "signing").unwrap();
+    assert!(load(folder.path()).err().unwrap().to_string().contains("rotation-ca-key.pem"));
+    for name in ["rotation-ca-cert.pem", "rotation-ca-key.pem"] {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    fs::write(folder.path().join("rotation"), "waltzing").unwrap();
+    assert!(load(folder.path()).err().unwrap().to_string().contains("`distributing`"));
+}
+
+#[test]
+fn what_is_revoked_is_judged_and_what_cannot_be_read_closes() {
+    let mut material = generated();
+    let chain = made(&material).sign(&csr(&[]), &identity(), HOUR, SystemTime::now()).unwrap();
+    let leaf = CertificateDer::from_pem_slice(chain[0].as_bytes()).unwrap();
+    let judge = |material: &Material| made(material).judge(std::slice::from_ref(&leaf), SystemTime::now());
+    judge(&material).unwrap();
+    let (_, parsed) = X509Certificate::from_der(&leaf).unwrap();
+    let revoked = |serial: &[u8], key: &str| {
+        let issuer = Issuer::from_ca_cert_pem(&material.certificate, KeyPair::from_pem(key).unwrap()).unwrap();
+        let revoked = rcgen::RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(2020, 1, 2),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![revoked],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&issuer).unwrap().pem().unwrap()
+    };
+    let (its, other) = (revoked(parsed.raw_serial(), &material.key), revoked(&[7], &material.key));
+    let forged = revoked(&[7], &generated().key);
+    material.revoked = Some(other);
+    judge(&material).unwrap();
+    assert_eq!(made(&material).revocation().revoked, 1);
+    assert!(made(&material).revocation().next_update.is_some_and(|next| next < SystemTime::now()));
+    material.revoked = Some(its);
+    assert!(judge(&material).unwrap_err().contains("evoked"));
+    for (text, expected) in
+        [("garbage", "no revocation list"), (&forged, "is not signed by"), (&chain[0], "no revocation")]
+    {
+        material.revoked = Some(text.to_owned());
+        let authority = made(&material);
+        let refusal = authority.trust().refusal.clone().unwrap();
+        assert!(refusal.contains("here/ca-crl.pem") && refusal.contains(expected), "{refusal}");
+        assert!(judge(&material).is_err());
+    }
+}

@@ -72,7 +72,7 @@ impl Fleet {
     }
 
     /// A replica tells something. False: it counts as gone, or speaks of streams that it never named.
-    pub(crate) fn told(&self, replica: &Arc<str>, told: Told) -> bool {
+    pub(crate) fn replica_told(&self, replica: &Arc<str>, told: Told) -> bool {
         let Told { proxies, left, parts, compiled, removed } = told;
         let mut state = self.state.lock();
         let Some(mut peer) = state.peers.remove(replica) else { return false };

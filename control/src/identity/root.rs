@@ -14,7 +14,10 @@ use kube::{
 };
 use palisade_model::identity::TrustDomain;
 
-use crate::ca::{CERTIFICATE, CHAIN, CaError, CertificateAuthority, KEY, Material, ROOTS};
+use crate::ca::{
+    CERTIFICATE, CHAIN, CaError, CertificateAuthority, KEY, Material, OTHER_CERTIFICATE, OTHER_KEY, PHASE, REVOKED,
+    ROOTS,
+};
 
 /// The Secret that an operator plugs in, as for Istio; an istiod in the same namespace uses it too.
 pub const PLUGGED_IN: &str = "cacerts";
@@ -62,6 +65,14 @@ pub enum RootError {
         /// Where.
         source: FromUtf8Error,
     },
+    /// What is kept of a replacement of the root does not fit together.
+    #[error("Secret `{secret}`: {problem}")]
+    Rotation {
+        /// The Secret.
+        secret: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// What a Secret holds cannot be used.
     #[error(transparent)]
     Unusable(#[from] CaError),
@@ -78,25 +89,22 @@ pub async fn load_or_create(
     trust_domain: &TrustDomain,
     now: SystemTime,
 ) -> Result<CertificateAuthority, RootError> {
+    if let Some(kept) = read(client, namespace).await? {
+        return kept.authority(now);
+    }
     let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
     let failed = |name: &str| {
         let secret = format!("{namespace}/{name}");
         move |source| RootError::Api { secret, source: Box::new(source) }
     };
-    if let Some(secret) = secrets.get_opt(PLUGGED_IN).await.map_err(failed(PLUGGED_IN))? {
-        return authority(secret, namespace, PLUGGED_IN, now);
-    }
-    if let Some(secret) = secrets.get_opt(OWN).await.map_err(failed(OWN))? {
-        return authority(secret, namespace, OWN, now);
-    }
     match secrets.create(&PostParams::default(), &secret(Material::generate(trust_domain, now)?)).await {
         Ok(secret) => {
             tracing::info!(secret = %format!("{namespace}/{OWN}"), "mesh root created");
-            authority(secret, namespace, OWN, now)
+            Kept::new(secret, namespace, OWN)?.authority(now)
         }
         // Another replica was first. Its root is everybody's.
         Err(Error::Api(status)) if status.code == CONFLICT => {
-            authority(secrets.get(OWN).await.map_err(failed(OWN))?, namespace, OWN, now)
+            Kept::new(secrets.get(OWN).await.map_err(failed(OWN))?, namespace, OWN)?.authority(now)
         }
         Err(error) => Err(failed(OWN)(error)),
     }
@@ -124,11 +132,48 @@ pub async fn await_root(
     }
 }
 
+/// The authority as it is kept.
+pub(crate) struct Kept {
+    /// Its parts.
+    pub(crate) material: Material,
+    /// It is an operator's: never written here.
+    pub(crate) is_plugged_in: bool,
+    /// `Secret NAMESPACE/NAME`.
+    pub(crate) place: String,
+    metadata: ObjectMeta,
+}
+
+/// The authority that is kept in one of the two Secrets, if there is one.
+///
+/// # Errors
+/// When the API server cannot be asked, or a Secret is incomplete.
+pub(crate) async fn read(client: &Client, namespace: &str) -> Result<Option<Kept>, RootError> {
+    let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+    for name in [PLUGGED_IN, OWN] {
+        let failed = |source| RootError::Api { secret: format!("{namespace}/{name}"), source: Box::new(source) };
+        if let Some(secret) = secrets.get_opt(name).await.map_err(failed)? {
+            return Kept::new(secret, namespace, name).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+/// Replaces the authority that was made here, unless somebody else has changed it since it was read.
+///
+/// # Errors
+/// When the API server cannot be asked, or the Secret has changed.
+pub(crate) async fn replace(client: &Client, namespace: &str, was: &Kept, next: Material) -> Result<(), RootError> {
+    let mut secret = secret(next);
+    // With the version that was read: a Secret that has changed since is left alone.
+    secret.metadata.clone_from(&was.metadata);
+    let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
+    let failed = |source| RootError::Api { secret: format!("{namespace}/{OWN}"), source: Box::new(source) };
+    secrets.replace(OWN, &PostParams::default(), &secret).await.map(drop).map_err(failed)
+}
+
 fn secret(material: Material) -> Secret {
-    let Material { certificate, key, roots, chain } = material;
-    let mut data = BTreeMap::from([(CERTIFICATE, certificate), (KEY, key), (ROOTS, roots)]);
-    data.extend(chain.map(|chain| (CHAIN, chain)));
-    let data = data.into_iter().map(|(name, text)| (name.to_owned(), ByteString(text.into_bytes())));
+    let data = material.texts().into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?)));
+    let data = data.map(|(name, text)| (name, ByteString(text.into_bytes())));
     Secret {
         metadata: ObjectMeta {
             name: Some(OWN.to_owned()),
@@ -141,33 +186,56 @@ fn secret(material: Material) -> Secret {
     }
 }
 
-fn authority(secret: Secret, namespace: &str, name: &str, now: SystemTime) -> Result<CertificateAuthority, RootError> {
-    let place = format!("{namespace}/{name}");
+impl Kept {
+    /// Of a Secret.
+    fn new(secret: Secret, namespace: &str, name: &str) -> Result<Self, RootError> {
+        let metadata = ObjectMeta { managed_fields: None, ..secret.metadata.clone() };
+        let place = format!("{namespace}/{name}");
+        let material = material(secret, &place)?;
+        Ok(Self { material, is_plugged_in: name == PLUGGED_IN, place: format!("Secret {place}"), metadata })
+    }
+
+    /// The authority that it makes.
+    ///
+    /// # Errors
+    /// When its parts cannot be used.
+    pub(crate) fn authority(self, now: SystemTime) -> Result<CertificateAuthority, RootError> {
+        Ok(self.material.authority(&PathBuf::from(self.place), now)?)
+    }
+}
+
+fn material(secret: Secret, place: &str) -> Result<Material, RootError> {
     let mut data = secret.data.unwrap_or_default();
     let is_tls = !data.contains_key(CERTIFICATE) && data.contains_key(TLS_CERTIFICATE);
     let mut text = |key: &'static str| match data.remove(key) {
         Some(ByteString(bytes)) => {
-            let failed = |source| RootError::Text { secret: place.clone(), key, source };
+            let failed = |source| RootError::Text { secret: place.to_owned(), key, source };
             String::from_utf8(bytes).map(Some).map_err(failed)
         }
         None => Ok(None),
     };
-    let missing = |key| RootError::Missing { secret: place.clone(), key };
-    let material = if is_tls {
+    let missing = |key| RootError::Missing { secret: place.to_owned(), key };
+    let other = Material::other(text(PHASE)?, text(OTHER_CERTIFICATE)?, text(OTHER_KEY)?)
+        .map_err(|problem| RootError::Rotation { secret: place.to_owned(), problem })?;
+    let revoked = text(REVOKED)?;
+    if is_tls {
         let certificate = text(TLS_CERTIFICATE)?.ok_or_else(|| missing(TLS_CERTIFICATE))?;
-        Material {
+        Ok(Material {
             chain: Some(certificate.clone()),
             certificate,
             key: text(TLS_KEY)?.ok_or_else(|| missing(TLS_KEY))?,
             roots: text(TLS_ROOTS)?.ok_or_else(|| missing(TLS_ROOTS))?,
-        }
+            revoked,
+            other,
+        })
     } else {
-        Material {
+        Ok(Material {
             certificate: text(CERTIFICATE)?.ok_or_else(|| missing(CERTIFICATE))?,
             key: text(KEY)?.ok_or_else(|| missing(KEY))?,
             roots: text(ROOTS)?.ok_or_else(|| missing(ROOTS))?,
             chain: text(CHAIN)?,
-        }
-    };
-    Ok(material.authority(&PathBuf::from(format!("Secret {place}")), now)?)
+            revoked,
+            other,
+        })
+    }
 }

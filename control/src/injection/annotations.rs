@@ -139,6 +139,8 @@ impl Overrides {
 /// The annotations that the redirection step reads, as its arguments.
 fn redirect(annotations: &BTreeMap<String, String>) -> Result<Option<Vec<String>>, InvalidAnnotation> {
     const MODE: &str = "sidecar.istio.io/interceptionMode";
+    const REROUTE: &str = "istio.io/reroute-virtual-interfaces";
+    const INTERFACES: &str = "a list of network interfaces";
     let invalid = |annotation: &str, expected| {
         let value = annotations.get(annotation).map(|value| shorten(value)).unwrap_or_default();
         InvalidAnnotation { annotation: annotation.to_owned(), value, expected }
@@ -156,20 +158,24 @@ fn redirect(annotations: &BTreeMap<String, String>) -> Result<Option<Vec<String>
             "excludeInboundPorts" | "includeOutboundPorts" | "excludeOutboundPorts" => value.split(',').all(is_port),
             "includeOutboundIPRanges" => value.trim() == "*" || value.split(',').all(is_range),
             "excludeOutboundIPRanges" => value.split(',').all(is_range),
-            "excludeInterfaces" => true,
-            "kubevirtInterfaces" if value.is_empty() => continue,
-            "kubevirtInterfaces" => {
-                return Err(invalid(key, "served: interfaces of virtual machines are not redirected"));
-            }
+            "excludeInterfaces" | "kubevirtInterfaces" => value.split(',').all(is_interface),
             _ => return Err(invalid(key, "known: it would change which traffic the sidecar sees")),
         };
         if !is_fine {
-            return Err(invalid(
-                key,
-                if name.ends_with("Ports") { "a list of ports" } else { "a list of address ranges" },
-            ));
+            let expected = match name {
+                _ if name.ends_with("Ports") => "a list of ports",
+                _ if name.ends_with("Interfaces") => INTERFACES,
+                _ => "a list of address ranges",
+            };
+            return Err(invalid(key, expected));
         }
         arguments.push(format!("--annotation={key}={value}"));
+    }
+    if let Some(value) = annotations.get(REROUTE) {
+        if !value.split(',').all(is_interface) {
+            return Err(invalid(REROUTE, INTERFACES));
+        }
+        arguments.push(format!("--annotation={REROUTE}={value}"));
     }
     Ok(Some(arguments))
 }
@@ -177,6 +183,12 @@ fn redirect(annotations: &BTreeMap<String, String>) -> Result<Option<Vec<String>
 fn is_port(text: &str) -> bool {
     let text = text.trim();
     text.is_empty() || text.parse::<u16>().is_ok()
+}
+
+/// A name that the kernel takes and that means nothing in a rule's syntax, as the redirection step checks once more.
+fn is_interface(text: &str) -> bool {
+    let text = text.trim();
+    text.len() <= 15 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte))
 }
 
 fn is_range(text: &str) -> bool {

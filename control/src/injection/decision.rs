@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde_json::{Map, Value};
 
-use super::{InjectionSettings, NamespaceOf, template};
+use super::{InjectionSettings, NamespaceOf, gateway, template};
 use crate::admission::{options::DEFAULT_REVISION, register::NEVER_INJECTED};
 
 /// Who asks for injection.
@@ -21,8 +21,19 @@ pub enum Asked {
 pub struct Decision {
     /// It gets one.
     pub injects: bool,
+    /// What it gets.
+    pub template: Template,
     /// Why.
     pub reason: Reason,
+}
+
+/// What a pod gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Template {
+    /// A sidecar beside its containers.
+    Sidecar,
+    /// A proxy in the place of a container: the pod is a gateway.
+    Gateway,
 }
 
 /// Why a pod gets a sidecar, or does not.
@@ -58,8 +69,10 @@ pub enum Reason {
     AlreadyInjected,
     /// Istio's sidecar is there.
     IstioInjected,
-    /// It asks for another template than that of a sidecar.
+    /// It asks for another template than those of a sidecar and a gateway.
     OtherTemplate,
+    /// It asks to become a gateway and has no container for that.
+    NothingToFill,
 }
 
 impl fmt::Display for Reason {
@@ -80,7 +93,10 @@ impl fmt::Display for Reason {
             Self::NotAsked => "neither the namespace nor the pod asks for it",
             Self::AlreadyInjected => "it has its sidecar already",
             Self::IstioInjected => "Istio's sidecar is there already",
-            Self::OtherTemplate => "`inject.istio.io/templates` asks for something else than a sidecar",
+            Self::OtherTemplate => "`inject.istio.io/templates` asks for something else than a sidecar or a gateway",
+            Self::NothingToFill => {
+                "`inject.istio.io/templates: gateway` fills a container of image `auto`, and there is none"
+            }
         })
     }
 }
@@ -90,7 +106,7 @@ const REVISION: &str = "istio.io/rev";
 const TEMPLATES: &str = "inject.istio.io/templates";
 
 const fn no(reason: Reason) -> Decision {
-    Decision { injects: false, reason }
+    Decision { injects: false, template: Template::Sidecar, reason }
 }
 
 /// Decides. A value of `sidecar.istio.io/inject` other than `true` and `false` counts as none.
@@ -102,7 +118,7 @@ pub fn decide(
     asked: Asked,
     settings: &InjectionSettings,
 ) -> Decision {
-    if template::is_injected(pod) {
+    if template::is_injected(pod) || gateway::is_gateway(labels, pod) {
         return no(Reason::AlreadyInjected);
     }
     let wish = labels.get(INJECT).map(String::as_str);
@@ -127,9 +143,12 @@ pub fn decide(
         (_, Some("false")) => return no(Reason::PodAnnotationRefuses),
         (_, Some(_)) => {}
     }
-    if annotations.get(TEMPLATES).is_some_and(|templates| templates.trim() != "sidecar") {
-        return no(Reason::OtherTemplate);
-    }
+    let template = match annotations.get(TEMPLATES).map(|templates| templates.trim()) {
+        None | Some("sidecar") => Template::Sidecar,
+        Some("gateway") if gateway::has_auto(pod) => Template::Gateway,
+        Some("gateway") => return no(Reason::NothingToFill),
+        Some(_) => return no(Reason::OtherTemplate),
+    };
     if template::is_istio_injected(pod, annotations) {
         return no(Reason::IstioInjected);
     }
@@ -138,7 +157,7 @@ pub fn decide(
         (None, Some("true"), Reason::Asked) => Reason::PodAnnotation,
         (_, _, selected) => selected,
     };
-    Decision { injects: true, reason }
+    Decision { injects: true, template, reason }
 }
 
 /// What the selectors of the webhooks say, in Istio's order.

@@ -31,6 +31,9 @@ pub struct InjectionSettings {
     /// Memory that a sidecar may have.
     #[arg(long, env = "PALISADE_SIDECAR_MEMORY_LIMIT", default_value = "512Mi", value_name = "QUANTITY")]
     pub sidecar_memory_limit: String,
+    /// Image of pods that are injected as gateways.
+    #[arg(skip = crate::provisioning::DEFAULT_IMAGE.to_owned())]
+    pub gateway_image: String,
     /// Revision of the control plane that injects.
     #[arg(skip = DEFAULT_REVISION.to_owned())]
     pub revision: String,
@@ -52,6 +55,7 @@ impl Default for InjectionSettings {
             sidecar_cpu: "10m".to_owned(),
             sidecar_memory: "32Mi".to_owned(),
             sidecar_memory_limit: "512Mi".to_owned(),
+            gateway_image: crate::provisioning::DEFAULT_IMAGE.to_owned(),
             revision: DEFAULT_REVISION.to_owned(),
         }
     }

@@ -11,17 +11,17 @@ pub(super) const PROXY: &str = "palisade-proxy";
 /// The step that redirects.
 const REDIRECT: &str = "palisade-redirect";
 /// User and group of the sidecar, by which the redirection knows its traffic.
-const PROXY_ID: u64 = 1337;
+pub(super) const PROXY_ID: u64 = 1337;
 /// Ports of the sidecar, which no application in its pod can have.
 const PORTS: [u64; 6] = [15000, 15001, 15006, 15020, 15021, 15053];
 
-const STATUS: &str = "sidecar.istio.io/status";
-const TOKEN: &str = "palisade-token";
-const ROOTS: &str = "palisade-roots";
-const STATE: &str = "palisade-state";
-const TOKEN_FOLDER: &str = "/var/run/secrets/palisade.dev/token";
-const ROOTS_FOLDER: &str = "/var/run/secrets/palisade.dev/roots";
-const STATE_FOLDER: &str = "/var/lib/palisade";
+pub(super) const STATUS: &str = "sidecar.istio.io/status";
+pub(super) const TOKEN: &str = "palisade-token";
+pub(super) const ROOTS: &str = "palisade-roots";
+pub(super) const STATE: &str = "palisade-state";
+pub(super) const TOKEN_FOLDER: &str = "/var/run/secrets/palisade.dev/token";
+pub(super) const ROOTS_FOLDER: &str = "/var/run/secrets/palisade.dev/roots";
+pub(super) const STATE_FOLDER: &str = "/var/lib/palisade";
 
 /// Whether the pod has our sidecar: the mark of having been here, and the container.
 pub(super) fn is_injected(pod: &Map<String, Value>) -> bool {
@@ -41,13 +41,13 @@ pub(super) fn is_istio_injected(pod: &Map<String, Value>, annotations: &BTreeMap
 }
 
 /// The name by which users write settings of the sidecar among their containers.
-const ISTIO_PROXY: &str = "istio-proxy";
+pub(super) const ISTIO_PROXY: &str = "istio-proxy";
 
 fn containers<'a>(pod: &'a Map<String, Value>, list: &str) -> impl Iterator<Item = &'a Value> {
     pod.get("spec").and_then(|spec| spec.get(list)).and_then(Value::as_array).into_iter().flatten()
 }
 
-fn name_of(item: &Value) -> &str {
+pub(super) fn name_of(item: &Value) -> &str {
     item.get("name").and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -104,7 +104,7 @@ pub(super) fn with_sidecar(
     Ok(pod)
 }
 
-fn take_list(spec: &Map<String, Value>, key: &'static str) -> Result<Vec<Value>, InjectError> {
+pub(super) fn take_list(spec: &Map<String, Value>, key: &'static str) -> Result<Vec<Value>, InjectError> {
     match spec.get(key) {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::Array(items)) if items.iter().all(Value::is_object) => Ok(items.clone()),
@@ -112,7 +112,7 @@ fn take_list(spec: &Map<String, Value>, key: &'static str) -> Result<Vec<Value>,
     }
 }
 
-fn names_are_free(place: &'static str, items: &[Value], ours: &[&str]) -> Result<(), InjectError> {
+pub(super) fn names_are_free(place: &'static str, items: &[Value], ours: &[&str]) -> Result<(), InjectError> {
     match items.iter().map(name_of).find(|name| ours.contains(name)) {
         Some(name) => Err(InjectError::NameTaken { place, name: name.to_owned() }),
         None => Ok(()),
@@ -145,12 +145,12 @@ fn ports_are_free(application: &[Value], warnings: &mut Vec<String>) {
     }
 }
 
-fn proxy(
+/// What every proxy is told by its environment.
+pub(super) fn environment(
     overrides: &Overrides,
     settings: &InjectionSettings,
     moved_probes: &Map<String, Value>,
-    warnings: &mut Vec<String>,
-) -> Value {
+) -> Vec<Value> {
     let plain = |name: &str, value: &str| json!({"name": name, "value": value});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut env = vec![
@@ -176,6 +176,16 @@ fn proxy(
         ),
     ];
     env.extend(further.into_iter().filter_map(|(name, value)| value.map(|value| plain(name, &value))));
+    env
+}
+
+fn proxy(
+    overrides: &Overrides,
+    settings: &InjectionSettings,
+    moved_probes: &Map<String, Value>,
+    warnings: &mut Vec<String>,
+) -> Value {
+    let env = environment(overrides, settings, moved_probes);
     let port = overrides.health_port.unwrap_or(HEALTH_PORT);
     let probe = |period: u32, failures: u32| {
         json!({
@@ -266,14 +276,14 @@ fn redirect(arguments: &[String], proxy: &Value, settings: &InjectionSettings) -
     with_pull_policy(container, settings)
 }
 
-fn with_pull_policy(mut container: Value, settings: &InjectionSettings) -> Value {
+pub(super) fn with_pull_policy(mut container: Value, settings: &InjectionSettings) -> Value {
     if let (Some(policy), Some(fields)) = (&settings.sidecar_pull_policy, container.as_object_mut()) {
         fields.insert("imagePullPolicy".to_owned(), policy.as_str().into());
     }
     container
 }
 
-fn own_volumes(settings: &InjectionSettings) -> [Value; 3] {
+pub(super) fn own_volumes(settings: &InjectionSettings) -> [Value; 3] {
     [
         json!({
             "name": TOKEN,
@@ -345,7 +355,7 @@ fn mark(
     Ok(())
 }
 
-fn object_at<'a>(fields: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut Map<String, Value>> {
+pub(super) fn object_at<'a>(fields: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut Map<String, Value>> {
     let value = fields.entry(key).or_insert(Value::Null);
     if value.is_null() {
         *value = Value::Object(Map::new());

@@ -24,7 +24,8 @@ fn revision(revision: &str) -> InjectionSettings {
 }
 
 fn reason(pod: &Value, namespace: &NamespaceOf, settings: &InjectionSettings) -> (bool, Reason) {
-    let Decision { injects, reason } = inject(pod, namespace, None, Asked::ByLabels, settings).unwrap().decision;
+    let Decision { injects, template: _, reason } =
+        inject(pod, namespace, None, Asked::ByLabels, settings).unwrap().decision;
     (injects, reason)
 }
 

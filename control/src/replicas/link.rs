@@ -148,7 +148,8 @@ async fn open(
 
 /// A connection to the replica at an address, which has to prove that it is one.
 async fn channel(shared: &Shared, place: &Place, address: SocketAddr) -> Result<Channel, String> {
-    let config = proof::client_config(&shared.authority, &place.namespace).map_err(|error| error.to_string())?;
+    let config =
+        proof::client_config(&shared.authority.current(), &place.namespace).map_err(|error| error.to_string())?;
     let connector = TlsConnector::from(Arc::new(config));
     let name = ServerName::try_from(proof::server_name(&place.namespace)).map_err(|error| error.to_string())?;
     let dial = tower::service_fn(move |_: Uri| {

@@ -59,7 +59,7 @@ pub(super) fn client_config(authority: &CertificateAuthority, namespace: &str) -
     Ok(config)
 }
 
-/// Whether a client certificate, which the handshake has verified, is a replica's of this namespace.
+/// Whether a client certificate, which the authority has judged to be good, is a replica's of this namespace.
 pub(super) fn is_replica(certificates: &[CertificateDer<'_>], namespace: &str) -> bool {
     let Some(Ok((_, leaf))) = certificates.first().map(|leaf| X509Certificate::from_der(leaf)) else { return false };
     let Ok(Some(names)) = leaf.subject_alternative_name() else { return false };

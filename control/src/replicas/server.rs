@@ -1,6 +1,11 @@
 //! The leader's side: replicas tell, and are asked.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures::Stream;
 use palisade_wire::proto::v1::{
@@ -73,6 +78,12 @@ impl Sharing {
     fn leader<T>(&self, request: &Request<T>) -> Result<&Place, Status> {
         let place = self.0.replicas.place().ok_or_else(|| Status::unimplemented("there are no replicas here"))?;
         let proof = request.extensions().get::<PeerProof>().cloned().unwrap_or_default();
+        // The handshake has proven that the caller has the key, and nothing else.
+        let judged = self.0.authority.current().judge(&proof.certificates, SystemTime::now());
+        if let Err(error) = judged {
+            self.0.metrics.refuse(Refusal::Unauthenticated);
+            return Err(Status::unauthenticated(format!("the caller's certificate does not count: {error}")));
+        }
         if !is_replica(&proof.certificates, &place.namespace) {
             self.0.metrics.refuse(Refusal::Forbidden);
             return Err(Status::permission_denied("the caller's certificate is not a replica's"));
@@ -131,7 +142,7 @@ async fn follow(
                 heard = tokio::time::Instant::now();
                 match message {
                     Ok(Some(ReplicaReport { kind: Some(Kind::Fleet(report)) })) => match wire::told(report) {
-                        Ok(told) => if !shared.fleet.told(name, told) {
+                        Ok(told) => if !shared.fleet.replica_told(name, told) {
                             break Status::invalid_argument("a part of a proxy that was never named");
                         },
                         Err(missing) => break Status::invalid_argument(missing.to_string()),

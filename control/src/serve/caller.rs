@@ -21,7 +21,8 @@ use crate::{
 /// What a connection proved by itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PeerProof {
-    /// Verified client certificate, leaf first; empty = none was shown.
+    /// The client's certificate, leaf first; empty = none was shown. The handshake proves that the client has its key; what it is
+    /// worth is judged for each call, since what is trusted changes while connections stay.
     pub(crate) certificates: Arc<[CertificateDer<'static>]>,
 }
 
@@ -194,7 +195,7 @@ pub(crate) fn bearer(metadata: &MetadataMap) -> Result<Option<String>, Refused> 
     }
 }
 
-/// The identity of a certificate that the handshake verified against the mesh's roots.
+/// The identity of a certificate that was judged.
 fn certified(leaf: &CertificateDer<'_>, mesh: &dyn Slices) -> Result<SpiffeId, Refused> {
     let failed = |error: String| Refused::Certificate(error);
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| failed(error.to_string()))?;

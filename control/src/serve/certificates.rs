@@ -60,11 +60,13 @@ impl Certificates {
             }
         };
         let cert_chain =
-            shared.authority.sign(csr, &caller.identity, lifetime, SystemTime::now()).map_err(|error| match error {
-                SignError::Request(_) | SignError::Key(_) => Status::invalid_argument(error.to_string()),
-                SignError::Expired | SignError::Sign(_) | SignError::Random => {
-                    tracing::error!(%error, "cannot sign");
-                    Status::internal(error.to_string())
+            shared.authority.current().sign(csr, &caller.identity, lifetime, SystemTime::now()).map_err(|error| {
+                match error {
+                    SignError::Request(_) | SignError::Key(_) => Status::invalid_argument(error.to_string()),
+                    SignError::Expired | SignError::Sign(_) | SignError::Random => {
+                        tracing::error!(%error, "cannot sign");
+                        Status::internal(error.to_string())
+                    }
                 }
             })?;
         tracing::info!(identity = %caller.identity, lifetime_s = lifetime.as_secs(), "certificate signed");

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::Stream;
+use palisade_compile::Slice;
 use palisade_model::{hash::ContentHash, service::Query, settings::WorkloadRef, snapshot::Snapshot};
 use palisade_wire::{
     delta::{
@@ -18,7 +19,7 @@ use palisade_wire::{
     },
     proto::v1::{ControlMessage, ProxyMessage, configuration_server::Configuration},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -27,6 +28,7 @@ use super::{
     caller::{Caller, PeerProof, Purpose, pod_of},
 };
 use crate::{
+    ca::CertificateAuthority,
     fleet::{ExplainRequest, SessionId},
     metrics::{Answer, AnswerLabels, Refusal},
     slices::{MeshWatch, Slices},
@@ -56,8 +58,11 @@ impl Configuration for Delta {
             shared: Arc::clone(&self.0),
             caller,
             mesh: self.0.mesh.clone(),
+            trust: self.0.authority.follow(),
+            proof,
             place: None,
             subscriptions: BTreeSet::new(),
+            slice: None,
             outbound: outbound.clone(),
             offered: None,
             questions: None,
@@ -81,13 +86,27 @@ impl Configuration for Delta {
     }
 }
 
+/// Why a slice is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// There is another mesh: without a difference there is nothing to say.
+    Mesh,
+    /// The proxy waits for an answer.
+    Asked,
+}
+
 struct Session {
     machine: Server,
     shared: Arc<Shared>,
     caller: Caller,
     mesh: MeshWatch,
+    trust: watch::Receiver<Arc<CertificateAuthority>>,
+    /// What its connection proved; judged again when what is trusted changes.
+    proof: PeerProof,
     place: Option<(SessionId, WorkloadRef)>,
     subscriptions: BTreeSet<Query>,
+    /// What the proxy should hold, as it was cut out of the mesh.
+    slice: Option<Arc<Slice>>,
     outbound: mpsc::Sender<Result<ControlMessage, Status>>,
     offered: Option<Instant>,
     questions: Option<mpsc::Receiver<ExplainRequest>>,
@@ -122,8 +141,13 @@ impl Session {
                     Err(status) => return status,
                 },
                 question = next_question(&mut self.questions) => self.ask(question),
+                changed = self.trust.changed() => match changed.map(|()| self.entrust()) {
+                    Ok(Ok(actions)) => actions,
+                    Ok(Err(status)) => return status,
+                    Err(_) => return Status::unavailable("the control plane is going away"),
+                },
                 changed = self.mesh.changed(), if is_followed => match changed {
-                    Ok(()) => match self.retarget().await {
+                    Ok(()) => match self.retarget(Why::Mesh).await {
                         Ok(actions) => actions,
                         Err(status) => return status,
                     },
@@ -164,12 +188,14 @@ impl Session {
                 }
                 Action::Greeted(greeting) => {
                     self.greeted(greeting)?;
-                    pending.extend(self.retarget().await?);
+                    // Before any configuration: what is revoked must be known when that is in force.
+                    pending.extend(self.entrust()?);
+                    pending.extend(self.retarget(Why::Asked).await?);
                 }
                 Action::Subscribed(subscriptions) => {
                     self.record(|record| record.subscriptions.clone_from(&subscriptions));
                     self.subscriptions = subscriptions;
-                    pending.extend(self.retarget().await?);
+                    pending.extend(self.retarget(Why::Asked).await?);
                 }
                 Action::Acked { offer, unbound } => {
                     self.answered(Answer::Ack);
@@ -200,6 +226,12 @@ impl Session {
                         // Whoever asked may have given up.
                         drop(answer.send(json));
                     }
+                }
+                Action::Standing(standing) => {
+                    if let Some(problem) = &standing.problem {
+                        tracing::warn!(proxy = %self.name(), %problem, "does not trust what it should");
+                    }
+                    self.record(|record| record.standing = Some(standing));
                 }
                 Action::Unofferable(error) => {
                     tracing::warn!(proxy = %self.name(), %error, "nothing can be offered");
@@ -237,8 +269,17 @@ impl Session {
         Ok(())
     }
 
+    /// Tells the proxy whose certificates count now, and asks whether its own still does, if that is all that it came with.
+    fn entrust(&mut self) -> Result<Vec<Action>, Status> {
+        let authority = Arc::clone(&self.trust.borrow_and_update());
+        if self.caller.pod.is_none() {
+            self.shared.judged(&self.proof, false)?;
+        }
+        Ok(self.machine.trust(authority.trust()))
+    }
+
     /// Computes the proxy's slice of the newest mesh, off the async threads.
-    async fn retarget(&mut self) -> Result<Vec<Action>, Status> {
+    async fn retarget(&mut self, why: Why) -> Result<Vec<Action>, Status> {
         let Some((_, pod)) = &self.place else { return Ok(Vec::new()) };
         let mesh = {
             let newest = self.mesh.borrow_and_update();
@@ -251,12 +292,21 @@ impl Session {
                 Status::from(refused)
             })?;
         }
-        let (pod, subscriptions, epoch) = (pod.clone(), self.subscriptions.clone(), mesh.epoch());
-        let sliced = tokio::task::spawn_blocking(move || mesh.slice(&pod, &subscriptions))
+        let epoch = mesh.epoch();
+        // Most changes concern few proxies, and that one is none of them is known at once.
+        if self.slice.as_ref().is_some_and(|slice| mesh.is_slice(slice, pod, &self.subscriptions)) {
+            if let Some((id, _)) = &self.place {
+                self.shared.fleet.told(*id, epoch);
+            }
+            let same = self.slice.as_ref().filter(|_| why == Why::Asked).map(|slice| Arc::clone(slice.snapshot()));
+            return Ok(same.map(|snapshot| self.machine.target(Instant::now(), snapshot)).unwrap_or_default());
+        }
+        let (pod, subscriptions, previous) = (pod.clone(), self.subscriptions.clone(), self.slice.take());
+        let sliced = tokio::task::spawn_blocking(move || mesh.slice_after(previous.as_ref(), &pod, &subscriptions))
             .await
             .map_err(|error| Status::internal(format!("slicing failed: {error}")))?;
         let snapshot: Arc<Snapshot> = match sliced {
-            Ok(snapshot) => Arc::new(snapshot),
+            Ok(slice) => Arc::clone(self.slice.insert(slice).snapshot()),
             Err(error) => {
                 tracing::error!(proxy = %self.name(), %error, "no slice for the proxy");
                 return Err(Status::failed_precondition(error));

@@ -8,15 +8,15 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::{
-    RootCertStore, ServerConfig,
-    server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier},
+    ServerConfig,
+    server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::ca::{CertificateAuthority, SignError};
+use super::shown::AnyClient;
+use crate::ca::{CertificateAuthority, LiveAuthority, SignError};
 
 /// The certificate that proxies see, and the TLS configuration around it.
 #[derive(Debug)]
@@ -45,17 +45,10 @@ pub enum ServingIdentityError {
     /// rustls does not take it.
     #[error("the control plane's own certificate: {0}")]
     Tls(#[from] rustls::Error),
-    /// The roots are no basis for client certificates.
-    #[error("verifying client certificates: {0}")]
-    Verifier(#[from] VerifierBuilderError),
-    /// The root bundle is not PEM.
-    #[error("the root bundle: {0}")]
-    Roots(#[from] rustls_pki_types::pem::Error),
 }
 
 impl ServingIdentity {
-    /// A certificate for these DNS names and addresses. Clients may show a certificate of the mesh; a wrong one ends the
-    /// handshake.
+    /// A certificate for these DNS names and addresses. Clients may show a certificate; what it is worth is judged for each call.
     ///
     /// # Errors
     /// When the authority does not sign or rustls does not take the result.
@@ -68,13 +61,7 @@ impl ServingIdentity {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let request = Request { names, addresses, lifetime };
         let current = Arc::new(Current(ArcSwap::from_pointee(certified(authority, &request)?)));
-        let mut roots = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(authority.root_bundle().as_bytes()) {
-            roots.add(root?)?;
-        }
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()?;
+        let clients = Arc::new(AnyClient::new(Arc::clone(&provider)));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
             .with_client_cert_verifier(clients)
@@ -101,8 +88,10 @@ impl ServingIdentity {
         Ok(Arc::new(config))
     }
 
-    /// Renews at half-life until `stop`. The old certificate stays while renewing fails.
-    pub async fn renew(&self, authority: Arc<CertificateAuthority>, stop: CancellationToken) {
+    /// Renews at half-life, and when another root signs, until `stop`. The old certificate stays while renewing fails.
+    pub async fn renew(&self, authority: &LiveAuthority, stop: CancellationToken) {
+        let mut changes = authority.follow();
+        let mut signing = changes.borrow_and_update().trust().signing;
         let half = (self.request.lifetime / 2).max(Duration::from_secs(1));
         let mut wait = half;
         loop {
@@ -110,14 +99,23 @@ impl ServingIdentity {
                 biased;
                 () = stop.cancelled() => return,
                 () = passed(wait) => {}
+                changed = changes.wait_for(|authority| authority.trust().signing != signing) => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
             }
+            let authority = authority.current();
             wait = match certified(&authority, &self.request) {
                 Ok(key) => {
                     self.current.0.store(Arc::new(key));
+                    signing = authority.trust().signing;
                     half
                 }
                 Err(error) => {
                     tracing::error!(%error, "the control plane's certificate cannot be renewed");
+                    // Tried again by the clock, whoever signs.
+                    signing = authority.trust().signing;
                     (half / 10).max(Duration::from_secs(1))
                 }
             };

@@ -56,7 +56,7 @@ impl<'a> FleetAcks<'a> {
         let is_concerned = |proxy: &&&ExpectedProxy| match concern {
             Concern::Mesh => true,
             Concern::Namespace(namespace) => proxy.pod.namespace == *namespace,
-            Concern::Gateways(gateways) => proxy.gateway.as_ref().is_some_and(|gateway| gateways.contains(gateway)),
+            Concern::Gateways(gateways) => proxy.gateways.iter().any(|gateway| gateways.contains(gateway)),
         };
         let mut missing = missing;
         for pod in &self.behind {

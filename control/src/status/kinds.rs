@@ -1,7 +1,13 @@
 //! Kinds whose status is written, as the API server serves them.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Api, Client, core::ApiResource, discovery};
+use kube::{
+    Api, Client,
+    core::{ApiResource, GroupVersionKind},
+    discovery,
+};
 
 use super::merge::Shape;
 
@@ -19,13 +25,14 @@ const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 
 /// Group, kind, shape.
-const KINDS: [(&str, &str, Shape); 22] = [
+const KINDS: [(&str, &str, Shape); 23] = [
     (GATEWAY_API, "GatewayClass", Shape::Own),
     (GATEWAY_API, "Gateway", Shape::Own),
     (GATEWAY_API, "HTTPRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "GRPCRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "TLSRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "TCPRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
+    (GATEWAY_API, "UDPRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "BackendTLSPolicy", Shape::Entries { list: "ancestors", reference: "ancestorRef" }),
     ("palisade.dev", "CedarPolicy", Shape::Policy),
     (SECURITY, "AuthorizationPolicy", Shape::Istio),
@@ -43,6 +50,19 @@ const KINDS: [(&str, &str, Shape); 22] = [
     ("telemetry.istio.io", "Telemetry", Shape::Istio),
     ("extensions.istio.io", "WasmPlugin", Shape::Istio),
 ];
+
+/// Resources whose status is written, by API group.
+pub(crate) fn written() -> BTreeMap<&'static str, Vec<String>> {
+    let mut resources: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (group, kind, _) in KINDS {
+        resources
+            .entry(group)
+            .or_default()
+            .push(ApiResource::from_gvk(&GroupVersionKind::gvk(group, "v1", kind)).plural);
+    }
+    resources.values_mut().for_each(|plurals| plurals.sort());
+    resources
+}
 
 /// The kinds among ours that the API server serves now.
 ///

@@ -17,7 +17,8 @@ pub(super) enum Shape {
     },
     /// Our own kind: conditions, and `ancestors` of which ours are replaced.
     Policy,
-    /// Istio's: `conditions` and `validationMessages` are shared.
+    /// Istio's: `conditions` and `validationMessages` are shared; so are the `addresses` of a ServiceEntry, which both sides keep as
+    /// they find them (`palisade_compile` adopts what is there).
     Istio,
 }
 
@@ -51,13 +52,15 @@ pub(super) fn change(shape: Shape, held: &Value, wanted: &Value, now: &str) -> O
 /// With the lists that may be left out, so that entries which are to go are seen.
 fn complete(shape: Shape, wanted: &Value) -> Value {
     let mut wanted = wanted.clone();
-    let list = match shape {
+    let lists: &[&str] = match shape {
         Shape::Own | Shape::Entries { .. } => return wanted,
-        Shape::Policy => "ancestors",
-        Shape::Istio => "validationMessages",
+        Shape::Policy => &["ancestors"],
+        Shape::Istio => &["validationMessages", "addresses"],
     };
     if let Some(fields) = wanted.as_object_mut() {
-        fields.entry(list).or_insert_with(|| Value::Array(Vec::new()));
+        for list in lists {
+            fields.entry(*list).or_insert_with(|| Value::Array(Vec::new()));
+        }
     }
     wanted
 }
@@ -82,8 +85,10 @@ fn own_part(shape: Shape, held: &Value) -> Value {
             let mut own = Map::new();
             own.insert("conditions".to_owned(), entries(held, "conditions", is_own_condition).into());
             own.insert("validationMessages".to_owned(), entries(held, "validationMessages", is_own_message).into());
-            if let Some(generation) = held.get("observedGeneration") {
-                own.insert("observedGeneration".to_owned(), generation.clone());
+            for field in ["observedGeneration", "addresses"] {
+                if let Some(held) = held.get(field) {
+                    own.insert(field.to_owned(), held.clone());
+                }
             }
             Value::Object(own)
         }
@@ -110,6 +115,11 @@ fn with_others(shape: Shape, held: &Value, ours: Value) -> Value {
         Shape::Istio => {
             share("conditions", is_own_condition);
             share("validationMessages", is_own_message);
+            // An empty list takes away what others wrote; where there is none it says nothing.
+            let is_empty = |list: Option<&Value>| list.and_then(Value::as_array).is_none_or(Vec::is_empty);
+            if is_empty(status.get("addresses")) && is_empty(held.get("addresses")) {
+                status.remove("addresses");
+            }
         }
     }
     Value::Object(status)

@@ -17,7 +17,7 @@ use palisade_compile::{
     status::{StatusOptions, Statuses},
 };
 use palisade_model::settings::WorkloadRef;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,6 +32,7 @@ use crate::{
     fleet::{Fleet, ObjectId},
     leader::Leadership,
     metrics::{Metrics, StatusWrite, StatusWriteLabels},
+    provisioning::Troubles,
     slices::MeshWatch,
 };
 
@@ -66,6 +67,7 @@ pub struct StatusWriter {
     leadership: Leadership,
     metrics: Metrics,
     revisions: Revisions,
+    troubles: watch::Receiver<Troubles>,
     options: StatusOptions,
     wanted: Arc<Statuses>,
     /// The mesh that last changed what is wanted, and when.
@@ -81,7 +83,7 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// A writer of what `mesh` and `fleet` say, to objects of these revisions.
+    /// A writer of what `mesh` and `fleet` say, and of `troubles` with what runs Gateways, to objects of these revisions.
     pub fn new(
         client: Client,
         mesh: MeshWatch,
@@ -89,6 +91,7 @@ impl StatusWriter {
         leadership: Leadership,
         metrics: Metrics,
         revisions: Revisions,
+        troubles: watch::Receiver<Troubles>,
     ) -> Self {
         Self {
             client,
@@ -97,6 +100,7 @@ impl StatusWriter {
             leadership,
             metrics,
             revisions,
+            troubles,
             options: StatusOptions::default(),
             wanted: Arc::default(),
             epoch: (0, Instant::now()),
@@ -148,6 +152,8 @@ impl StatusWriter {
         self.mesh.mark_changed();
         self.led = Instant::now();
         self.connected = self.fleet.connected();
+        let mut troubles = self.troubles.clone();
+        troubles.mark_changed();
         loop {
             let settled = if self.is_everybody_there() { self.led } else { self.led + SETTLE };
             let due = self.pace.next().map(|due| due.max(settled));
@@ -168,6 +174,10 @@ impl StatusWriter {
                     Ok((write, outcome)) => self.written(write, outcome),
                     Err(error) => tracing::error!(%error, "a status write failed"),
                 },
+                Ok(()) = troubles.changed() => {
+                    self.options.troubles = Arc::clone(&troubles.borrow_and_update());
+                    self.mesh.mark_changed();
+                }
                 _ = discover.tick() => self.discover(&mut streams).await,
                 changed = self.mesh.changed() => {
                     if changed.is_err() {
@@ -303,6 +313,10 @@ impl StatusWriter {
         for name in self.pace.take(now, limit * 32) {
             if self.writes.len() >= AT_A_TIME {
                 self.pace.plan(&name, now);
+                continue;
+            }
+            if let Err(later) = self.pace.affords(now) {
+                self.pace.plan(&name, later);
                 continue;
             }
             let Some(status) = wanted.objects.get(&name) else { continue };

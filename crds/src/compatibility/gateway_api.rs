@@ -1,6 +1,6 @@
 //! Rows of the Gateway API's kinds.
 
-use super::Handling::{Ignored, Partly, Refused, RefusedValue, Unsupported};
+use super::Handling::{Ignored, Partly, Refused, Unsupported};
 use super::{Exception, Record, all, some};
 
 /// Records, each with all of its fields.
@@ -78,15 +78,11 @@ pub(super) const RECORDS: &[Record] = &[
     all("LabelSelector", &["matchLabels", "matchExpressions"]),
     all("LabelSelectorRequirement", &["key", "operator", "values"]),
     all("GatewayTlsConfig", &["backend", "frontend"]),
-    some("GatewayBackendTls", &[], &[("clientCertificateRef", Unsupported("no certificate is shown to backends"))]),
+    all("GatewayBackendTls", &["clientCertificateRef"]),
     all("FrontendTlsConfig", &["default", "perPort"]),
     all("TlsPortConfig", &["port", "tls"]),
     all("TlsConfig", &["validation"]),
-    some(
-        "FrontendTlsValidation",
-        &["caCertificateRefs"],
-        &[("mode", RefusedValue("AllowInsecureFallback", "the listener refuses every connection"))],
-    ),
+    all("FrontendTlsValidation", &["caCertificateRefs", "mode"]),
     some(
         "GatewayClass",
         &["controllerName"],
@@ -97,11 +93,7 @@ pub(super) const RECORDS: &[Record] = &[
         &["parentRefs", "hostnames", "rules"],
         &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
     ),
-    some(
-        "GrpcRouteRule",
-        &["name", "matches", "filters", "backendRefs"],
-        &[("sessionPersistence", Unsupported("calls of one session may go to any endpoint"))],
-    ),
+    all("GrpcRouteRule", &["name", "matches", "filters", "backendRefs", "sessionPersistence"]),
     all("GrpcRouteMatch", &["method", "headers"]),
     all("GrpcMethodMatch", &["type", "service", "method"]),
     some(
@@ -119,11 +111,9 @@ pub(super) const RECORDS: &[Record] = &[
         &["parentRefs", "hostnames", "rules"],
         &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
     ),
-    some(
-        "HttpRouteRule",
-        &["name", "matches", "filters", "backendRefs", "timeouts", "retry"],
-        &[("sessionPersistence", Unsupported("requests of one session may go to any endpoint"))],
-    ),
+    all("HttpRouteRule", &["name", "matches", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"]),
+    all("SessionPersistence", &["sessionName", "absoluteTimeout", "type", "cookieConfig"]),
+    all("CookieConfig", &["lifetimeType"]),
     all("HttpRouteMatch", &["path", "headers", "queryParams", "method"]),
     all("HttpPathMatch", &["type", "value"]),
     all("HttpHeaderMatch", &["type", "name", "value"]),
@@ -142,6 +132,11 @@ pub(super) const RECORDS: &[Record] = &[
     ),
     some(
         "TcpRoute",
+        &["parentRefs", "rules"],
+        &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
+    ),
+    some(
+        "UdpRoute",
         &["parentRefs", "rules"],
         &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
     ),

@@ -50,6 +50,14 @@ fn broken_document_spoils_no_other() {
 }
 
 #[test]
+fn what_is_missing_at_the_end_is_missing_on_the_last_line() {
+    for text in ["a: [1,\n", "a: [1,", "b: 1\n---\na: [1,\n"] {
+        let last = u32::try_from(text.lines().count()).unwrap();
+        assert_eq!(problems(text), [(last, Code::InvalidText)], "{text:?}");
+    }
+}
+
+#[test]
 fn closing_brackets_may_stand_below_their_key() {
     let text = "a:\n  b: [\n    1,\n    2,\n  ]\n  c: {\n    d: 1\n  }\ne: [\n]\nf: |\n  ]\n";
     assert_eq!(values(text), [json!({"a": {"b": [1, 2], "c": {"d": 1}}, "e": [], "f": "]\n"})]);

@@ -1,6 +1,7 @@
 //! Who an object is: the part of `metadata` that matters here.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
@@ -33,6 +34,9 @@ pub struct Meta {
     pub uid: Option<String>,
     /// Set by an API server; 0 if absent.
     pub generation: i64,
+    /// Addresses that a controller has given to hosts: `status.addresses` of a ServiceEntry. What is none is left out: it is no
+    /// part of what a user writes.
+    pub allocated: Vec<(String, IpAddr)>,
 }
 
 /// Reads `metadata`. What cannot be read is reported and left out.
@@ -80,7 +84,19 @@ pub(super) fn read(
             unused_fields(metadata, cursor);
         }
     });
+    if meta.kind == "ServiceEntry" {
+        meta.allocated = allocated(fields);
+    }
     meta
+}
+
+fn allocated(fields: &Map<String, Value>) -> Vec<(String, IpAddr)> {
+    let list = present(fields, "status").and_then(|status| status.get("addresses")).and_then(Value::as_array);
+    let entry = |entry: &Value| {
+        let text = |key| entry.get(key).and_then(Value::as_str);
+        Some((text("host")?.to_ascii_lowercase(), text("value")?.parse().ok()?))
+    };
+    list.into_iter().flatten().filter_map(entry).collect()
 }
 
 fn text(metadata: &Map<String, Value>, key: &str, cursor: &mut Cursor<'_>) -> Option<String> {

@@ -5,20 +5,13 @@ use serde_json::{Map, Value};
 use super::read::spec_of;
 use super::{KnownKind, Meta};
 use crate::issue::Issue;
-use crate::path::Path;
-use crate::schema::{Cursor, Decode};
+use crate::schema::Decode;
 use crate::{gateway_api, istio, validate};
 
 /// Checks a document of such a kind; `false` for every other kind.
 pub(super) fn check(known: &KnownKind, meta: &Meta, fields: &Map<String, Value>, issues: &mut Vec<Issue>) -> bool {
     match (known.group, known.kind) {
         (gateway_api::GROUP, "ListenerSet") => drop(required::<gateway_api::ListenerSet>(known, fields, issues)),
-        (gateway_api::GROUP, "UDPRoute") => {
-            if let Some(route) = required::<gateway_api::UdpRoute>(known, fields, issues) {
-                let mut cursor = Cursor::new(Path::root().join("spec"), issues);
-                validate::check_rules(meta, &route.rules, &mut cursor);
-            }
-        }
         (_, "WorkloadGroup") => {
             let group = required::<istio::WorkloadGroup>(known, fields, issues);
             validate::unused(meta, group.as_ref(), validate::workload_group, issues);

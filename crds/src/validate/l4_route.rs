@@ -26,7 +26,7 @@ pub(super) fn check_tls(meta: &Meta, route: &TlsRoute, cursor: &mut Cursor<'_>) 
 }
 
 /// The rules of a TCPRoute or UDPRoute.
-pub(crate) fn check_rules(meta: &Meta, rules: &[L4RouteRule], cursor: &mut Cursor<'_>) {
+pub(super) fn check_rules(meta: &Meta, rules: &[L4RouteRule], cursor: &mut Cursor<'_>) {
     if meta.version != OLDEST && rules.len() > 1 {
         cursor.report_at("rules", Code::OutOfRange, format!("{} rules; exactly one is allowed", rules.len()));
     }

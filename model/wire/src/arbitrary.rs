@@ -61,8 +61,14 @@ fn tls_algorithms() -> impl Strategy<Value = TlsAlgorithms> {
 }
 
 fn chain() -> impl Strategy<Value = Chain> {
-    let client = (text(), any::<bool>(), list(text()))
-        .prop_map(|(ca, is_required, subject_alt_names)| ClientValidation { ca, is_required, subject_alt_names });
+    let client = (text(), any::<bool>(), list(text()), any::<bool>()).prop_map(
+        |(ca, is_required, subject_alt_names, tolerates_invalid)| ClientValidation {
+            ca,
+            is_required,
+            subject_alt_names,
+            tolerates_invalid,
+        },
+    );
     let mode = prop_oneof![
         (list(text()), option::of(client))
             .prop_map(|(certificates, client)| ServerTlsMode::Secrets { certificates, client }),
@@ -96,8 +102,9 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 }
 
 fn listener() -> impl Strategy<Value = Listener> {
-    (name(), option::of(ip()), any::<u16>(), any::<u16>(), list(chain()), name(), any::<bool>()).prop_map(
-        |(key, address, port, declared_port, chains, policies, detects_misdirected)| Listener {
+    let flags = (any::<bool>(), any::<bool>());
+    (name(), option::of(ip()), any::<u16>(), any::<u16>(), list(chain()), name(), flags).prop_map(
+        |(key, address, port, declared_port, chains, policies, (detects_misdirected, is_udp))| Listener {
             key,
             address,
             port,
@@ -105,6 +112,7 @@ fn listener() -> impl Strategy<Value = Listener> {
             chains,
             policies,
             detects_misdirected,
+            is_udp,
         },
     )
 }

@@ -39,6 +39,9 @@ pub const MAX_EXPLANATION_BYTES: usize = 256 * 1024;
 /// Most queries that one proxy may be subscribed to.
 pub const MAX_SUBSCRIPTIONS: usize = 10_000;
 
+/// Most roots that a proxy says it trusts.
+pub const MAX_ROOTS: usize = 256;
+
 /// A listener that cannot listen although the offer that it is part of is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unbound {

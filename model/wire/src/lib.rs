@@ -23,6 +23,7 @@ mod service;
 mod settings;
 mod shared;
 mod transaction;
+mod trust;
 
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;

@@ -23,6 +23,7 @@ wire_struct!(Listener => v1::Listener {
     chains: list,
     policies: plain,
     detects_misdirected: same,
+    is_udp: same,
 });
 wire_struct!(Chain => v1::Chain { name: plain, sni: list, tls: optional, handler: required });
 wire_struct!(ServerTls => v1::ServerTls {
@@ -34,7 +35,12 @@ wire_struct!(ServerTls => v1::ServerTls {
 });
 wire_struct!(TlsAlgorithms => v1::TlsAlgorithms { cipher_suites: list, curves: list });
 wire_struct!(TlsLimits => v1::TlsLimits { min_version: plain, algorithms: or_default });
-wire_struct!(ClientValidation => v1::ClientValidation { ca: plain, is_required: same, subject_alt_names: list });
+wire_struct!(ClientValidation => v1::ClientValidation {
+    ca: plain,
+    is_required: same,
+    subject_alt_names: list,
+    tolerates_invalid: same,
+});
 wire_enum!(Protocol => v1::Protocol { Http, Http2, Tcp, Tls, Auto });
 wire_struct!(InboundPort => v1::InboundPort {
     port: optional,

@@ -1,5 +1,9 @@
 //! Random resources survive the wire; damaged ones are refused by name and never panic.
 
+mod fuzz;
+#[path = "../../../policy/src/tests/inputs.rs"]
+mod inputs;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use palisade_model::{

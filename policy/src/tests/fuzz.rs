@@ -4,7 +4,7 @@ use palisade_model::{origin::Origin, policy::PolicyMode};
 
 use super::{
     facts::{Plain, PlainHttp, decide, engine, rule, to},
-    inputs::run,
+    inputs::{Inputs, run},
     naive, traps,
 };
 use crate::{
@@ -56,7 +56,7 @@ fn cedar_escaping() {
         "\u{1f600}",
         "\u{feff}",
     ];
-    run(ROOT, "cedar_escaping", 1_000, 24, |bytes| {
+    run(Inputs { root: ROOT, name: "cedar_escaping", few: 1_000, longest: 24, ..Inputs::default() }, |bytes| {
         let text = pieces(bytes, ALPHABET);
         if !text.is_empty() {
             traps::stays_inside(&text);
@@ -74,7 +74,7 @@ fn path_templates() {
         "/", "/", "/{*}", "/{**}", "{*}", "{**}", "*", "a", "b", "%2f", ".", "..", ";", "{", "}", "~", "!", "\u{e4}",
         "//", "-",
     ];
-    run(ROOT, "path_templates", 3_000, 40, |bytes| {
+    run(Inputs { root: ROOT, name: "path_templates", few: 3_000, longest: 40, ..Inputs::default() }, |bytes| {
         // The first half is the template, the second the path.
         let (template, path) = bytes.split_at(bytes.len() / 2);
         let (template, path) = (pieces(template, ALPHABET), format!("/{}", pieces(path, ALPHABET)));
@@ -142,7 +142,7 @@ fn cedar_text() {
         uid: "".into(),
         generation: 0,
     };
-    run(ROOT, "cedar_text", 2_000, 64, |bytes| {
+    run(Inputs { root: ROOT, name: "cedar_text", few: 2_000, longest: 64, ..Inputs::default() }, |bytes| {
         for text in [pieces(bytes, ALPHABET), String::from_utf8_lossy(bytes).into_owned()] {
             let document = CedarDocument { source: &source, text: &text, links: &[], mode: PolicyMode::Enforce };
             let admission = admit_cedar(&document);
@@ -160,7 +160,7 @@ fn cedar_text() {
 
 #[test]
 fn compiled_forms() {
-    run(ROOT, "compiled_forms", 20_000, 256, |bytes| {
+    run(Inputs { root: ROOT, name: "compiled_forms", few: 20_000, longest: 256, ..Inputs::default() }, |bytes| {
         if let Ok(program) = decode(bytes) {
             assert_eq!(decode(&encode(&program).unwrap()).unwrap(), program);
         }

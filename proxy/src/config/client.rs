@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use palisade_model::{hash::ContentHash, resource::ResourceKey, service::Query, snapshot::Snapshot};
+use palisade_model::{hash::ContentHash, resource::ResourceKey, service::Query, snapshot::Snapshot, trust::Trust};
 use palisade_wire::{
     delta::{
         Client, MAX_MESSAGE_BYTES, Unbound,
@@ -30,6 +30,7 @@ use super::{
     dial::{Dialer, TokenSource},
     reports::{Outbox, report},
     subscriptions::Subscriptions,
+    trust::{self, Trusting},
 };
 
 /// From the call to control's first answer.
@@ -111,6 +112,8 @@ pub struct ConfigClient {
     token: TokenSource,
     applier: Arc<dyn Applier>,
     explainer: Option<Arc<dyn Explainer>>,
+    /// Follows what control says about the mesh's trust.
+    trusting: Option<Arc<dyn Trusting>>,
     /// Decision records for whoever listens at control.
     outbox: Option<Arc<Outbox>>,
     commands: mpsc::Receiver<Command>,
@@ -154,6 +157,7 @@ impl ConfigClient {
             token,
             applier,
             explainer: None,
+            trusting: None,
             outbox: None,
             commands,
             state,
@@ -170,6 +174,12 @@ impl ConfigClient {
     #[must_use]
     pub fn with_explainer(self, explainer: Arc<dyn Explainer>) -> Self {
         Self { explainer: Some(explainer), ..self }
+    }
+
+    /// Follows the mesh's trust, too.
+    #[must_use]
+    pub fn with_trusting(self, trusting: Arc<dyn Trusting>) -> Self {
+        Self { trusting: Some(trusting), ..self }
     }
 
     /// Sends decision records, too, over the same connection.
@@ -297,6 +307,7 @@ impl ConfigClient {
             AbortOnDropHandle::new(tokio::spawn(reports))
         });
         let mut sweep = tokio::time::interval(SWEEP);
+        let mut standing = self.trusting.as_ref().map(|trusting| trusting.standing());
         loop {
             let deadline = self.machine.deadline();
             let due = async {
@@ -323,6 +334,7 @@ impl ConfigClient {
                     Some(command) => self.subscribe(command),
                     None => return "nobody needs configuration any more".to_owned(),
                 },
+                standing = trust::changed(&mut standing) => self.machine.standing(&standing),
                 _ = sweep.tick() => self.sweep(Instant::now()),
             };
             if let Err(error) = self.act(actions, &stream).await {
@@ -354,11 +366,20 @@ impl ConfigClient {
                     tracing::warn!(count = refused.len(), %example, "the control plane answers no more queries");
                     self.keep();
                 }
+                Action::Trust(trust) => pending.extend(self.trust(trust).await?),
                 Action::InSync => tracing::debug!("in sync with the control plane"),
                 Action::Reconnect(violation) => return Err(violation.to_string()),
             }
         }
         Ok(())
+    }
+
+    /// Puts in force whom control says to trust, and answers.
+    async fn trust(&mut self, trust: Trust) -> Result<Vec<Action>, String> {
+        let Some(trusting) = self.trusting.clone() else { return Ok(Vec::new()) };
+        let standing = tokio::task::spawn_blocking(move || trusting.trust(trust)).await;
+        let standing = standing.map_err(|error| format!("what to trust was not put in force: {error}"))?;
+        Ok(self.machine.standing(&standing))
     }
 
     /// Asks for all that waits to be asked for, in one message.

@@ -13,7 +13,8 @@ use std::{
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
+use palisade_model::trust::Trust;
+use rustls::{ClientConfig, RootCertStore, client::WebPkiServerVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -26,6 +27,7 @@ use tonic::{
 };
 
 use super::{identity::IssuedIdentity, pipe::Pipe};
+use crate::tls::Revoked;
 
 /// TCP connect and TLS handshake together.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -56,7 +58,11 @@ pub struct TlsDialer {
 
 /// The newest certificate of the workload, for connections to control.
 #[derive(Default)]
-pub struct Credentials(ArcSwapOption<IssuedIdentity>);
+pub struct Credentials {
+    identity: ArcSwapOption<IssuedIdentity>,
+    /// Whose certificates count besides those of the file: what control told over a connection that was verified.
+    trust: ArcSwapOption<Trust>,
+}
 
 /// Where the pod's token comes from.
 #[derive(Clone)]
@@ -113,7 +119,12 @@ struct Connector(Dialer);
 impl Credentials {
     /// Shows this certificate from now on.
     pub fn set(&self, identity: Arc<IssuedIdentity>) {
-        self.0.store(Some(identity));
+        self.identity.store(Some(identity));
+    }
+
+    /// Trusts these roots as well as those of the file, which may be older, and nothing that is revoked.
+    pub fn set_trust(&self, trust: Trust) {
+        self.trust.store(Some(Arc::new(trust)));
     }
 }
 
@@ -170,10 +181,23 @@ impl TlsDialer {
         if roots.is_empty() {
             return Err(malformed("no certificate in PEM".to_owned()));
         }
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        let trust = self.credentials.trust.load_full();
+        let told = |error: &dyn fmt::Display| malformed(format!("what the control plane told besides: {error}"));
+        for root in CertificateDer::pem_slice_iter(trust.as_ref().map_or(&[][..], |trust| trust.roots.as_bytes())) {
+            roots.add(root.map_err(|error| told(&error))?)?;
+        }
+        // A list that cannot be read is cured over this very connection: here it does not count.
+        let revoked = trust.as_ref().and_then(|trust| Revoked::from_pem(&trust.revoked).ok()).unwrap_or_default();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .with_crls(revoked.lists().iter().cloned())
+            .allow_unknown_revocation_status()
+            .build()
+            .map_err(|error| told(&error))?;
+        let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
-            .with_root_certificates(roots);
-        let mut config = match self.credentials.0.load_full().filter(|identity| identity.is_valid_now()) {
+            .with_webpki_verifier(verifier);
+        let mut config = match self.credentials.identity.load_full().filter(|identity| identity.is_valid_now()) {
             None => builder.with_no_client_auth(),
             Some(identity) => {
                 let chain = CertificateDer::pem_slice_iter(identity.chain_pem().as_bytes())

@@ -11,7 +11,7 @@ use palisade_wire::proto::istio_auth::{
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -23,6 +23,9 @@ use super::{
 
 /// One request for a certificate, connecting included.
 const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// A first replacement before time comes within this time.
+const EARLY: Duration = Duration::from_secs(3);
 
 /// Share of the half-life by which renewals of many proxies are spread, either way.
 const JITTER: f64 = 0.05;
@@ -149,6 +152,20 @@ impl IdentityClient {
         install: impl Fn(Arc<IssuedIdentity>) -> Result<(), E>,
         stop: CancellationToken,
     ) {
+        let (never, due) = watch::channel(false);
+        self.keep_until(install, due, stop).await;
+        drop(never);
+    }
+
+    /// As [`IdentityClient::keep`], and before time whenever `is_due` says so: not at once, since it says so to many, and with
+    /// backoff where it goes on to.
+    pub async fn keep_until<E: fmt::Display>(
+        &self,
+        install: impl Fn(Arc<IssuedIdentity>) -> Result<(), E>,
+        mut is_due: watch::Receiver<bool>,
+        stop: CancellationToken,
+    ) {
+        let mut early = Backoff::new(EARLY, Duration::from_secs(60));
         let patience = || Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
         let mut backoff = patience();
         loop {
@@ -177,7 +194,15 @@ impl IdentityClient {
                     tokio::select! {
                         biased;
                         () = stop.cancelled() => return,
-                        () = renewal.due() => continue,
+                        () = renewal.due() => {
+                            early.reset();
+                            continue;
+                        }
+                        () = said(&mut is_due) => {
+                            let wait = early.next().min(remaining / 4);
+                            tracing::info!(wait_ms = wait.as_millis(), "the certificate is replaced before its time");
+                            wait
+                        }
                     }
                 }
                 Err(error) => {
@@ -192,6 +217,13 @@ impl IdentityClient {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+}
+
+/// Once it is said that another certificate is needed.
+async fn said(is_due: &mut watch::Receiver<bool>) {
+    if is_due.wait_for(|is_due| *is_due).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_model::{hash::ContentHash, resource::Feature};
+use palisade_model::{hash::ContentHash, resource::Feature, trust::Trust};
 use palisade_wire::{
     proto::v1::SavedIdentity,
     saved::{Saved, decode_saved, encode_saved},
@@ -109,19 +109,28 @@ impl StateFolder {
         }
     }
 
-    /// The certificate of this pod from before a restart, if it is still valid.
-    pub fn identity(&self, pod: (&str, &str)) -> Option<Arc<IssuedIdentity>> {
+    /// The certificate of this pod from before a restart, if it is still valid, and what was revoked.
+    pub fn identity(&self, pod: (&str, &str)) -> Option<(Arc<IssuedIdentity>, Option<Trust>)> {
         let read = self.read(IDENTITY).and_then(|bytes| {
             let Some(bytes) = bytes else { return Ok(None) };
-            let SavedIdentity { namespace, name, chain, private_key, bundle } =
+            let SavedIdentity { namespace, name, chain, private_key, bundle, revoked, refusal } =
                 SavedIdentity::decode(bytes.as_slice()).map_err(|error| error.to_string())?;
             if (namespace.as_str(), name.as_str()) != pod {
                 return Err("it is another pod's".to_owned());
             }
-            IssuedIdentity::new(chain, private_key, bundle).map(Some).map_err(|error| error.to_string())
+            let trust = (!revoked.is_empty() || refusal.is_some()).then(|| Trust {
+                roots: bundle.as_str().into(),
+                signing: None,
+                revoked: revoked.into(),
+                refusal: refusal.map(Into::into),
+            });
+            let identity = IssuedIdentity::new(chain, private_key, bundle).map_err(|error| error.to_string())?;
+            Ok(Some((identity, trust)))
         });
         match read {
-            Ok(identity) => identity.filter(IssuedIdentity::is_valid_now).map(Arc::new),
+            Ok(identity) => identity
+                .filter(|(identity, _)| identity.is_valid_now())
+                .map(|(identity, trust)| (Arc::new(identity), trust)),
             Err(error) => {
                 tracing::warn!(folder = %self.0.display(), %error, "the saved certificate is ignored");
                 None
@@ -129,17 +138,19 @@ impl StateFolder {
         }
     }
 
-    /// Keeps a certificate with its key.
+    /// Keeps a certificate with its key, and what is trusted with it.
     ///
     /// # Errors
     /// When it cannot be written; what was there before stays.
-    pub fn keep_identity(&self, pod: (&str, &str), identity: &IssuedIdentity) -> io::Result<()> {
+    pub fn keep_identity(&self, pod: (&str, &str), identity: &IssuedIdentity, trust: Option<&Trust>) -> io::Result<()> {
         let message = SavedIdentity {
             namespace: pod.0.to_owned(),
             name: pod.1.to_owned(),
             chain: identity.chain_pem().to_owned(),
             private_key: identity.key_pem().to_owned(),
-            bundle: identity.bundle_pem().to_owned(),
+            bundle: trust.map_or_else(|| identity.bundle_pem(), |trust| &trust.roots).to_owned(),
+            revoked: trust.map(|trust| trust.revoked.to_string()).unwrap_or_default(),
+            refusal: trust.and_then(|trust| trust.refusal.as_deref().map(str::to_owned)),
         };
         self.write(IDENTITY, &message.encode_to_vec())
     }

@@ -112,7 +112,7 @@ mod tests {
         let (log, _writer) = AccessLog::start(Capture::default(), Counter::default()).unwrap();
         let settings = RuntimeSettings::new("foo/a");
         let runtime = Runtime::new(settings, Arc::clone(&identities), Arc::new(Metrics::new()), log);
-        let keeper = Arc::new(IdentityKeeper::new(Arc::clone(&identities)));
+        let keeper = Arc::new(IdentityKeeper::new(Arc::clone(&identities), None));
         let own = ca.mesh("spiffe://cluster.local/ns/foo/sa/a");
         keeper.install(Arc::new(IssuedIdentity::new(own.chain, own.key, ca.pem()).unwrap())).unwrap();
         let applier = RuntimeApplier { runtime, keeper, reconcile: None };

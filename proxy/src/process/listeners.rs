@@ -8,7 +8,10 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{runtime::Runtime, serve::ListenerSet};
+use crate::{
+    runtime::{Runtime, datagrams::DatagramListeners},
+    serve::ListenerSet,
+};
 
 /// The pause before an address that could not be bound is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -16,6 +19,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Reconciles when asked, and tells whoever asked which listeners do not listen, until `ended` completes.
 pub(super) async fn follow(
     listeners: &mut ListenerSet,
+    datagrams: &mut DatagramListeners,
     runtime: &Runtime,
     asked: &mut mpsc::Receiver<oneshot::Sender<Vec<Unbound>>>,
     ended: impl Future<Output = ()>,
@@ -29,7 +33,9 @@ pub(super) async fn follow(
             Some(done) = asked.recv() => Some(done),
             () = sleep_until(retry.unwrap_or_else(Instant::now)), if retry.is_some() => None,
         };
-        let errors = listeners.reconcile(runtime.edge().binds()).await;
+        let edge = runtime.edge();
+        let mut errors = listeners.reconcile(edge.binds()).await;
+        errors.extend(datagrams.reconcile(edge.datagram_binds()).await);
         for error in &errors {
             tracing::error!(%error, "a listener of the configuration does not listen; trying again");
         }

@@ -6,7 +6,7 @@ use palisade_model::resource::Feature;
 use palisade_wire::saved::Saved;
 
 use super::identity::IdentityKeeper;
-use crate::config::{Dialer, IssuedIdentity, StateFolder};
+use crate::config::{Dialer, StateFolder, Trusting};
 
 /// Where things are kept, and for which pod.
 pub(super) struct Keeping {
@@ -17,7 +17,7 @@ pub(super) struct Keeping {
 }
 
 impl Keeping {
-    /// What was kept from before a restart; its certificate is installed, if it is still good.
+    /// What was kept from before a restart, trust and all; its certificate is installed, if it is still good.
     pub(super) async fn restored(
         &self,
         features: BTreeSet<Feature>,
@@ -32,8 +32,8 @@ impl Keeping {
             }
         };
         let (saved, identity) = tokio::task::spawn_blocking(reading).await.unwrap_or_default();
-        if let Some(identity) = identity {
-            match keeper.install(Arc::clone(&identity)) {
+        if let Some((identity, trust)) = identity {
+            match keeper.restore(Arc::clone(&identity), trust) {
                 Ok(()) => {
                     if let Dialer::Tls(dialer) = dialer {
                         dialer.credentials.set(identity);
@@ -45,11 +45,21 @@ impl Keeping {
         saved
     }
 
-    /// Keeps a certificate that was issued.
-    pub(super) fn keep_identity(&self, issued: &IssuedIdentity) {
-        let (namespace, name) = &self.pod;
-        if let Err(error) = self.folder.keep_identity((namespace, name), issued) {
-            tracing::warn!(%error, "the certificate is not kept");
+    /// Keeps each certificate that is installed, and what is trusted with it. Never ends.
+    pub(super) async fn follow(self: Arc<Self>, keeper: Arc<IdentityKeeper>) {
+        let mut standing = keeper.standing();
+        while standing.changed().await.is_ok() {
+            let Some((issued, trust)) = keeper.to_keep() else { continue };
+            let keeping = Arc::clone(&self);
+            let written = tokio::task::spawn_blocking(move || {
+                let (namespace, name) = &keeping.pod;
+                keeping.folder.keep_identity((namespace, name), &issued, trust.as_ref())
+            });
+            match written.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "the certificate is not kept"),
+                Err(error) => tracing::warn!(%error, "the certificate is not kept"),
+            }
         }
     }
 }

@@ -124,9 +124,9 @@ pub const INBOUND_PORT: u16 = 15006;
 ///
 /// # Errors
 /// The reason for which the connection is closed.
-pub fn admit(index: &RuntimeIndex, facts: Connection, seen: Seen) -> Result<Admitted, Refused> {
+pub fn admit(index: &RuntimeIndex, mut facts: Connection, seen: Seen) -> Result<Admitted, Refused> {
     let (entry, mode, carries) = match (index.settings().kind, facts.direction) {
-        (ProxyKind::Gateway, _) => gateway(index, &facts)?,
+        (ProxyKind::Gateway, _) => gateway(index, &mut facts)?,
         // A sidecar's own doors lead nowhere: what goes to them would come back for ever.
         (ProxyKind::Sidecar, _) if [INBOUND_PORT, OUTBOUND_PORT].contains(&facts.destination.port()) => {
             return Err(Refused { reason: Reason::NoFilterChain });
@@ -134,6 +134,21 @@ pub fn admit(index: &RuntimeIndex, facts: Connection, seen: Seen) -> Result<Admi
         (ProxyKind::Sidecar, Direction::Inbound) => inbound(index, &facts, seen)?,
         (ProxyKind::Sidecar, Direction::Outbound) => outbound(index, &facts, seen),
     };
+    Ok(admitted(index, facts, entry, mode, carries))
+}
+
+/// Takes or refuses datagrams of one sender to a gateway.
+///
+/// # Errors
+/// No listener takes datagrams there.
+pub fn admit_datagrams(index: &RuntimeIndex, facts: Connection) -> Result<Admitted, Refused> {
+    let listener = index.datagram_listener(facts.destination.ip(), facts.destination.port());
+    let listener = Arc::clone(listener.ok_or(Refused { reason: Reason::NoFilterChain })?);
+    Ok(admitted(index, facts, Entry::Gateway(listener, 0), Mode::Plaintext, Carries::Bytes))
+}
+
+/// Finds who judges what is taken.
+fn admitted(index: &RuntimeIndex, facts: Connection, entry: Entry, mode: Mode, carries: Carries) -> Admitted {
     let policies = index.policies();
     let engine = match &entry {
         Entry::Inbound(port) => policies.engine(&port.policies),
@@ -166,7 +181,7 @@ pub fn admit(index: &RuntimeIndex, facts: Connection, seen: Seen) -> Result<Admi
         .map(|check| AdmittedCheck { check: Arc::clone(check), standing: check.engine.connect(&known) })
         .collect();
     let shown = Shown::new(facts.source.ip(), peer_uri(&facts, mode));
-    Ok(Admitted { facts, entry, mode, carries, engine, standing, shown, tokens, checks })
+    Admitted { facts, entry, mode, carries, engine, standing, shown, tokens, checks }
 }
 
 /// What the engine is told. A certificate counts only where the handshake was ours.
@@ -265,7 +280,7 @@ fn check_mesh_peer(settings: &ProxySettings, certificate: Option<&ClientCertific
     }
 }
 
-fn gateway(index: &RuntimeIndex, facts: &Connection) -> Result<(Entry, Mode, Carries), Refused> {
+fn gateway(index: &RuntimeIndex, facts: &mut Connection) -> Result<(Entry, Mode, Carries), Refused> {
     let refused = Refused { reason: Reason::NoFilterChain };
     let listener = index.listener(facts.destination.ip(), facts.destination.port()).ok_or(refused)?;
     let position = listener.chains.iter().position(|chain| chain_takes(chain, facts.tls.as_ref())).ok_or(refused)?;
@@ -291,7 +306,16 @@ fn gateway(index: &RuntimeIndex, facts: &Connection) -> Result<(Entry, Mode, Car
                 return Err(refused);
             }
             if let Some(validation) = client {
-                check_client(index, validation, certificate)?;
+                match check_client(index, validation, certificate) {
+                    Ok(()) => {}
+                    // What nobody vouches for is as if it had not been shown.
+                    Err(_) if validation.tolerates_invalid => {
+                        if let Some(tls) = &mut facts.tls {
+                            tls.certificate = None;
+                        }
+                    }
+                    Err(refused) => return Err(refused),
+                }
             }
             Mode::TlsTerminated
         }
@@ -322,7 +346,7 @@ fn check_client(
     certificate: Option<&ClientCertificate>,
 ) -> Result<(), Refused> {
     let refused = Refused { reason: Reason::PeerRefused };
-    let ClientValidation { ca, is_required, subject_alt_names } = validation;
+    let ClientValidation { ca, is_required, subject_alt_names, tolerates_invalid: _ } = validation;
     if index.secret(ca).is_none_or(|secret| secret.ca.is_none()) {
         return Err(refused);
     }

@@ -33,6 +33,8 @@ pub fn judge(rules: &CompiledCors, method: &str, headers: &HeaderMap) -> CrossOr
             lines.extend(line(header::ACCESS_CONTROL_ALLOW_METHODS, &cors.allow_methods, Some(asked)));
             let asked_headers = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS);
             lines.extend(line(header::ACCESS_CONTROL_ALLOW_HEADERS, &cors.allow_headers, asked_headers));
+            // It says nothing here, and both Envoy and the Gateway API's conformance tests have it.
+            lines.extend(line(header::ACCESS_CONTROL_EXPOSE_HEADERS, &cors.expose_headers, None));
             let age = cors.max_age.map(|age| HeaderValue::from(age.as_secs()));
             lines.extend(age.map(|age| (header::ACCESS_CONTROL_MAX_AGE, age)));
             CrossOrigin::Preflight(lines)
@@ -123,6 +125,7 @@ mod tests {
                 "access-control-allow-credentials: true",
                 "access-control-allow-methods: GET,PUT",
                 "access-control-allow-headers: x-a",
+                "access-control-expose-headers: x-b",
                 "access-control-max-age: 60",
             ]
         );

@@ -122,6 +122,11 @@ impl ConnectionContext {
 }
 
 impl Standing {
+    /// The standing of datagrams: nobody vouches for their sender.
+    pub(super) fn of_datagrams(index: Arc<RuntimeIndex>, admitted: Admitted) -> Arc<Self> {
+        Arc::new(Self { index, admitted, verified: None })
+    }
+
     /// Whether configuration and identity are still those that were asked. What registers itself in the registry looks at
     /// this afterwards: what was put in force before that may have judged all that was registered already.
     pub fn is_in_force(&self, runtime: &Runtime) -> bool {

@@ -24,7 +24,7 @@ use crate::{
     transport::{AppProtocol, ConnectionEnd, Proxy, serve_h1, serve_h2},
 };
 
-mod relay;
+pub(in crate::runtime) mod relay;
 
 pub use relay::RelaySubject;
 

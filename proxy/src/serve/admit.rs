@@ -379,10 +379,13 @@ impl Arrival {
     ) -> Admitted {
         let Self { stream, listener, peer, socket_peer, local, original_dst, slot } = self;
         let remains = Remains { listener, peer, socket_peer, local, original_dst, slot };
-        let (stream, handshake) = match terminate(Wire::new(stream), config, limit, UnixTime::now()).await {
+        let (stream, mut handshake) = match terminate(Wire::new(stream), config, limit, UnixTime::now()).await {
             Ok(done) => done,
             Err(error) => return Err(Box::new(remains.refused(error.into()))),
         };
+        if let VerifiedBy::Termination(termination) = &verified_by {
+            handshake.peer = termination.proven(handshake.peer, UnixTime::now());
+        }
         let payload = match (carries, handshake.alpn.as_deref()) {
             (DeclaredProtocol::Tcp | DeclaredProtocol::Auto, _) => Payload::Opaque,
             (DeclaredProtocol::Http, Some(b"h2")) => Payload::Http2,

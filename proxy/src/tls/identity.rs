@@ -1,7 +1,7 @@
 //! The workload's own identity, swapped as a whole, and the configurations derived from it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt,
     sync::{
         Arc,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use palisade_model::listener::TlsVersion;
+use palisade_model::{listener::TlsVersion, trust::Fingerprint};
 use parking_lot::Mutex;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
@@ -27,6 +27,7 @@ use super::{
     material::{IdentityMaterial, InvalidMaterial},
     peer::{InvalidPeer, PeerCertificate},
     provider,
+    revoked::Revoked,
     verifier::{AllowedPeers, CallerAuth, MeshClientVerifier, MeshServerVerifier},
 };
 
@@ -226,7 +227,7 @@ impl MeshIdentity {
         if clients.len() >= CLIENT_CONFIGS_SOFT_LIMIT {
             clients.retain(|_, variants| variants.is_in_use());
         }
-        let variants = ClientVariants::build(&self.client, &self.material.roots, allowed);
+        let variants = ClientVariants::build(&self.client, &self.material, allowed);
         clients.entry(allowed.clone()).or_insert(variants).pick(offer)
     }
 
@@ -240,6 +241,27 @@ impl MeshIdentity {
             return Err(InvalidPeer::Missing.into());
         };
         self.callers.verify_client_cert(leaf, intermediates, now).map(|_verified| ())
+    }
+
+    /// Which of the trusted roots its own certificate holds against, by fingerprint.
+    pub fn leaf_roots(&self, now: UnixTime) -> BTreeSet<Fingerprint> {
+        let Ok(own) = PeerCertificate::from_chain(self.chain()) else { return BTreeSet::new() };
+        let holds = |root: &&CertificateDer<'static>| {
+            let mut alone = RootCertStore::empty();
+            alone.add((*root).clone()).is_ok() && check_own_chain(&own, &alone, now).is_ok()
+        };
+        self.bundle().iter().filter(holds).map(|root| Fingerprint::of_bytes(root)).collect()
+    }
+
+    /// Whether its own certificate is revoked, so that nobody takes it.
+    pub fn is_revoked(&self, now: UnixTime) -> bool {
+        PeerCertificate::from_chain(self.chain())
+            .is_ok_and(|own| self.material.revoked.has(&own, &self.material.roots, now))
+    }
+
+    /// What is revoked.
+    pub fn revoked(&self) -> &Arc<Revoked> {
+        &self.material.revoked
     }
 
     /// Mesh handshakes that were begun as a server with this generation.
@@ -284,9 +306,10 @@ impl ServerVariants {
 }
 
 impl ClientVariants {
-    fn build(template: &ClientConfig, roots: &Arc<RootCertStore>, allowed: &AllowedPeers) -> Self {
+    fn build(template: &ClientConfig, material: &IdentityMaterial, allowed: &AllowedPeers) -> Self {
         let mut config = template.clone();
-        let verifier = MeshServerVerifier::new(Arc::clone(roots), allowed.clone());
+        let verifier = MeshServerVerifier::new(Arc::clone(&material.roots), allowed.clone());
+        let verifier = verifier.revoking(Arc::clone(&material.revoked));
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         config.resumption = Resumption::in_memory_sessions(CLIENT_SESSIONS);
         let with_offer = |offer: AlpnOffer| {
@@ -315,7 +338,8 @@ impl ClientVariants {
 }
 
 fn caller_verifier(material: &IdentityMaterial, auth: CallerAuth) -> Result<MeshClientVerifier, InvalidMaterial> {
-    Ok(MeshClientVerifier::new(Arc::clone(&material.roots), Arc::clone(&material.trust_domains), auth)?)
+    let verifier = MeshClientVerifier::new(Arc::clone(&material.roots), Arc::clone(&material.trust_domains), auth)?;
+    Ok(verifier.revoking(Arc::clone(&material.revoked)))
 }
 
 fn versions(material: &IdentityMaterial) -> &'static [&'static SupportedProtocolVersion] {

@@ -6,7 +6,7 @@ use palisade_model::{identity::TrustDomain, listener::TlsLimits};
 use rustls::{RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use super::provider;
+use super::{provider, revoked::Revoked};
 
 /// A workload's certificate chain, its key, and whom it trusts.
 pub struct IdentityMaterial {
@@ -15,6 +15,7 @@ pub struct IdentityMaterial {
     pub(super) roots: Arc<RootCertStore>,
     pub(super) trust_domains: Arc<BTreeSet<TrustDomain>>,
     pub(super) limits: TlsLimits,
+    pub(super) revoked: Arc<Revoked>,
 }
 
 /// Why certificates and keys cannot be used.
@@ -42,6 +43,9 @@ pub enum InvalidMaterial {
     /// The key belongs to another certificate.
     #[error("the private key does not belong to the certificate")]
     KeyMismatch,
+    /// A revocation list that cannot be used.
+    #[error("a revocation list cannot be used: {0}")]
+    Revocation(String),
     /// The verifier cannot be built.
     #[error("the trust bundle cannot be used: {0}")]
     Verifier(#[from] rustls::server::VerifierBuilderError),
@@ -84,6 +88,7 @@ impl IdentityMaterial {
             bundle,
             trust_domains: Arc::new(trust_domains),
             limits: TlsLimits::default(),
+            revoked: Arc::default(),
         })
     }
 
@@ -91,6 +96,12 @@ impl IdentityMaterial {
     #[must_use]
     pub fn limited(self, limits: TlsLimits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same but for what is revoked.
+    #[must_use]
+    pub fn revoking(self, revoked: Arc<Revoked>) -> Self {
+        Self { revoked, ..self }
     }
 }
 

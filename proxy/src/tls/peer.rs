@@ -43,6 +43,9 @@ pub enum InvalidPeer {
     /// Outside its validity period at the time of a resumed handshake.
     #[error("the certificate is not valid at this time")]
     Expired,
+    /// Whether it is revoked cannot be told.
+    #[error("whether the certificate is revoked cannot be told: {0}")]
+    Unjudged(Arc<str>),
     /// Not one of the certificates that the listener was told to accept.
     #[error("the certificate is not one of those that are accepted")]
     NotPinned,

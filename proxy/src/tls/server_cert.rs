@@ -37,6 +37,8 @@ pub enum ClientAuth {
     Required(ClientTrust),
     /// One that is shown must be valid; none is accepted too (OPTIONAL_MUTUAL).
     Optional(ClientTrust),
+    /// Whatever is shown is accepted, and counts only where it is valid (Gateway API, AllowInsecureFallback).
+    Fallback(ClientTrust),
 }
 
 /// Whose client certificates are accepted.
@@ -80,7 +82,13 @@ pub struct Termination {
     /// `None`: clients are not asked for certificates.
     clients: Option<Arc<dyn ClientCertVerifier>>,
     client_ca: Option<Arc<str>>,
+    /// Handshakes succeed whoever vouches for the client's certificate.
+    takes_any_client: bool,
 }
+
+/// Lets handshakes go on with certificates that another verifier refuses. Who shows one still has to hold its key.
+#[derive(Debug)]
+struct Lenient(Arc<dyn ClientCertVerifier>);
 
 #[derive(Debug)]
 struct ByAlgorithm {
@@ -181,15 +189,21 @@ impl Termination {
             .map_err(unusable("TLS version range"))?;
         let client_ca = match &client {
             ClientAuth::None => None,
-            ClientAuth::Required(trust) | ClientAuth::Optional(trust) => trust.key.clone(),
+            ClientAuth::Required(trust) | ClientAuth::Optional(trust) | ClientAuth::Fallback(trust) => {
+                trust.key.clone()
+            }
         };
+        let takes_any_client = matches!(client, ClientAuth::Fallback(_));
         let clients = match client {
             ClientAuth::None => None,
             ClientAuth::Required(trust) => Some(user_verifier(trust, false)?),
-            ClientAuth::Optional(trust) => Some(user_verifier(trust, true)?),
+            ClientAuth::Optional(trust) | ClientAuth::Fallback(trust) => Some(user_verifier(trust, true)?),
         };
         let builder = match &clients {
             None => builder.with_no_client_auth(),
+            Some(verifier) if takes_any_client => {
+                builder.with_client_cert_verifier(Arc::new(Lenient(Arc::clone(verifier))))
+            }
             Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         };
         let mut config = builder.with_cert_resolver(Arc::new(ByAlgorithm::new(certificates)));
@@ -197,7 +211,7 @@ impl Termination {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let silent = Arc::new(config.clone());
         config.alpn_protocols = alpn;
-        Ok(Self { config: Arc::new(config), silent, clients, client_ca })
+        Ok(Self { config: Arc::new(config), silent, clients, client_ca, takes_any_client })
     }
 
     /// The configuration for a connection whose client offers these ALPN names.
@@ -214,6 +228,11 @@ impl Termination {
     /// Whether clients are asked for certificates.
     pub fn asks_clients(&self) -> bool {
         self.clients.is_some()
+    }
+
+    /// What a handshake proved of its client: nothing where the certificate was taken although nobody vouches for it.
+    pub fn proven(&self, client: Option<PeerCertificate>, now: UnixTime) -> Option<PeerCertificate> {
+        client.filter(|client| !self.takes_any_client || self.verify_client(Some(client), now).is_ok())
     }
 
     /// Judges a client again who was admitted before, perhaps by other settings. `None`: it showed no certificate.
@@ -297,6 +316,53 @@ impl ClientCertVerifier for UserClientVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.chain.supported_verify_schemes()
+    }
+}
+
+impl ClientCertVerifier for Lenient {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        // Clients with certificates of other roots are to show them as well.
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        // `Termination::proven` tells afterwards what it is worth.
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 

@@ -20,6 +20,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use super::{
     peer::{InvalidPeer, PeerCertificate},
     provider,
+    revoked::{Revoked, Shown},
 };
 
 /// Whom a client accepts behind an address that it dials.
@@ -36,6 +37,7 @@ pub enum AllowedPeers {
 pub struct MeshServerVerifier {
     roots: Arc<RootCertStore>,
     allowed: AllowedPeers,
+    revoked: Arc<Revoked>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -52,7 +54,9 @@ pub enum CallerAuth {
 #[derive(Debug)]
 pub struct MeshClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
+    roots: Arc<RootCertStore>,
     trust_domains: Arc<BTreeSet<TrustDomain>>,
+    revoked: Arc<Revoked>,
 }
 
 impl AllowedPeers {
@@ -79,7 +83,13 @@ impl AllowedPeers {
 impl MeshServerVerifier {
     /// A verifier that trusts `roots` and accepts `allowed`. No roots: nobody is accepted.
     pub fn new(roots: Arc<RootCertStore>, allowed: AllowedPeers) -> Self {
-        Self { roots, allowed, provider: provider() }
+        Self { roots, allowed, revoked: Arc::default(), provider: provider() }
+    }
+
+    /// The same, and nobody whose certificate is revoked.
+    #[must_use]
+    pub fn revoking(self, revoked: Arc<Revoked>) -> Self {
+        Self { revoked, ..self }
     }
 }
 
@@ -94,12 +104,19 @@ impl MeshClientVerifier {
         auth: CallerAuth,
     ) -> Result<Self, VerifierBuilderError> {
         // The list of root names in the request only costs bytes: a mesh peer has one certificate to show.
-        let builder = WebPkiClientVerifier::builder_with_provider(roots, provider()).clear_root_hint_subjects();
+        let builder =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider()).clear_root_hint_subjects();
         let chain = match auth {
             CallerAuth::Required => builder.build()?,
             CallerAuth::Offered => builder.allow_unauthenticated().build()?,
         };
-        Ok(Self { chain, trust_domains })
+        Ok(Self { chain, roots, trust_domains, revoked: Arc::default() })
+    }
+
+    /// The same, and nobody whose certificate is revoked.
+    #[must_use]
+    pub fn revoking(self, revoked: Arc<Revoked>) -> Self {
+        Self { revoked, ..self }
     }
 
     /// Judges the names of a caller whose chain holds.
@@ -120,6 +137,7 @@ impl ServerCertVerifier for MeshServerVerifier {
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)?;
+        self.revoked.check(end_entity, intermediates, &self.roots, now, Shown::ByServer)?;
         self.allowed.check(&PeerCertificate::from_chain(std::slice::from_ref(end_entity))?)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -167,6 +185,7 @@ impl ClientCertVerifier for MeshClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        self.revoked.check(end_entity, intermediates, &self.roots, now, Shown::ByClient)?;
         self.check(&PeerCertificate::from_chain(std::slice::from_ref(end_entity))?)?;
         Ok(verified)
     }

@@ -1,7 +1,7 @@
 //! Mutated bytes against what reads untrusted ones: sniffer, path modes, authorities, request heads.
 //!
-//! A seeded mutator over the corpus beside this file. Short by default; `PALISADE_LONG=1` gives each target an hour;
-//! `PALISADE_SEED` repeats a run.
+//! A seeded mutator over the corpus beside this file. Short by default; `PALISADE_LONG=1` gives each target an hour,
+//! `PALISADE_FUZZ_SECONDS` any other time; `PALISADE_SEED` repeats a run.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::{Duration, Instant};
@@ -87,7 +87,8 @@ fn unescape(line: &str) -> Vec<u8> {
 /// Runs a target over mutated bytes for its time.
 fn run(corpus: &str, mut target: impl FnMut(&[u8])) {
     let is_long = std::env::var_os("PALISADE_LONG").is_some_and(|value| value == "1");
-    let time = if is_long { Duration::from_secs(3600) } else { Duration::from_secs(2) };
+    let seconds = std::env::var("PALISADE_FUZZ_SECONDS").ok().map(|text| text.parse().unwrap());
+    let time = Duration::from_secs(seconds.unwrap_or(if is_long { 3600 } else { 2 }));
     let mut mutator = Mutator::new(corpus);
     let (begin, mut runs) = (Instant::now(), 0_u64);
     while begin.elapsed() < time {

@@ -3,19 +3,20 @@
 use std::net::IpAddr;
 
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, CNAME};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
-use super::{Answer, Names, PATIENCE, TTL};
+use super::search::{Sought, seek};
+use super::{Names, PATIENCE, TTL};
 
-/// Longest answer over UDP that is never fragmented, and what we say we take (DNS flag day 2020).
-pub(super) const UDP_PAYLOAD_BYTES: u16 = 1232;
+/// What we say we take over UDP (DNS flag day 2020).
+const UDP_PAYLOAD_BYTES: u16 = 1232;
 
 /// Longest answer over UDP to a client that says nothing (RFC 1035 4.2.1).
 const PLAIN_PAYLOAD_BYTES: u16 = 512;
 
-/// Aliases followed for one query; a longer chain is a loop.
-const ALIAS_LIMIT: usize = 8;
+/// Longest answer over UDP to a client that takes more: it comes from the same host, where nothing is fragmented.
+const LONGEST_PAYLOAD_BYTES: u16 = 4096;
 
 /// What to do with a packet.
 #[derive(Debug)]
@@ -23,22 +24,33 @@ pub(super) enum Handled {
     /// Not a query: no answer, since answering answers makes loops.
     Nothing,
     /// Ours to answer.
-    Response(Box<Message>),
-    /// Ask the resolvers the client's own question; `alias` are records to put before their answer, whose question is
-    /// then another name than the client's.
+    Response(Box<Response>),
+    /// Ask the resolvers.
     Forward(Box<Forward>),
 }
 
+/// An answer of ours.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub(super) message: Message,
+    /// The most bytes that the client takes over UDP.
+    pub(super) udp_limit: u16,
+}
+
+/// A question for the resolvers.
 #[derive(Debug)]
 pub(super) struct Forward {
     pub(super) request: Message,
-    /// The name to ask for, and the chain of aliases that led there. Empty: the client's name itself.
+    /// Records to put before the resolver's answer: the aliases that led to the name that it is asked for.
     pub(super) chain: Vec<Record>,
+    /// What it is asked.
     pub(super) query: Query,
+    /// The mesh has the name, though no record of this type: that the resolvers do not know it is no error.
+    pub(super) is_ours: bool,
 }
 
-/// Reads one packet and finds its answer. `turn` says which of several addresses goes first.
-pub(super) async fn handle<N: Names>(names: &N, search: &[String], packet: &[u8], turn: usize) -> Handled {
+/// Reads one packet and finds its answer.
+pub(super) async fn handle<N: Names>(names: &N, search: &[String], packet: &[u8]) -> Handled {
     let request = match Message::from_vec(packet) {
         Ok(request) => request,
         Err(_) => return unreadable(packet),
@@ -52,125 +64,63 @@ pub(super) async fn handle<N: Names>(names: &N, search: &[String], packet: &[u8]
     let [query] = request.queries.as_slice() else {
         return refuse(&request, ResponseCode::FormErr);
     };
-    if query.query_class() != DNSClass::IN {
+    let is_transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
+    if query.query_class() != DNSClass::IN || is_transfer {
         return refuse(&request, ResponseCode::Refused);
     }
     let query = query.clone();
-    match tokio::time::timeout(PATIENCE, find(names, search, &query)).await {
-        Err(_) | Ok(Found::Unavailable) => refuse(&request, ResponseCode::ServFail),
-        Ok(Found::Elsewhere { chain, name }) => {
-            let mut asked = query.clone();
-            asked.set_name(name);
-            Handled::Forward(Box::new(Forward { request, chain, query: asked }))
-        }
-        Ok(Found::Here { mut chain, name, addresses }) => {
-            chain.extend(records(&name, query.query_type(), addresses, turn));
-            let mut message = respond(&request, ResponseCode::NoError);
-            message.metadata.authoritative = true;
-            message.add_answers(chain);
-            Handled::Response(Box::new(message))
-        }
+    if query.query_type() == RecordType::PTR
+        && let Some(name) = reversed(query.name()).and_then(|address| names.name_of(address))
+        && let Ok(mut name) = Name::from_ascii(&name)
+    {
+        name.set_fqdn(true);
+        let record = Record::from_rdata(query.name().clone(), ttl(), RData::PTR(PTR(name)));
+        return authoritative(&request, vec![record]);
     }
-}
-
-enum Found {
-    /// `name` owns the addresses; `chain` leads from the queried name to it.
-    Here {
-        chain: Vec<Record>,
-        name: Name,
-        addresses: Vec<IpAddr>,
-    },
-    Elsewhere {
-        chain: Vec<Record>,
-        name: Name,
-    },
-    Unavailable,
-}
-
-async fn find<N: Names>(names: &N, search: &[String], query: &Query) -> Found {
-    let queried = query.name();
-    let mut chain = Vec::new();
-    let mut owner = queried.clone();
-    let mut answer = match spelled(queried) {
-        Some(name) => complete(names, search, &name).await,
-        None => Completed::Answer(Answer::Unknown),
-    };
-    for _ in 0..ALIAS_LIMIT {
-        let target = match answer {
-            Completed::Answer(Answer::Addresses(addresses)) => return Found::Here { chain, name: owner, addresses },
-            Completed::Answer(Answer::Unknown) => return Found::Elsewhere { chain, name: owner },
-            Completed::Answer(Answer::Unavailable) => return Found::Unavailable,
-            Completed::Answer(Answer::Alias(target)) => target,
-            Completed::Stripped(name) => name,
-        };
-        let Ok(mut target_name) = Name::from_ascii(&target) else { return Found::Unavailable };
-        target_name.set_fqdn(true);
-        chain.push(Record::from_rdata(owner, ttl(), RData::CNAME(CNAME(target_name.clone()))));
-        owner = target_name;
-        answer = Completed::Answer(names.resolve(target.trim_end_matches('.')).await);
-    }
-    Found::Unavailable
-}
-
-enum Completed {
-    Answer(Answer),
-    /// The client has added a search domain to a name that is known without it.
-    Stripped(String),
-}
-
-/// Looks for the name itself, then completed with each search domain, then without one.
-async fn complete<N: Names>(names: &N, search: &[String], name: &str) -> Completed {
-    match names.resolve(name).await {
-        Answer::Unknown => {}
-        known => return Completed::Answer(known),
-    }
-    // `reviews`, `reviews.default` and `reviews.default.svc`, from clients that do not complete names themselves.
-    if name.split('.').count() <= 3 {
-        for domain in search {
-            match names.resolve(&format!("{name}.{domain}")).await {
-                Answer::Unknown => {}
-                known => return Completed::Answer(known),
+    match tokio::time::timeout(PATIENCE, seek(names, search, query.name())).await {
+        Err(_) | Ok(Sought::Unavailable) => refuse(&request, ResponseCode::ServFail),
+        Ok(Sought::Elsewhere { chain, name }) => forward(request, &query, chain, name, false),
+        Ok(Sought::Here { chain, name, addresses }) => match query.query_type() {
+            // A service's own addresses, and not those that a record about the service in the world outside gives hints of.
+            RecordType::A | RecordType::AAAA | RecordType::ANY | RecordType::HTTPS | RecordType::SVCB => {
+                let found = records(&name, query.query_type(), addresses);
+                // An alias of a name that has no such record: the empty answer alone says so to every client.
+                let chain = if found.is_empty() { Vec::new() } else { chain };
+                authoritative(&request, chain.into_iter().map(alias).chain(found).collect())
             }
-        }
+            // What else there is to know about a name, such as ports and mail servers, is the resolvers' to say.
+            _ => forward(request, &query, chain, name, true),
+        },
     }
-    for domain in search {
-        let Some(stripped) = name.strip_suffix(domain.as_str()).and_then(|name| name.strip_suffix('.')) else {
-            continue;
-        };
-        match names.resolve(stripped).await {
-            Answer::Unknown => {}
-            Answer::Unavailable => return Completed::Answer(Answer::Unavailable),
-            Answer::Addresses(_) | Answer::Alias(_) => return Completed::Stripped(stripped.to_owned()),
-        }
-    }
-    Completed::Answer(Answer::Unknown)
 }
 
-/// The name as the mesh spells names; `None` for one with bytes that no host name has.
-fn spelled(name: &Name) -> Option<String> {
-    let mut spelled = String::new();
-    for label in name.iter() {
-        if !label.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)) {
-            return None;
-        }
-        if !spelled.is_empty() {
-            spelled.push('.');
-        }
-        spelled.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
-    }
-    (!spelled.is_empty()).then_some(spelled)
+fn forward(request: Message, query: &Query, chain: Vec<(Name, Name)>, name: Name, is_ours: bool) -> Handled {
+    let mut asked = query.clone();
+    asked.set_name(name);
+    let chain = chain.into_iter().map(alias).collect();
+    Handled::Forward(Box::new(Forward { request, chain, query: asked, is_ours }))
 }
 
-fn records(name: &Name, record_type: RecordType, mut addresses: Vec<IpAddr>, turn: usize) -> Vec<Record> {
+/// The address that a name below `in-addr.arpa` or `ip6.arpa` asks about.
+fn reversed(name: &Name) -> Option<IpAddr> {
+    let network = name.parse_arpa_name().ok()?;
+    (network.prefix_len() == network.max_prefix_len()).then(|| network.addr())
+}
+
+fn alias((owner, target): (Name, Name)) -> Record {
+    Record::from_rdata(owner, ttl(), RData::CNAME(CNAME(target)))
+}
+
+/// The addresses of the type asked for, in an order of chance: clients take the first.
+fn records(name: &Name, record_type: RecordType, mut addresses: Vec<IpAddr>) -> Vec<Record> {
     addresses.retain(|address| match record_type {
         RecordType::A => address.is_ipv4(),
         RecordType::AAAA => address.is_ipv6(),
         RecordType::ANY => true,
         _ => false,
     });
-    if !addresses.is_empty() {
-        let first = turn % addresses.len();
-        addresses.rotate_left(first);
+    if addresses.len() > 1 {
+        fastrand::shuffle(&mut addresses);
     }
     let record = |address| {
         let data = match address {
@@ -201,8 +151,15 @@ pub(super) fn respond(request: &Message, code: ResponseCode) -> Message {
     response
 }
 
+fn authoritative(request: &Message, answers: Vec<Record>) -> Handled {
+    let mut message = respond(request, ResponseCode::NoError);
+    message.metadata.authoritative = true;
+    message.answers = answers;
+    Handled::Response(Box::new(Response { message, udp_limit: udp_limit(request) }))
+}
+
 fn refuse(request: &Message, code: ResponseCode) -> Handled {
-    Handled::Response(Box::new(respond(request, code)))
+    Handled::Response(Box::new(Response { message: respond(request, code), udp_limit: udp_limit(request) }))
 }
 
 /// A query whose header can be read gets FORMERR under its id; anything less gets nothing.
@@ -213,20 +170,33 @@ fn unreadable(packet: &[u8]) -> Handled {
         return Handled::Nothing;
     }
     let id = u16::from_be_bytes([first, second]);
-    Handled::Response(Box::new(Message::error_msg(id, OpCode::Query, ResponseCode::FormErr)))
+    let message = Message::error_msg(id, OpCode::Query, ResponseCode::FormErr);
+    Handled::Response(Box::new(Response { message, udp_limit: PLAIN_PAYLOAD_BYTES }))
 }
 
 /// The most bytes that the client takes over UDP.
 pub(super) fn udp_limit(request: &Message) -> u16 {
     let offered = request.edns.as_ref().map_or(PLAIN_PAYLOAD_BYTES, Edns::max_payload);
-    offered.clamp(PLAIN_PAYLOAD_BYTES, UDP_PAYLOAD_BYTES)
+    offered.clamp(PLAIN_PAYLOAD_BYTES, LONGEST_PAYLOAD_BYTES)
 }
 
-/// The message as bytes, at most `limit`: what does not fit is replaced by the sign to ask again over TCP.
+/// The message as bytes, at most `limit`: of answers that do not all fit there are as many as do, with the sign to ask again
+/// over TCP. Clients that never do so have those.
 pub(super) fn encode(message: &Message, limit: u16) -> Option<Vec<u8>> {
+    let limit = usize::from(limit);
     let bytes = message.to_vec().ok()?;
-    if bytes.len() <= usize::from(limit) {
+    if bytes.len() <= limit {
         return Some(bytes);
     }
-    message.truncate().to_vec().ok().filter(|bytes| bytes.len() <= usize::from(limit))
+    let mut part = message.truncate();
+    // As many as a fair share of the bytes allows, then fewer until they fit.
+    let mut count = message.answers.len().saturating_mul(limit) / bytes.len().max(1);
+    loop {
+        part.answers = message.answers.iter().take(count).cloned().collect();
+        let bytes = part.to_vec().ok()?;
+        if bytes.len() <= limit {
+            return Some(bytes);
+        }
+        count = count.checked_sub(1)?;
+    }
 }

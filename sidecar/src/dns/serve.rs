@@ -4,19 +4,19 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use hickory_proto::op::Message;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::answer::{Handled, encode, handle, udp_limit};
+use super::answer::{Handled, Response, encode, handle, udp_limit};
 use super::upstream::{forward, read_frame, write_frame};
 use super::{DnsSettings, Names};
 
-/// Queries over UDP in progress; further ones are dropped, and their clients ask again.
+/// Queries over UDP that wait for the control plane or a resolver; further ones are dropped, and their clients ask again. Those
+/// that can be answered at once always are.
 const QUERY_LIMIT: usize = 1024;
 
 /// TCP connections; further ones wait in the kernel's queue.
@@ -41,7 +41,6 @@ struct Shared<N> {
     search: Vec<String>,
     resolvers: Vec<SocketAddr>,
     socket_mark: Option<u32>,
-    turn: AtomicUsize,
     queries: Arc<Semaphore>,
     connections: Arc<Semaphore>,
 }
@@ -82,7 +81,6 @@ impl<N: Names> DnsServer<N> {
             search,
             resolvers,
             socket_mark,
-            turn: AtomicUsize::new(0),
             queries: Arc::new(Semaphore::new(QUERY_LIMIT)),
             connections: Arc::new(Semaphore::new(CONNECTION_LIMIT)),
         };
@@ -112,21 +110,18 @@ impl<N: Names> DnsServer<N> {
 impl<N: Names> Shared<N> {
     /// The answer to one packet; `None`: there is none to give.
     async fn answer(&self, packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let (request, response) = match handle(&self.names, &self.search, packet, turn).await {
+        let (message, udp_limit) = match handle(&self.names, &self.search, packet).await {
             Handled::Nothing => return None,
-            Handled::Response(response) => (Message::from_vec(packet).ok(), *response),
+            Handled::Response(response) => {
+                let Response { message, udp_limit } = *response;
+                (message, udp_limit)
+            }
             Handled::Forward(query) => {
                 let response = forward(&self.resolvers, self.socket_mark, &query, over_tcp).await;
-                (Some(query.request), response)
+                (response, udp_limit(&query.request))
             }
         };
-        let limit = match &request {
-            _ if over_tcp => u16::MAX,
-            Some(request) => udp_limit(request),
-            None => super::answer::UDP_PAYLOAD_BYTES,
-        };
-        encode(&response, limit)
+        encode(&message, if over_tcp { u16::MAX } else { udp_limit })
     }
 }
 
@@ -143,17 +138,31 @@ async fn serve_udp<N: Names>(socket: Arc<UdpSocket>, shared: Arc<Shared<N>>) {
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&shared.queries).try_acquire_owned() else { continue };
         let packet = buffer.get(..length).unwrap_or_default().to_vec();
-        let (socket, shared) = (Arc::clone(&socket), Arc::clone(&shared));
-        tasks.spawn(async move {
-            if let Some(answer) = shared.answer(&packet, false).await
-                && let Err(error) = socket.send_to(&answer, client).await
-            {
-                tracing::debug!(%client, %error, "DNS answer not sent");
+        let answering = Arc::clone(&shared);
+        let mut answer = Box::pin(async move { answering.answer(&packet, false).await });
+        // What is known needs no task of its own. The waker may be lost: whoever is not ready is polled again by its task.
+        let polled = answer.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        match polled {
+            Poll::Ready(None) => {}
+            Poll::Ready(Some(answer)) => send(&socket, &answer, client).await,
+            Poll::Pending => {
+                let Ok(place) = Arc::clone(&shared.queries).try_acquire_owned() else { continue };
+                let socket = Arc::clone(&socket);
+                tasks.spawn(async move {
+                    if let Some(answer) = answer.await {
+                        send(&socket, &answer, client).await;
+                    }
+                    drop(place);
+                });
             }
-            drop(place);
-        });
+        }
+    }
+}
+
+async fn send(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
+    if let Err(error) = socket.send_to(answer, client).await {
+        tracing::debug!(%client, %error, "DNS answer not sent");
     }
 }
 

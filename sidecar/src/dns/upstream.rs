@@ -12,31 +12,33 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use super::PATIENCE;
 use super::answer::{Forward, respond};
 
-/// Longest answer over UDP that is read.
-const UDP_BUFFER_BYTES: usize = 4096;
+/// Longest answer over UDP that is asked for, and read; one that is longer counts as cut off.
+const UDP_ANSWER_BYTES: u16 = 4096;
 
-/// Asks one resolver after the other until one answers; all together take at most [`PATIENCE`]. Without resolvers the
-/// name does not exist; if none answers: SERVFAIL.
+/// Asks one resolver after the other until one knows; all together take at most [`PATIENCE`]. Without resolvers the name does
+/// not exist; if none answers: SERVFAIL.
 pub(super) async fn forward(resolvers: &[SocketAddr], mark: Option<u32>, forward: &Forward, over_tcp: bool) -> Message {
-    let Forward { request, chain, query } = forward;
+    let Forward { request, chain, query, is_ours } = forward;
     let answer = if resolvers.is_empty() { None } else { ask_each(resolvers, mark, request, query, over_tcp).await };
     let code = match &answer {
         Some(answer) => answer.metadata.response_code,
         None if resolvers.is_empty() => ResponseCode::NXDomain,
         None => ResponseCode::ServFail,
     };
-    let mut response = respond(request, code);
+    let is_unknown = *is_ours && code == ResponseCode::NXDomain;
+    let mut response = respond(request, if is_unknown { ResponseCode::NoError } else { code });
+    let Some(answer) = answer.filter(|_| !is_unknown) else { return response };
+    response.metadata.truncation = answer.metadata.truncation;
+    response.metadata.authentic_data = answer.metadata.authentic_data && chain.is_empty();
     response.add_answers(chain.iter().cloned());
-    if let Some(answer) = answer {
-        response.metadata.truncation = answer.metadata.truncation;
-        response.metadata.authentic_data = answer.metadata.authentic_data && chain.is_empty();
-        response.add_answers(answer.answers);
-        response.add_authorities(answer.authorities);
-        response.add_additionals(answer.additionals);
-    }
+    response.add_answers(answer.answers);
+    response.add_authorities(answer.authorities);
+    response.add_additionals(answer.additionals);
     response
 }
 
+/// The first answer that is one. A resolver that fails, refuses or cannot is passed over, as libc does; what it said counts where
+/// no other says more.
 async fn ask_each(
     resolvers: &[SocketAddr],
     mark: Option<u32>,
@@ -46,14 +48,18 @@ async fn ask_each(
 ) -> Option<Message> {
     // An even share each, so that one dead resolver does not use up the client's patience.
     let share = PATIENCE / u32::try_from(resolvers.len()).unwrap_or(u32::MAX).max(1);
+    let mut failure = None;
     for resolver in resolvers {
         match tokio::time::timeout(share, ask(*resolver, mark, request, query, over_tcp)).await {
-            Ok(Ok(answer)) => return Some(answer),
+            Ok(Ok(answer)) => match answer.metadata.response_code {
+                ResponseCode::ServFail | ResponseCode::Refused | ResponseCode::NotImp => failure = Some(answer),
+                _ => return Some(answer),
+            },
             Ok(Err(error)) => tracing::debug!(%resolver, %error, "resolver failed"),
             Err(_) => tracing::debug!(%resolver, "resolver gave no answer"),
         }
     }
-    None
+    failure
 }
 
 async fn ask(
@@ -67,7 +73,9 @@ async fn ask(
     question.metadata.recursion_desired = request.metadata.recursion_desired;
     question.metadata.checking_disabled = request.metadata.checking_disabled;
     question.add_query(query.clone());
-    if let Some(edns) = request.edns.clone() {
+    if let Some(mut edns) = request.edns.clone() {
+        // More than we would read must not come.
+        edns.set_max_payload(edns.max_payload().min(UDP_ANSWER_BYTES));
         question.set_edns(edns);
     }
     let bytes = question.to_vec().map_err(io::Error::other)?;
@@ -93,9 +101,14 @@ async fn ask_udp(resolver: SocketAddr, mark: Option<u32>, question: &Message, by
     // Connected: the kernel drops what others send here.
     socket.connect(resolver).await?;
     socket.send(bytes).await?;
-    let mut buffer = vec![0; UDP_BUFFER_BYTES];
+    let mut buffer = vec![0; usize::from(UDP_ANSWER_BYTES)];
     loop {
         let length = socket.recv(&mut buffer).await?;
+        if length == buffer.len() && bytes.get(..2) == buffer.get(..2) {
+            let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+            answer.metadata.truncation = true;
+            return Ok(answer);
+        }
         if let Some(answer) = buffer.get(..length).and_then(|bytes| matching(question, bytes)) {
             return Ok(answer);
         }

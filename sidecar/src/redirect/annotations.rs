@@ -9,6 +9,8 @@ use super::{DnsCapture, InboundPorts, IpRange, Outbound, OutboundRanges, ProxyOw
 
 const PREFIX: &str = "traffic.sidecar.istio.io/";
 const MODE: &str = "sidecar.istio.io/interceptionMode";
+/// The younger name of `kubevirtInterfaces`; both may be there.
+const REROUTE: &str = "istio.io/reroute-virtual-interfaces";
 
 /// An annotation that does not say what to redirect.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -31,11 +33,6 @@ pub(super) fn parse(
             return Err(InvalidAnnotation::Unserved { annotation: MODE.to_owned(), value: other.to_owned() });
         }
     }
-    let kubevirt = format!("{PREFIX}kubevirtInterfaces");
-    if let Some(value) = annotations.get(&kubevirt).filter(|value| !value.is_empty()) {
-        return Err(InvalidAnnotation::Unserved { annotation: kubevirt, value: value.clone() });
-    }
-
     let read = Annotations { annotations };
     let inbound = match read.list::<u16>("includeInboundPorts", PORT)? {
         Included::All => InboundPorts::AllExcept(read.items("excludeInboundPorts", PORT)?),
@@ -59,15 +56,20 @@ pub(super) fn parse(
             included,
         },
         dns,
-        excluded_interfaces: read
-            .items::<Interface>("excludeInterfaces", "the name of a network interface")?
+        excluded_interfaces: names(read.items("excludeInterfaces", INTERFACE)?),
+        virtual_interfaces: names(read.items("kubevirtInterfaces", INTERFACE)?)
             .into_iter()
-            .map(|Interface(name)| name)
+            .chain(names(read.items_of(REROUTE, INTERFACE)?))
             .collect(),
     }))
 }
 
+fn names(interfaces: BTreeSet<Interface>) -> BTreeSet<String> {
+    interfaces.into_iter().map(|Interface(name)| name).collect()
+}
+
 const PORT: &str = "a port";
+const INTERFACE: &str = "the name of a network interface";
 const RANGE: &str = "an address range";
 
 struct Annotations<'a> {
@@ -105,15 +107,22 @@ impl Annotations<'_> {
     }
 
     fn items<T: FromStr + Ord>(&self, key: &str, expected: &'static str) -> Result<BTreeSet<T>, InvalidAnnotation> {
-        let annotation = format!("{PREFIX}{key}");
-        let Some(value) = self.annotations.get(&annotation) else { return Ok(BTreeSet::new()) };
+        self.items_of(&format!("{PREFIX}{key}"), expected)
+    }
+
+    fn items_of<T: FromStr + Ord>(
+        &self,
+        annotation: &str,
+        expected: &'static str,
+    ) -> Result<BTreeSet<T>, InvalidAnnotation> {
+        let Some(value) = self.annotations.get(annotation) else { return Ok(BTreeSet::new()) };
         value
             .split(',')
             .map(str::trim)
             .filter(|item| !item.is_empty())
             .map(|item| {
                 item.parse().map_err(|_| InvalidAnnotation::Item {
-                    annotation: annotation.clone(),
+                    annotation: annotation.to_owned(),
                     item: item.to_owned(),
                     expected,
                 })

@@ -32,7 +32,7 @@ impl Hooked {
 /// The rules of one family, for `iptables-restore --noflush`: the contents of our chains are replaced whole, what others
 /// wrote stays.
 pub fn restore_script(redirect: &Redirect, family: IpFamily, hooked: Hooked) -> String {
-    let Redirect { owner, inbound, outbound, dns, excluded_interfaces } = redirect;
+    let Redirect { owner, inbound, outbound, dns, excluded_interfaces, virtual_interfaces } = redirect;
     let mut script = Script::default();
     script.line("*nat");
     script.line(format_args!(":{INBOUND} - [0:0]"));
@@ -43,6 +43,10 @@ pub fn restore_script(redirect: &Redirect, family: IpFamily, hooked: Hooked) -> 
     }
 
     for name in excluded_interfaces {
+        script.add(INBOUND, format_args!("-i {name} -j RETURN"));
+    }
+    for name in virtual_interfaces {
+        redirect_included(&mut script, INBOUND, &format!("-i {name} "), &outbound.included, family);
         script.add(INBOUND, format_args!("-i {name} -j RETURN"));
     }
     script.add(INBOUND, format_args!("-p tcp --dport {HBONE_PORT} -j RETURN"));
@@ -70,6 +74,7 @@ pub fn restore_script(redirect: &Redirect, family: IpFamily, hooked: Hooked) -> 
     }
     for port in &outbound.excluded_ports {
         script.add(OUTPUT, format_args!("-p tcp --dport {port} -j RETURN"));
+        script.add(OUTPUT, format_args!("-p udp --dport {port} -j RETURN"));
     }
     script.add(OUTPUT, format_args!("-o lo -s {source}/{length} -j RETURN"));
     for (is_proxy, is_other) in owners(*owner) {
@@ -83,8 +88,10 @@ pub fn restore_script(redirect: &Redirect, family: IpFamily, hooked: Hooked) -> 
                 "-o lo ! -d {loopback}/{length} -p tcp {not_own} {is_proxy} -j REDIRECT --to-ports {INBOUND_PORT}"
             ),
         );
-        let direct = if dns.is_some() { "-p tcp ! --dport 53 " } else { "" };
-        script.add(OUTPUT, format_args!("-o lo {direct}{is_other} -j RETURN"));
+        if !outbound.included.has_loopback() {
+            let direct = if dns.is_some() { "-p tcp ! --dport 53 " } else { "" };
+            script.add(OUTPUT, format_args!("-o lo {direct}{is_other} -j RETURN"));
+        }
         script.add(OUTPUT, format_args!("{is_proxy} -j RETURN"));
     }
     if let Some(dns) = dns {
@@ -102,17 +109,21 @@ pub fn restore_script(redirect: &Redirect, family: IpFamily, hooked: Hooked) -> 
     for port in &outbound.included_ports {
         script.add(OUTPUT, format_args!("-p tcp --dport {port} -j REDIRECT --to-ports {OUTBOUND_PORT}"));
     }
-    match &outbound.included {
-        OutboundRanges::All => script.add(OUTPUT, format_args!("-p tcp -j REDIRECT --to-ports {OUTBOUND_PORT}")),
-        OutboundRanges::Only(ranges) => {
-            for range in ranges.iter().filter(|range| range.family() == family) {
-                script.add(OUTPUT, format_args!("-p tcp -d {range} -j REDIRECT --to-ports {OUTBOUND_PORT}"));
-            }
-        }
-    }
+    redirect_included(&mut script, OUTPUT, "", &outbound.included, family);
     script.line("COMMIT");
     write_zones(&mut script, *owner, dns.as_ref(), family, hooked);
     script.text
+}
+
+fn redirect_included(script: &mut Script, chain: &str, of: &str, included: &OutboundRanges, family: IpFamily) {
+    match included {
+        OutboundRanges::All => script.add(chain, format_args!("{of}-p tcp -j REDIRECT --to-ports {OUTBOUND_PORT}")),
+        OutboundRanges::Only(ranges) => {
+            for range in ranges.iter().filter(|range| range.family() == family) {
+                script.add(chain, format_args!("{of}-p tcp -d {range} -j REDIRECT --to-ports {OUTBOUND_PORT}"));
+            }
+        }
+    }
 }
 
 /// See the nftables twin. Written even without DNS capture, so that an earlier run's zones go.

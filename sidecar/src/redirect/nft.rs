@@ -14,7 +14,7 @@ const TABLE: &str = "inet palisade_redirect";
 
 /// A script for `nft -f -`: one transaction that replaces the rules of an earlier run, whole or not at all.
 pub fn nft_script(redirect: &Redirect) -> String {
-    let Redirect { owner, inbound, outbound, dns, excluded_interfaces } = redirect;
+    let Redirect { owner, inbound, outbound, dns, excluded_interfaces, virtual_interfaces } = redirect;
     let mut script = Script::default();
     script.line(0, format_args!("add table {TABLE}"));
     script.line(0, format_args!("delete table {TABLE}"));
@@ -23,6 +23,10 @@ pub fn nft_script(redirect: &Redirect) -> String {
     script.line(1, "chain prerouting {");
     script.line(2, "type nat hook prerouting priority dstnat; policy accept;");
     if let Some(names) = interfaces(excluded_interfaces) {
+        script.line(2, format_args!("iifname {names} return"));
+    }
+    if let Some(names) = interfaces(virtual_interfaces) {
+        redirect_included(&mut script, &format!("iifname {names} "), &outbound.included);
         script.line(2, format_args!("iifname {names} return"));
     }
     script.line(2, format_args!("tcp dport {HBONE_PORT} return"));
@@ -42,7 +46,7 @@ pub fn nft_script(redirect: &Redirect) -> String {
         script.line(2, format_args!("oifname {names} return"));
     }
     // Before anything else: connections of the proxy to its own pod are no exception.
-    script.set(2, "tcp dport", &outbound.excluded_ports, "return");
+    script.set(2, "meta l4proto { tcp, udp } th dport", &outbound.excluded_ports, "return");
     for family in IpFamily::BOTH {
         script.line(2, format_args!("oifname \"lo\" {} saddr {} return", ip(family), family.inbound_source()));
     }
@@ -58,9 +62,12 @@ pub fn nft_script(redirect: &Redirect) -> String {
                 ),
             );
         }
-        // With DNS capture a query to a resolver on loopback still has to reach the rules below.
-        let direct = if dns.is_some() { "tcp dport != 53 " } else { "" };
-        script.line(2, format_args!("oifname \"lo\" {direct}{is_other} return"));
+        // An address of loopback that is to be included means all of the pod's own, as in Istio.
+        if !outbound.included.has_loopback() {
+            // With DNS capture a query to a resolver on loopback still has to reach the rules below.
+            let direct = if dns.is_some() { "tcp dport != 53 " } else { "" };
+            script.line(2, format_args!("oifname \"lo\" {direct}{is_other} return"));
+        }
         script.line(2, format_args!("{is_proxy} return"));
     }
     if let Some(dns) = dns {
@@ -77,16 +84,7 @@ pub fn nft_script(redirect: &Redirect) -> String {
         script.set(2, format_args!("{} daddr", ip(family)), ranges, "return");
     }
     script.set(2, "tcp dport", &outbound.included_ports, format_args!("redirect to :{OUTBOUND_PORT}"));
-    match &outbound.included {
-        OutboundRanges::All => script.line(2, format_args!("meta l4proto tcp redirect to :{OUTBOUND_PORT}")),
-        OutboundRanges::Only(ranges) => {
-            for family in IpFamily::BOTH {
-                let ranges = ranges.iter().filter(|range| range.family() == family).collect::<Vec<_>>();
-                let verdict = format!("meta l4proto tcp redirect to :{OUTBOUND_PORT}");
-                script.set(2, format_args!("{} daddr", ip(family)), ranges, verdict);
-            }
-        }
-    }
+    redirect_included(&mut script, "", &outbound.included);
     script.line(1, "}");
 
     if let Some(dns) = dns {
@@ -94,6 +92,20 @@ pub fn nft_script(redirect: &Redirect) -> String {
     }
     script.line(0, "}");
     script.text
+}
+
+/// What is to be included goes to the outbound proxy, of packets that `of` matches.
+fn redirect_included(script: &mut Script, of: &str, included: &OutboundRanges) {
+    let verdict = format!("meta l4proto tcp redirect to :{OUTBOUND_PORT}");
+    match included {
+        OutboundRanges::All => script.line(2, format_args!("{of}{verdict}")),
+        OutboundRanges::Only(ranges) => {
+            for family in IpFamily::BOTH {
+                let ranges = ranges.iter().filter(|range| range.family() == family).collect::<Vec<_>>();
+                script.set(2, format_args!("{of}{} daddr", ip(family)), ranges, &verdict);
+            }
+        }
+    }
 }
 
 /// The application's query and the one that the proxy sends on its behalf may have equal ports and addresses; separate

@@ -24,6 +24,8 @@ fn everything() -> Redirect {
         ("traffic.sidecar.istio.io/includeOutboundPorts", "8443"),
         ("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.0.0.0/8,fd00::/8"),
         ("traffic.sidecar.istio.io/excludeInterfaces", "net1"),
+        ("traffic.sidecar.istio.io/kubevirtInterfaces", "k6t-eth0"),
+        ("istio.io/reroute-virtual-interfaces", "docker0, k6t-eth0"),
     ]);
     Redirect { dns: Some(resolvers()), ..redirect.unwrap().unwrap() }
 }
@@ -70,6 +72,15 @@ fn a_second_run_adds_no_second_jump() {
 }
 
 #[test]
+fn loopback_is_redirected_only_by_name() {
+    let own = ("traffic.sidecar.istio.io/includeOutboundIPRanges", "127.0.0.0/8,10.0.0.0/8");
+    let redirect = annotated(&[own]).unwrap().unwrap();
+    assert!(!nft_script(&redirect).contains("skuid != 1337 return"));
+    assert!(!restore_script(&redirect, IpFamily::V4, Hooked::default()).contains("! --uid-owner 1337 -j RETURN"));
+    assert!(nft_script(&everything()).contains("skuid != 1337 return"));
+}
+
+#[test]
 fn mode_none_redirects_nothing() {
     assert_eq!(annotated(&[("sidecar.istio.io/interceptionMode", "NONE")]), Ok(None));
 }
@@ -93,7 +104,8 @@ fn what_cannot_be_read_or_served_is_an_error() {
         ("traffic.sidecar.istio.io/excludeOutboundPorts", "70000"),
         ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.0.0.0/33"),
         ("traffic.sidecar.istio.io/excludeInterfaces", "eth0\" accept"),
-        ("traffic.sidecar.istio.io/kubevirtInterfaces", "k0"),
+        ("traffic.sidecar.istio.io/kubevirtInterfaces", "k0 k1"),
+        ("istio.io/reroute-virtual-interfaces", "a-name-that-is-too-long"),
         ("sidecar.istio.io/interceptionMode", "TPROXY"),
     ] {
         assert!(annotated(&[(key, value)]).is_err(), "{key}: {value}");

@@ -13,6 +13,7 @@ use tokio::{
 
 mod bulk;
 mod closed;
+mod dns;
 mod grpc;
 mod handshake;
 mod idle;
@@ -83,6 +84,8 @@ pub enum Kind {
     BulkHttp2,
     /// Bytes over TCP.
     BulkTcp,
+    /// DNS queries over UDP for the address of the authority, one after the other on each socket.
+    Dns,
     /// Connections that have made one request and then do nothing until they are told to go.
     Idle,
 }
@@ -96,7 +99,8 @@ pub struct Seen {
     pub bytes: u64,
     /// Length of the measurement in seconds.
     pub seconds: f64,
-    /// Latencies of an open loop in microseconds: p50, p90, p99, from the intended time of sending.
+    /// Latencies of an open loop and of DNS queries in microseconds: p50, p90, p99; of an open loop from the intended time of
+    /// sending.
     pub latencies_us: Vec<f64>,
 }
 
@@ -165,6 +169,10 @@ impl Load {
         ensure!(self.connections > 0 && self.streams > 0, "no connections");
         match self.kind {
             Kind::Http1 | Kind::Http2 | Kind::Grpc => self.closed_loop().await,
+            Kind::Dns => {
+                start_signal().await?;
+                tokio::task::spawn_blocking(move || dns::run(&self)).await?
+            }
             Kind::Open => {
                 start_signal().await?;
                 tokio::task::spawn_blocking(move || open::run(&self)).await?

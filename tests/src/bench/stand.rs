@@ -22,7 +22,7 @@ pub use sidecars::{HOST, Sidecars};
 const THREADS: &str = "2";
 
 /// The Envoy that `deploy/scripts/prerequisites` installs, where the proxies' user may run it.
-fn envoy_program(folder: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn envoy_program(folder: &Path) -> anyhow::Result<PathBuf> {
     let installed = installed_envoy()?;
     let path = folder.join("envoy");
     if !path.exists() {
@@ -46,7 +46,7 @@ fn installed_envoy() -> anyhow::Result<PathBuf> {
 }
 
 /// A folder that the proxies' user may write to.
-fn open_folder(folder: &Path) -> anyhow::Result<()> {
+pub(super) fn open_folder(folder: &Path) -> anyhow::Result<()> {
     Ok(fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?)
 }
 

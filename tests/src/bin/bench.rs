@@ -33,8 +33,12 @@ enum Command {
     Latency,
     /// Requests through the gateway with up to 10,000 policies.
     Policies,
+    /// Names that a sidecar answers.
+    Dns,
     /// How long an edit takes to every proxy.
     Propagation,
+    /// A control plane on a real API server.
+    Control,
     /// The load generator.
     #[command(hide = true)]
     Load(Load),
@@ -70,6 +74,7 @@ async fn run(command: Option<Command>, runs: Option<usize>) -> anyhow::Result<()
                 Command::Memory,
                 Command::Latency,
                 Command::Policies,
+                Command::Dns,
                 Command::Propagation,
             ] {
                 table(&command, runs).await?;
@@ -88,7 +93,9 @@ async fn table(command: &Command, runs: Option<usize>) -> anyhow::Result<()> {
         Command::Memory => bench::memory::run(runs).await,
         Command::Latency => bench::latency::run(runs).await,
         Command::Policies => bench::policies::run(runs).await,
+        Command::Dns => bench::dns::run(runs).await,
         Command::Propagation => bench::propagation::run().await,
+        Command::Control => bench::control::run(runs).await,
         Command::Load(_) | Command::Upstream(_) => return Ok(()),
     };
     let name = format!("{command:?}").to_lowercase();

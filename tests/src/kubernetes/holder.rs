@@ -17,6 +17,8 @@ use anyhow::{Context, bail, ensure};
 
 use crate::checkout;
 
+use super::programs::Site;
+
 /// How long another cluster of this machine may run on before this one gives up.
 const TURN: Duration = Duration::from_secs(20 * 60);
 
@@ -34,15 +36,19 @@ pub(super) struct Holder {
 
 impl Holder {
     /// Makes the namespaces, and waits for this cluster's turn on the machine.
-    pub(super) fn start(folder: &Path, lock: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(folder: &Path, lock: &Path, site: Site) -> anyhow::Result<Self> {
         ensure!(
             nix::unistd::Uid::effective().is_root(),
             "the Kubernetes of the tests runs in a network namespace of its own, which takes root"
         );
+        let more: &[&str] = if site == Site::Node { &["--mount", "--mount-proc"] } else { &[] };
         let mut child = Command::new("unshare")
-            .args(["--net", "--pid", "--kill-child", "--"])
+            .args(["--net", "--pid", "--kill-child"])
+            .args(more)
+            .arg("--")
             .arg(checkout::root().join("tests/kubernetes/hold"))
             .args([folder, lock])
+            .args((site == Site::Node).then_some("node"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(folder.join("log/hold"))?)
@@ -81,7 +87,7 @@ impl Holder {
             }
             Err(RecvTimeoutError::Timeout) => bail!("another cluster runs on this machine since {TURN:?}"),
             Err(RecvTimeoutError::Disconnected) => {
-                bail!("this machine lets nobody make network and process namespaces: {}", said())
+                bail!("this machine lets nobody make the namespaces of a cluster: {}", said())
             }
         }
     }

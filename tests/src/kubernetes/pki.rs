@@ -9,16 +9,28 @@ use rcgen::{
 };
 use serde_json::json;
 
-/// The names of the API server.
-const NAMES: [&str; 5] =
-    ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
+use super::programs::NODE;
+
+/// The names of the API server, and of the node, whose kubelet shares the certificate.
+const NAMES: [&str; 6] = [
+    "localhost",
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+    NODE,
+];
 
 /// Certificate users: file, user and group, by which the API server's own RBAC knows them.
-const CLIENTS: [(&str, &str, Option<&str>); 4] = [
+const CLIENTS: [(&str, &str, Option<&str>); 7] = [
     ("admin", "admin", Some("system:masters")),
     ("kube-controller-manager", "system:kube-controller-manager", None),
     ("kube-scheduler", "system:kube-scheduler", None),
     ("kwok", "kwok", Some("system:masters")),
+    ("kube-proxy", "system:kube-proxy", None),
+    ("kubelet", "system:node:node-1", Some("system:nodes")),
+    // The API server, towards the kubelet.
+    ("kubelet-client", "kube-apiserver", Some("system:masters")),
 ];
 
 /// Writes everything into a folder: `ca`, `serving` and `service-account` as `.key` and `.crt` (`.pub`), and for each client
@@ -59,6 +71,10 @@ pub(super) fn write(folder: &Path, server: &str, addresses: &[IpAddr]) -> anyhow
             "client-certificate-data": STANDARD.encode(certificate.pem()),
             "client-key-data": STANDARD.encode(key.serialize_pem()),
         });
+        if file == "kubelet-client" {
+            put("kubelet-client.crt", &certificate.pem())?;
+            put("kubelet-client.key", &key.serialize_pem())?;
+        }
         put(&format!("{file}.kubeconfig"), &kubeconfig(server, &authority.pem(), &user).to_string())?;
     }
     Ok(())

@@ -5,11 +5,32 @@ use std::{net::Ipv4Addr, path::Path};
 /// Where everything listens. In a namespace of its own every port is free.
 pub(super) const HOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
+/// The node's name, and its address, which pods can reach.
+pub(super) const NODE: &str = "node-1";
+pub(super) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// The parent of the node's cgroups and of nothing else: the name of the cluster's folder.
+pub(super) fn cgroup(folder: &Path) -> String {
+    format!("/{}", folder.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Where a cluster's pods run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Site {
+    /// Nowhere: the API server listens on loopback alone.
+    Simulated,
+    /// On a node inside the cluster's namespaces.
+    Node,
+}
+
 /// The API server's port.
 pub(super) const API_PORT: u16 = 6443;
 
 /// Addresses of Services.
-const SERVICES: &str = "10.96.0.0/16";
+pub(super) const SERVICES: &str = "10.96.0.0/16";
+
+/// Addresses of pods.
+const PODS: &str = "10.244.0.0/16";
 
 /// The first of them, of the API server's own Service.
 pub(super) const FIRST_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
@@ -27,6 +48,9 @@ pub(super) enum Program {
     Controllers,
     Scheduler,
     Kwok,
+    Containerd,
+    Kubelet,
+    KubeProxy,
 }
 
 impl Program {
@@ -37,11 +61,14 @@ impl Program {
             Self::Controllers => "kube-controller-manager",
             Self::Scheduler => "kube-scheduler",
             Self::Kwok => "kwok",
+            Self::Containerd => "containerd",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
         }
     }
 
     /// The command line. `programs` is the folder of the binaries, `folder` the cluster's own.
-    pub(super) fn command(self, programs: &Path, folder: &Path) -> Vec<String> {
+    pub(super) fn command(self, programs: &Path, folder: &Path, site: Site) -> Vec<String> {
         let pki = folder.join("pki").display().to_string();
         let file = |name: &str| format!("{pki}/{name}");
         let kubeconfig = format!("--kubeconfig={}", file(&format!("{}.kubeconfig", self.name())));
@@ -59,11 +86,15 @@ impl Program {
             ],
             Self::ApiServer => vec![
                 format!("--etcd-servers=http://{HOST}:2379"),
-                format!("--bind-address={HOST}"),
-                format!("--advertise-address={HOST}"),
+                format!("--bind-address={}", if site == Site::Node { Ipv4Addr::UNSPECIFIED } else { HOST }),
+                format!("--advertise-address={}", if site == Site::Node { NODE_ADDRESS } else { HOST }),
                 format!("--secure-port={API_PORT}"),
                 // A loopback address cannot be an endpoint of the Service `kubernetes`.
-                "--endpoint-reconciler-type=none".to_owned(),
+                format!("--endpoint-reconciler-type={}", if site == Site::Node { "lease" } else { "none" }),
+                format!("--kubelet-certificate-authority={}", file("ca.crt")),
+                format!("--kubelet-client-certificate={}", file("kubelet-client.crt")),
+                format!("--kubelet-client-key={}", file("kubelet-client.key")),
+                "--kubelet-preferred-address-types=InternalIP".to_owned(),
                 format!("--service-cluster-ip-range={SERVICES}"),
                 format!("--tls-cert-file={}", file("serving.crt")),
                 format!("--tls-private-key-file={}", file("serving.key")),
@@ -85,7 +116,7 @@ impl Program {
                 format!("--cluster-signing-cert-file={}", file("ca.crt")),
                 format!("--cluster-signing-key-file={}", file("ca.key")),
                 "--allocate-node-cidrs".to_owned(),
-                "--cluster-cidr=10.244.0.0/16".to_owned(),
+                format!("--cluster-cidr={PODS}"),
                 // The defaults make a thousand pods a matter of a minute.
                 "--kube-api-qps=500".to_owned(),
                 "--kube-api-burst=1000".to_owned(),
@@ -105,8 +136,32 @@ impl Program {
                 "--node-ip=10.245.0.1".to_owned(),
                 "--node-lease-duration-seconds=40".to_owned(),
             ],
+            Self::Containerd => vec![format!("--config={}", folder.join("node/containerd.toml").display())],
+            Self::Kubelet => vec![
+                kubeconfig,
+                format!("--config={}", folder.join("node/kubelet.json").display()),
+                format!("--root-dir={}", folder.join("kubelet").display()),
+                format!("--cert-dir={}", folder.join("kubelet/pki").display()),
+                format!("--hostname-override={NODE}"),
+                format!("--node-ip={NODE_ADDRESS}"),
+            ],
+            Self::KubeProxy => vec![
+                kubeconfig,
+                format!("--hostname-override={NODE}"),
+                "--proxy-mode=nftables".to_owned(),
+                format!("--cluster-cidr={PODS}"),
+                // The machine's own settings stay as they are.
+                "--conntrack-max-per-core=0".to_owned(),
+                format!("--healthz-bind-address={HOST}:10256"),
+                format!("--metrics-bind-address={HOST}:10249"),
+                "--nodeport-addresses=primary".to_owned(),
+            ],
         };
-        let program = programs.join(self.name()).display().to_string();
+        let program = match self {
+            // Of this machine, not of the build.
+            Self::Containerd => "containerd".to_owned(),
+            _ => programs.join(self.name()).display().to_string(),
+        };
         std::iter::once(program).chain(arguments).collect()
     }
 }

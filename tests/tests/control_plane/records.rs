@@ -4,6 +4,7 @@ use futures::StreamExt;
 use palisade_control::{
     admin,
     decisions::client::{ReceivedRecords, listen},
+    rotation::{Place, Rotation},
 };
 use palisade_proxy::config::Outbox;
 use palisade_tests::{http::Client, wait::until};
@@ -32,7 +33,8 @@ async fn reporting() -> Reporting {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let keys = watch::channel(Arc::from([])).1;
-    tokio::spawn(admin::serve(listener, Arc::clone(control.shared()), keys, stop.clone()));
+    let rotation = Rotation::new(Place::Folder(mesh.path("ca")), control.shared(), "test");
+    tokio::spawn(admin::serve(listener, Arc::clone(control.shared()), keys, rotation, stop.clone()));
     let token = control.token(&WorkloadRef { namespace: "foo".into(), name: "a-1".into() }).unwrap();
     let profile = Profile {
         namespace: "foo".into(),

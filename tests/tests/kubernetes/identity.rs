@@ -2,6 +2,8 @@
 
 mod bundle;
 mod callers;
+mod control;
 mod rights;
 mod root;
+mod rotation;
 mod tokens;

@@ -88,6 +88,8 @@ impl Gateway {
 
 /// An application: `/slow` is answered once it is released, an upgrade echoes, everything else is answered with its name.
 pub(crate) struct Application {
+    /// What it answers with.
+    pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
     /// Lets slow answers go.
     pub(crate) release: Arc<Notify>,
@@ -106,7 +108,7 @@ impl Application {
                 tokio::spawn(serve(stream, name, Arc::clone(&released), Arc::clone(&arriving)));
             }
         });
-        Ok(Self { address, release, arrived })
+        Ok(Self { name, address, release, arrived })
     }
 }
 

@@ -1,6 +1,8 @@
-//! A gateway's life as one process: it drains on SIGTERM, and no change of its documents loses a request.
+//! The life of processes: a gateway drains on SIGTERM, no change of its documents loses a request, and what the machine does to a control plane loses none.
 
+mod control;
 mod gateway;
+mod keys;
 mod machine;
 
 use std::sync::{

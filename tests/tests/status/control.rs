@@ -34,6 +34,8 @@ pub(crate) const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 pub(crate) struct Stand<'a> {
     pub(crate) cluster: &'a Cluster,
     pub(crate) client: kube::Client,
+    /// By which control planes know the cluster, and themselves.
+    kubeconfig: PathBuf,
     folder: TempDir,
 }
 
@@ -59,8 +61,13 @@ impl<'a> Stand<'a> {
                  spec: {controllerName: palisade.dev/gateway-controller}}",
             )
             .await?;
+        Self::as_owner(cluster, cluster.kubeconfig().to_path_buf()).await
+    }
+
+    /// A cluster as it is, and control planes as whoever a kubeconfig names.
+    pub(crate) async fn as_owner(cluster: &'a Cluster, kubeconfig: PathBuf) -> anyhow::Result<Self> {
         let client = cluster.client().await?;
-        Ok(Self { cluster, client, folder: tempfile::tempdir()? })
+        Ok(Self { cluster, client, kubeconfig, folder: tempfile::tempdir()? })
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -72,8 +79,8 @@ impl<'a> Stand<'a> {
         self.control_with(name, &[]).await
     }
 
-    /// Starts one with further arguments.
-    pub(crate) async fn control_with(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Replica> {
+    /// One with further flags.
+    pub(crate) async fn control_with(&self, name: &str, flags: &[&str]) -> anyhow::Result<Replica> {
         let connector = self.cluster.connector();
         let (listen, admin) = (connector.free_address().await?, connector.free_address().await?);
         let log = self.folder().join(format!("{name}.log"));
@@ -82,10 +89,10 @@ impl<'a> Stand<'a> {
             .cluster
             .command(checkout::binary("palisade-control")?)
             .arg("--kubeconfig")
-            .arg(self.cluster.kubeconfig())
+            .arg(&self.kubeconfig)
             .args(["--control-namespace", SYSTEM])
             .args(["--listen", &listen.to_string(), "--admin", &admin.to_string()])
-            .args(arguments)
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
             .stderr(said)
@@ -120,6 +127,13 @@ impl<'a> Stand<'a> {
         let start = format!("palisade_control_status_writes_total{{kind=\"{kind}\",result=\"{result}\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&start));
         Ok(line.map(str::parse).transpose()?.unwrap_or(0))
+    }
+
+    /// Writes of objects that run Gateways.
+    pub(crate) async fn gateway_writes(&self, replica: &Replica) -> anyhow::Result<u64> {
+        let (_, text) = self.page(replica, "/metrics").await?;
+        let lines = text.lines().filter(|line| line.starts_with("palisade_control_gateway_writes_total{"));
+        lines.filter_map(|line| line.rsplit(' ').next()).map(|number| Ok(number.parse::<u64>()?)).sum()
     }
 
     /// Whether a control plane leads.
@@ -160,6 +174,11 @@ impl Replica {
         let status = tokio::time::timeout(SOON, self.child.wait()).await??;
         ensure!(status.success(), "{status}: {}", self.said());
         Ok(())
+    }
+
+    /// Everything that it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     pub(crate) fn said(&self) -> String {

@@ -1,6 +1,9 @@
 //! Traps in authorization policies: what is admitted and does not do what it seems to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use palisade_crds::istio::{Action, AuthorizationPolicy, Condition, Operation, Rule, RuleEntry, Source};
 
@@ -16,45 +19,73 @@ use inventory::Inventory;
 
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
-pub(super) fn check(resolved: &Resolved, reports: &mut Reports) {
-    let inventory = Inventory::of(resolved);
-    for document in resolved.inputs.authorization_policies.values() {
-        let AuthorizationPolicy { selector: _, target_ref: _, target_refs: _, action, rules: _, provider: _ } =
-            &document.spec;
-        targets(resolved, &inventory, document, reports);
-        annotations(&document.head, reports);
-        check_cache::check_place(document, reports);
-        let tcp_ports = inventory.tcp_ports(document);
-        let mut earlier: Vec<(usize, &Rule)> = Vec::new();
-        for (index, entry) in document.spec.rules() {
-            let RuleEntry::Rule(rule) = entry else { continue };
-            let path = format!("spec.rules[{index}]");
-            let mut warn = |code, path: &str, message: &str| {
-                reports.add(Report::warning(&document.head, code, path, message));
-            };
-            if let Some((at, older)) = earlier.iter().find(|(_, older)| **older == **rule || is_everything(older)) {
-                let why = if is_everything(older) { "matches everything" } else { "says the same" };
-                warn(Code::PolicyShadowed, &path, &format!("adds nothing: rule {at} {why}"));
-            }
-            earlier.push((index, rule));
-            for (field, value) in contradictions(rule) {
-                let message = format!("never matches: `{value}` is asked for and excluded");
-                warn(Code::PolicyNeverMatches, &format!("{path}.{field}"), &message);
-            }
-            tcp(*action, rule, &tcp_ports, &path, &mut warn);
-            hosts(rule, &path, &mut warn);
-            inventory.check(&document.head.key.namespace, rule, &path, &mut warn);
+/// What was found in each policy.
+#[derive(Debug)]
+pub(crate) struct CheckedPolicies {
+    inventory: Arc<Inventory>,
+    documents: BTreeMap<ObjectKey, Checked>,
+}
+
+#[derive(Debug, Clone)]
+struct Checked {
+    document: Arc<Object<AuthorizationPolicy>>,
+    /// `None` = nothing.
+    found: Option<Arc<Reports>>,
+}
+
+/// Adds all findings. What was found `before` in a policy counts while the policy, and who there is, are as they were.
+pub(super) fn check(before: Option<&CheckedPolicies>, resolved: &Resolved, reports: &mut Reports) -> CheckedPolicies {
+    let inventory = Inventory::after(before.map(|before| &before.inventory), resolved);
+    let before = before.filter(|before| Arc::ptr_eq(&before.inventory, &inventory));
+    let mut documents = BTreeMap::new();
+    for (key, document) in resolved.inputs.authorization_policies.shared() {
+        let is_same = |held: &&Checked| Arc::ptr_eq(&held.document, document) || held.document == *document;
+        let held = before.and_then(|before| before.documents.get(key)).filter(is_same);
+        let checked = held.cloned().unwrap_or_else(|| {
+            let mut found = Reports::unplaced();
+            check_document(&inventory, document, &mut found);
+            Checked { document: Arc::clone(document), found: (!found.is_empty()).then(|| Arc::new(found)) }
+        });
+        if let Some(found) = &checked.found {
+            reports.add_all(found);
         }
+        documents.insert(key.clone(), checked);
+    }
+    CheckedPolicies { inventory, documents }
+}
+
+/// What there is to say about one policy, given who there is.
+fn check_document(inventory: &Inventory, document: &Object<AuthorizationPolicy>, reports: &mut Reports) {
+    let AuthorizationPolicy { selector: _, target_ref: _, target_refs: _, action, rules: _, provider: _ } =
+        &document.spec;
+    targets(inventory, document, reports);
+    annotations(&document.head, reports);
+    check_cache::check_place(document, reports);
+    let tcp_ports = inventory.tcp_ports(document);
+    let mut earlier: Vec<(usize, &Rule)> = Vec::new();
+    for (index, entry) in document.spec.rules() {
+        let RuleEntry::Rule(rule) = entry else { continue };
+        let path = format!("spec.rules[{index}]");
+        let mut warn = |code, path: &str, message: &str| {
+            reports.add(Report::warning(&document.head, code, path, message));
+        };
+        if let Some((at, older)) = earlier.iter().find(|(_, older)| **older == **rule || is_everything(older)) {
+            let why = if is_everything(older) { "matches everything" } else { "says the same" };
+            warn(Code::PolicyShadowed, &path, &format!("adds nothing: rule {at} {why}"));
+        }
+        earlier.push((index, rule));
+        for (field, value) in contradictions(rule) {
+            let message = format!("never matches: `{value}` is asked for and excluded");
+            warn(Code::PolicyNeverMatches, &format!("{path}.{field}"), &message);
+        }
+        tcp(*action, rule, &tcp_ports, &path, &mut warn);
+        hosts(rule, &path, &mut warn);
+        inventory.check(&document.head.key.namespace, rule, &path, &mut warn);
     }
 }
 
 /// Targets that bind nothing, and selectors that select nothing.
-fn targets(
-    resolved: &Resolved,
-    inventory: &Inventory<'_>,
-    document: &Object<AuthorizationPolicy>,
-    reports: &mut Reports,
-) {
+fn targets(inventory: &Inventory, document: &Object<AuthorizationPolicy>, reports: &mut Reports) {
     let Object { head, spec, .. } = document;
     let unbound = |path: &str, message: &str| Report::warning(head, Code::PolicyUnbound, path, message);
     for target in spec.targets() {
@@ -67,7 +98,7 @@ fn targets(
                 target.kind
             );
             reports.add(unbound(path, &message));
-        } else if !resolved.inputs.api_gateways.contains_key(&key) {
+        } else if !inventory.seen.api_gateways.contains_key(&key) {
             reports.add(unbound(path, &format!("there is no Gateway `{key}`: the policy has no effect there")));
         }
     }

@@ -49,6 +49,11 @@ impl Addresses {
         self.taken.insert(address);
     }
 
+    /// The same; false if it is taken already.
+    pub(crate) fn take(&mut self, address: IpAddr) -> bool {
+        self.taken.insert(address)
+    }
+
     /// The address of `key` in `range`: a hash of namespace and name, moved on while taken. Callers ask in key order, so that
     /// the result does not depend on the order of arrival. `None` only when the range is used up.
     pub(crate) fn assign(&mut self, range: Range, key: &ObjectKey) -> Option<IpAddr> {

@@ -37,6 +37,10 @@ pub struct Service {
     pub is_local_only: bool,
     /// External addresses (`status.loadBalancer`, `externalIPs`), by which a gateway's Service is reached.
     pub external_addresses: Vec<IpAddr>,
+    /// External names (`status.loadBalancer`).
+    pub external_hostnames: Vec<String>,
+    /// `type: LoadBalancer`: it is reached from outside once somebody has given it an address.
+    pub is_load_balancer: bool,
     /// Address families that it has or is to get.
     pub families: Vec<Family>,
 }
@@ -63,6 +67,13 @@ pub struct ServicePort {
     pub transport: String,
     /// `appProtocol`.
     pub app_protocol: Option<String>,
+}
+
+impl ServicePort {
+    /// Whether it takes datagrams.
+    pub fn is_udp(&self) -> bool {
+        self.transport.eq_ignore_ascii_case("UDP")
+    }
 }
 
 /// A pod's port, by number or by name.

@@ -6,8 +6,10 @@ use std::{
 };
 
 use crate::{
-    inputs::{Inputs, core},
+    infrastructure::{is_manual, label_value, object_name, ports},
+    inputs::{Inputs, core, served_gateways::ServedGateways},
     object::{Head, Object, ObjectKey, selects},
+    resolve::gateway_api::ListenerProtocol,
 };
 
 /// Label of pods that serve a Gateway API Gateway.
@@ -15,7 +17,9 @@ pub(crate) const GATEWAY_NAME_LABEL: &str = "gateway.networking.k8s.io/gateway-n
 /// Label with that Gateway's class.
 const GATEWAY_CLASS_LABEL: &str = "gateway.networking.k8s.io/gateway-class-name";
 /// GatewayClasses that are served.
-pub(crate) const CLASSES: [&str; 3] = ["palisade", "palisade-egress", "istio"];
+pub(crate) const CLASSES: [&str; 3] = ["palisade", EGRESS_CLASS, ISTIO_CLASS];
+/// The class of gateways that are reached from inside the cluster alone.
+pub(crate) const EGRESS_CLASS: &str = "palisade-egress";
 /// The class that others may serve in the same cluster (`istioClasses`).
 const ISTIO_CLASS: &str = "istio";
 /// Name of the controller in GatewayClasses.
@@ -40,24 +44,22 @@ pub(crate) fn is_served_class(inputs: &Inputs, class: &str) -> bool {
 /// Pods for gateways that have none, in a fixed order.
 pub(crate) fn missing(inputs: &Inputs) -> Vec<Object<core::Pod>> {
     let mut pods = Vec::new();
+    let served = ServedGateways::new(inputs);
     for gateway in inputs.api_gateways.values() {
         let class = &gateway.spec.gateway_class_name;
         if !is_served_class(inputs, class) {
             continue;
         }
         let labels = BTreeMap::from([
-            (GATEWAY_NAME_LABEL.to_owned(), gateway.head.key.name.to_string()),
-            (GATEWAY_CLASS_LABEL.to_owned(), class.clone()),
+            (GATEWAY_NAME_LABEL.to_owned(), label_value(&gateway.head.key.name)),
+            (GATEWAY_CLASS_LABEL.to_owned(), label_value(class)),
         ]);
-        let is_run = inputs
-            .pods_in(&gateway.head.key.namespace)
-            .any(|pod| pod.head.labels.get(GATEWAY_NAME_LABEL).is_some_and(|name| **name == *gateway.head.key.name));
-        if is_run {
+        if is_run(&served, inputs, &gateway.head.key) {
             continue;
         }
         let infrastructure = gateway.spec.infrastructure.as_ref();
         let labels = labels.into_iter().chain(infrastructure.map(|i| i.labels.clone()).unwrap_or_default()).collect();
-        let name = format!("{}-{class}", gateway.head.key.name);
+        let name = object_name(&gateway.head.key.name, class);
         let key = ObjectKey::new(Arc::clone(&gateway.head.key.namespace), name.as_str());
         pods.push(pod(key, &name, labels, GatewayKind::GatewayApi, gateway.head.key.clone()));
     }
@@ -84,26 +86,34 @@ pub(crate) fn missing(inputs: &Inputs) -> Vec<Object<core::Pod>> {
     pods
 }
 
+/// Whether a pod is there that serves a Gateway.
+fn is_run(served: &ServedGateways, inputs: &Inputs, gateway: &ObjectKey) -> bool {
+    inputs.pods.values().any(|pod| served.by(&pod.head.key.namespace, &pod.head.labels).contains(gateway))
+}
+
 /// Services of Gateway API Gateways that have none, as the control plane makes them in a cluster: `NAME-CLASS`, with the ports
 /// of the listeners.
 pub(super) fn missing_services(inputs: &Inputs) -> Vec<Object<core::Service>> {
     let mut services = Vec::new();
     for gateway in inputs.api_gateways.values() {
         let class = &gateway.spec.gateway_class_name;
-        let key = ObjectKey::new(Arc::clone(&gateway.head.key.namespace), format!("{}-{class}", gateway.head.key.name));
-        if !is_served_class(inputs, class) || inputs.services.contains_key(&key) {
+        let key = ObjectKey::new(
+            Arc::clone(&gateway.head.key.namespace),
+            object_name(&gateway.head.key.name, class).as_str(),
+        );
+        let is_there = inputs.services.contains_key(&key) || is_manual(&gateway.spec);
+        if !is_served_class(inputs, class) || is_there {
             continue;
         }
-        let mut ports: BTreeMap<u16, core::ServicePort> = BTreeMap::new();
-        for listener in gateway.spec.listeners.iter().filter(|listener| listener.protocol != "UDP") {
-            ports.entry(listener.port).or_insert_with(|| core::ServicePort {
-                name: listener.name.clone(),
-                port: listener.port,
-                target: core::TargetPort::Number(listener.port),
-                transport: "TCP".to_owned(),
-                app_protocol: Some(listener.protocol.to_ascii_lowercase()),
-            });
-        }
+        let listeners = gateway.spec.listeners.iter();
+        let listeners = listeners.map(|own| (own.name.as_str(), own.port, ListenerProtocol::of(own)));
+        let ports = ports(listeners).into_iter().map(|exposed| core::ServicePort {
+            name: exposed.name,
+            port: exposed.port,
+            target: core::TargetPort::Number(exposed.port),
+            transport: exposed.transport.to_owned(),
+            app_protocol: Some(exposed.app_protocol.to_owned()),
+        });
         services.push(Object {
             head: Head {
                 group: "".into(),
@@ -114,10 +124,11 @@ pub(super) fn missing_services(inputs: &Inputs) -> Vec<Object<core::Service>> {
                 created: i64::MIN,
                 labels: BTreeMap::new(),
                 annotations: BTreeMap::new(),
+                allocated: None,
             },
             spec: core::Service {
-                selector: BTreeMap::from([(GATEWAY_NAME_LABEL.to_owned(), gateway.head.key.name.to_string())]),
-                ports: ports.into_values().collect(),
+                selector: BTreeMap::from([(GATEWAY_NAME_LABEL.to_owned(), label_value(&gateway.head.key.name))]),
+                ports: ports.collect(),
                 families: vec![core::Family::V4],
                 ..core::Service::default()
             },
@@ -143,6 +154,7 @@ fn pod(
             created: i64::MIN,
             labels,
             annotations: BTreeMap::new(),
+            allocated: None,
         },
         spec: core::Pod {
             service_account: service_account.to_owned(),

@@ -53,6 +53,7 @@ impl Template {
                     created: self.head.created,
                     labels: self.labels.clone(),
                     annotations: self.annotations.clone(),
+                    allocated: None,
                 },
                 spec: pod,
             }
@@ -93,6 +94,8 @@ pub(super) fn service(service: &k8s::Service) -> Service {
         ([], _) => vec![Family::V4],
         (written, _) => written.iter().map(|f| if f == "IPv6" { Family::V6 } else { Family::V4 }).collect(),
     };
+    let external_hostnames = ingress.clone().filter_map(|ingress| ingress.hostname.clone()).collect();
+    let is_load_balancer = spec.type_.as_deref() == Some("LoadBalancer");
     let is_external = spec.type_.as_deref() == Some("ExternalName");
     Service {
         addresses,
@@ -128,6 +131,8 @@ pub(super) fn service(service: &k8s::Service) -> Service {
             .chain(spec.external_ips.iter().flatten().map(String::as_str))
             .filter_map(|text| text.parse().ok())
             .collect(),
+        external_hostnames,
+        is_load_balancer,
         families,
     }
 }

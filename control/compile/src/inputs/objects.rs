@@ -57,6 +57,11 @@ impl<T> Objects<T> {
         Iter(self.0.iter())
     }
 
+    /// All with their names, as they are shared.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Object<T>>)> {
+        self.0.iter()
+    }
+
     /// All names, in order.
     pub fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
         self.0.keys()

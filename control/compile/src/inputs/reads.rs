@@ -82,6 +82,8 @@ inputs! {
     TlsRoutes: tls_routes,
     /// TCPRoutes.
     TcpRoutes: tcp_routes,
+    /// UDPRoutes.
+    UdpRoutes: udp_routes,
     /// BackendTLSPolicies.
     BackendTlsPolicies: backend_tls_policies,
     /// CedarPolicies.
@@ -120,6 +122,7 @@ impl Inputs {
             grpc_routes,
             tls_routes,
             tcp_routes,
+            udp_routes,
             backend_tls_policies,
             cedar_policies,
             broken_policies: _,
@@ -147,6 +150,7 @@ impl Inputs {
         grpc_routes.adopt(&other.grpc_routes);
         tls_routes.adopt(&other.tls_routes);
         tcp_routes.adopt(&other.tcp_routes);
+        udp_routes.adopt(&other.udp_routes);
         backend_tls_policies.adopt(&other.backend_tls_policies);
         cedar_policies.adopt(&other.cedar_policies);
     }

@@ -118,6 +118,7 @@ impl Inputs {
             grpc_routes: Objects::new(),
             tls_routes: Objects::new(),
             tcp_routes: Objects::new(),
+            udp_routes: Objects::new(),
             backend_tls_policies: Objects::new(),
             reference_grants: Objects::new(),
             gateways: Objects::new(),
@@ -200,6 +201,7 @@ impl Inputs {
             Kind::GrpcRoute(route) => insert(&mut self.grpc_routes, head, (**route).clone()),
             Kind::TlsRoute(route) => insert(&mut self.tls_routes, head, (**route).clone()),
             Kind::TcpRoute(route) => insert(&mut self.tcp_routes, head, (**route).clone()),
+            Kind::UdpRoute(route) => insert(&mut self.udp_routes, head, (**route).clone()),
             Kind::BackendTlsPolicy(policy) => insert(&mut self.backend_tls_policies, head, (**policy).clone()),
             Kind::ReferenceGrant(grant) => insert(&mut self.reference_grants, head, (**grant).clone()),
             Kind::IstioGateway(gateway) => insert(&mut self.gateways, head, (**gateway).clone()),
@@ -308,6 +310,7 @@ pub(super) fn head(meta: &Meta) -> Head {
         created: meta.creation_timestamp.map_or(i64::MIN, |time| time.as_second()),
         labels: meta.labels.clone(),
         annotations: meta.annotations.clone(),
+        allocated: (!meta.allocated.is_empty()).then(|| meta.allocated.as_slice().into()),
     }
 }
 

@@ -28,7 +28,7 @@ use crate::{
 pub(crate) fn add(assembly: &mut Assembly<'_>, target: &Arc<str>) -> Result<(), HashError> {
     let client = assembly.client;
     let resolved = client.resolved;
-    if let Some(rules) = resolved.tokens.of_proxy(&resolved.authorization, client.proxy) {
+    if let Some(rules) = resolved.tokens.of_proxy(&resolved.authorization, client.proxy()) {
         let TokenRules { rules, refuse_tokens, origins } = rules;
         let authentication = Authentication { key: Arc::clone(target), rules: rules.into(), refuse_tokens };
         let resource = Resource::Authentication(authentication);
@@ -38,7 +38,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, target: &Arc<str>) -> Result<(), 
     let policies: Vec<&CustomPolicy> = resolved
         .custom
         .iter()
-        .filter(|policy| resolved.authorization.applies(&policy.restriction, client.proxy))
+        .filter(|policy| resolved.authorization.applies(&policy.restriction, client.proxy()))
         .collect();
     if policies.is_empty() {
         return Ok(());

@@ -14,13 +14,13 @@ use crate::{lower::assembly::Assembly, resolve::authorization::Restriction};
 /// Adds the proxy's policy set with its policies, and gives the set's key.
 pub(crate) fn add(assembly: &mut Assembly<'_>) -> Result<Arc<str>, HashError> {
     let client = assembly.client;
-    let proxy = client.proxy;
-    let key: Arc<str> = match (&proxy.kind, &proxy.gateway) {
+    let proxy = client.proxy();
+    let key: Arc<str> = match (&proxy.kind, proxy.gateways.as_slice()) {
         (ProxyKind::Sidecar, _) => format!("workload/{}/{}", proxy.namespace, proxy.name).into(),
-        (ProxyKind::Gateway, Some(gateway)) => format!("gateway/{gateway}").into(),
-        (ProxyKind::Gateway, None) => format!("gateway/{}/{}", proxy.namespace, proxy.name).into(),
+        (ProxyKind::Gateway, [gateway]) => format!("gateway/{gateway}").into(),
+        (ProxyKind::Gateway, _) => format!("gateway/{}/{}", proxy.namespace, proxy.name).into(),
     };
-    let restrictions: Vec<&Restriction> = client.resolved.authorization.of_proxy(proxy).collect();
+    let restrictions: Vec<&Arc<Restriction>> = client.resolved.authorization.of_proxy(proxy).collect();
     add_set(assembly, &key, &restrictions, palisade_policy::default_permit())?;
     Ok(key)
 }
@@ -29,8 +29,8 @@ pub(crate) fn add(assembly: &mut Assembly<'_>) -> Result<Arc<str>, HashError> {
 /// anything about that.
 pub(crate) fn add_egress(assembly: &mut Assembly<'_>) -> Result<Option<Arc<str>>, HashError> {
     let client = assembly.client;
-    let proxy = client.proxy;
-    let restrictions: Vec<&Restriction> = client.resolved.authorization.egress_of_proxy(proxy).collect();
+    let proxy = client.proxy();
+    let restrictions: Vec<&Arc<Restriction>> = client.resolved.authorization.egress_of_proxy(proxy).collect();
     if restrictions.is_empty() || proxy.kind != ProxyKind::Sidecar {
         return Ok(None);
     }
@@ -43,7 +43,7 @@ pub(crate) fn add_egress(assembly: &mut Assembly<'_>) -> Result<Option<Arc<str>>
 fn add_set(
     assembly: &mut Assembly<'_>,
     key: &Arc<str>,
-    restrictions: &[&Restriction],
+    restrictions: &[&Arc<Restriction>],
     default: Policy,
 ) -> Result<(), HashError> {
     let mut members: Vec<PolicyId> = Vec::new();

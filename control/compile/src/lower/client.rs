@@ -5,13 +5,17 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use palisade_model::{identity::SpiffeId, settings::ProxyKind};
 
 use crate::{
+    memo::{self, Notes, PartKey, Read, Trace, What},
     object::ObjectKey,
-    resolve::{Resolved, locality::Locality, services::Registered, sidecars::Scope, virtual_services::Bound},
+    resolve::{
+        Resolved, gateway_api::ResolvedGateway, locality::Locality, services::Registered, sidecars::Scope,
+        virtual_services::Bound,
+    },
     settings::Topology,
 };
 
 /// A proxy with all that lowering reads of it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
     /// Gateway or sidecar.
     pub(crate) kind: ProxyKind,
@@ -25,8 +29,8 @@ pub(crate) struct Proxy {
     pub(crate) identity: SpiffeId,
     /// Its pod's addresses.
     pub(crate) addresses: Vec<IpAddr>,
-    /// The Gateway API Gateway that it serves.
-    pub(crate) gateway: Option<ObjectKey>,
+    /// The Gateway API Gateways that it serves.
+    pub(crate) gateways: Vec<ObjectKey>,
     /// What stands in front of it, where its pod says so.
     pub(crate) topology: Option<Topology>,
     /// Where it is.
@@ -42,10 +46,10 @@ pub(crate) struct Proxy {
 pub(crate) struct Client<'a> {
     /// What everything is looked up in.
     pub(crate) resolved: &'a Resolved,
-    /// The proxy.
-    pub(crate) proxy: &'a Proxy,
+    /// The proxy. Each look at it is noted.
+    proxy: &'a Proxy,
     /// The Sidecar that limits what it sees; gateways have none.
-    pub(crate) scope: Option<&'a Scope>,
+    scope: Option<&'a Scope>,
 }
 
 impl<'a> Client<'a> {
@@ -56,6 +60,70 @@ impl<'a> Client<'a> {
             ProxyKind::Gateway => None,
         };
         Self { resolved, proxy, scope: scope.map(|scope| &**scope) }
+    }
+
+    /// All that is known of the proxy. What is lowered with it is for this proxy alone.
+    pub(crate) fn proxy(&self) -> &'a Proxy {
+        memo::note(|| Read::Proxy);
+        self.proxy
+    }
+
+    /// The Sidecar that limits what the proxy sees; gateways have none.
+    pub(crate) fn scope(&self) -> Option<&'a Scope> {
+        memo::note(|| Read::Scope);
+        self.scope
+    }
+
+    /// The proxy's labels.
+    pub(crate) fn labels(&self) -> &'a BTreeMap<String, String> {
+        memo::note(|| Read::Labels);
+        &self.proxy.labels
+    }
+
+    /// Its pod's addresses.
+    pub(crate) fn addresses(&self) -> &'a [IpAddr] {
+        memo::note(|| Read::Addresses);
+        &self.proxy.addresses
+    }
+
+    /// Where it is.
+    pub(crate) fn locality(&self) -> &'a Locality {
+        memo::note(|| Read::Locality);
+        &self.proxy.locality
+    }
+
+    /// Its node; empty = unknown.
+    pub(crate) fn node(&self) -> &'a str {
+        memo::note(|| Read::Node);
+        &self.proxy.node
+    }
+
+    /// Its network; empty = unknown.
+    pub(crate) fn network(&self) -> &'a str {
+        memo::note(|| Read::Network);
+        &self.proxy.network
+    }
+
+    /// The Gateway API's Gateways that the proxy serves.
+    pub(crate) fn served_gateways(&self) -> impl Iterator<Item = &'a Arc<ResolvedGateway>> + use<'a> {
+        memo::note(|| Read::Serves);
+        let resolved = self.resolved;
+        self.proxy.gateways.iter().filter_map(|key| resolved.gateway_api.gateway(key))
+    }
+
+    /// Whether what something was made from is what this client sees.
+    pub(crate) fn holds(&self, trace: &Trace) -> bool {
+        trace.holds(self.resolved, self.proxy)
+    }
+
+    /// What was looked at for this client.
+    pub(crate) fn trace(&self, notes: Notes) -> Trace {
+        Trace::new(notes, self.resolved, self.proxy)
+    }
+
+    /// The name of a part of this client's slice.
+    pub(crate) fn part(&self, what: What) -> PartKey {
+        PartKey { kind: self.proxy.kind, namespace: Arc::clone(&self.proxy.namespace), what }
     }
 
     /// The client's namespace.
@@ -70,7 +138,7 @@ impl<'a> Client<'a> {
 
     /// The service that the application means by a host.
     pub(crate) fn service(&self, host: &str) -> Option<&'a Registered> {
-        let imports = |service: &Registered| self.scope.is_none_or(|scope| scope.imports(service, self.namespace()));
+        let imports = |service: &Registered| self.scope().is_none_or(|scope| scope.imports(service, self.namespace()));
         self.resolved.services.visible_where(host, self.namespace(), imports)
     }
 
@@ -91,12 +159,12 @@ impl<'a> Client<'a> {
 
     /// Whether a service is seen on a port.
     pub(crate) fn sees_at(&self, service: &Registered, port: u16) -> bool {
-        self.scope.is_none_or(|scope| scope.imports_at(service, port, self.namespace()))
+        self.scope().is_none_or(|scope| scope.imports_at(service, port, self.namespace()))
     }
 
     /// Whether a VirtualService counts on a port.
     pub(crate) fn sees_rules(&self, bound: &Bound, port: u16) -> bool {
-        self.scope.is_none_or(|scope| scope.imports_rules(bound, port, self.namespace()))
+        self.scope().is_none_or(|scope| scope.imports_rules(bound, port, self.namespace()))
     }
 
     /// Whether it is a sidecar.

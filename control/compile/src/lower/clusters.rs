@@ -7,7 +7,7 @@ use std::{
 };
 
 use palisade_model::{
-    cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, UpstreamProtocol, UpstreamTls},
+    cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, TrafficPolicy, UpstreamProtocol, UpstreamTls},
     endpoint::PeerProxy,
     listener::{Protocol, TlsAlgorithms, TlsLimits, TlsVersion},
     origin::Origin,
@@ -23,7 +23,7 @@ use crate::{
         destination_rules::{
             self, Balancing, Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, Http2Upgrade,
         },
-        gateway_api::BackendTls,
+        gateway_api::{BackendCertificate, BackendTls},
         locality,
         services::{Registered, RegisteredPort, Resolution},
         workloads,
@@ -36,7 +36,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A place that a route may lead to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Destination {
     /// Host in full.
     pub(crate) host: Arc<str>,
@@ -74,11 +74,52 @@ pub(crate) fn outbound(client: Client<'_>, destination: &Destination) -> Option<
     if let Some(policy) = policy {
         origins.extend(policy.origins.iter().cloned());
     }
-    origins.extend(backend_tls(client, service, port).map(|asked| asked.origin.clone()));
+    if let Some(asked) = backend_tls(client, service, port) {
+        origins.push(asked.origin.clone());
+        let presents = client.served_gateways().filter(|own| own.backend_certificate != BackendCertificate::None);
+        origins.extend(presents.map(|gateway| gateway.head.origin()));
+    }
     let destination_policy = policy.and_then(|policy| policy.policy.as_ref());
     let blocks = destination_rules::TrafficPolicy::merge(destination_policy, subset_policy, port.number);
     let is_for_workload = policy.is_some_and(|policy| policy.workload_selector.is_some());
     Some((cluster(client, service, port, destination, subset_labels, blocks, is_for_workload), origins))
+}
+
+/// The name of the cluster of a service's UDP port.
+pub(crate) fn datagram_cluster_name(host: &str, port: u16) -> Arc<str> {
+    format!("outbound|{port}/udp||{host}").into()
+}
+
+/// The cluster of a service's UDP port, and the objects that it was made from. DestinationRules speak about connections only.
+pub(crate) fn datagrams(
+    client: Client<'_>,
+    service: &Registered,
+    port: u16,
+    endpoints: &Arc<str>,
+) -> Option<(Cluster, Vec<Origin>)> {
+    let port = service.datagram_port(port)?;
+    let asked = backend_tls(client, service, port);
+    let origins = std::iter::once(service.origin.clone()).chain(asked.map(|asked| asked.origin.clone())).collect();
+    let cluster = Cluster {
+        name: datagram_cluster_name(&service.host, port.number),
+        discovery: Discovery::Endpoints { key: Arc::clone(endpoints), subset: BTreeMap::new() },
+        protocol: UpstreamProtocol::Tcp,
+        // Nothing weaker than a BackendTLSPolicy asks for.
+        tls: match asked {
+            Some(_) => {
+                UpstreamTls::Refuse { message: "a BackendTLSPolicy asks for TLS, which datagrams have none of".into() }
+            }
+            None => UpstreamTls::Off,
+        },
+        load_balancer: LoadBalancer::LeastRequest { choices: 2 },
+        connect_timeout: CONNECT_TIMEOUT,
+        max_requests_per_connection: 0,
+        tcp_keepalive: None,
+        idle_timeout: None,
+        traffic: TrafficPolicy::default(),
+        is_external: service.is_external,
+    };
+    Some((cluster, origins))
 }
 
 /// The connection pool that a DestinationRule gives a service's own pods for what comes in (istio-semantics 5).
@@ -95,7 +136,11 @@ pub(crate) fn inbound_pool(
 /// The DestinationRule that a client gets for a service.
 pub(crate) fn policy_for<'a>(client: Client<'a>, service: &Registered) -> Option<&'a DestinationPolicy> {
     let namespace = Some(&*service.key.namespace);
-    client.resolved.destinations.find(client.namespace(), &client.proxy.labels, &service.pattern, namespace)
+    let destinations = &client.resolved.destinations;
+    // Without rules for workloads all of a namespace are told the same.
+    let none = const { &BTreeMap::new() };
+    let labels = if destinations.selects_workloads(client.namespace()) { client.labels() } else { none };
+    destinations.find(client.namespace(), labels, &service.pattern, namespace)
 }
 
 /// What a BackendTLSPolicy asks of gateways.
@@ -158,7 +203,7 @@ fn cluster(
     };
     // A BackendTLSPolicy speaks about gateways, and about nothing weaker than itself.
     let tls = match (backend_tls(client, service, port), tls) {
-        (Some(asked), _) => asked.tls.clone(),
+        (Some(asked), _) => presenting(client, asked.tls.clone()),
         (None, Some(tls)) => written_tls(client, service, destination, &tls, is_for_workload),
         (None, None) => auto_tls(client, service, port, destination),
     };
@@ -175,6 +220,27 @@ fn cluster(
         idle_timeout: idle_timeout.map_or(Some(IDLE_TIMEOUT), |written| (!written.is_zero()).then_some(written)),
         traffic,
         is_external: service.is_external,
+    }
+}
+
+/// TLS towards a backend, with the certificate that the proxy's Gateway shows to backends.
+fn presenting(client: Client<'_>, tls: UpstreamTls) -> UpstreamTls {
+    let UpstreamTls::Originate(originate) = tls else { return tls };
+    let mut shown = client.served_gateways().map(|gateway| &gateway.backend_certificate);
+    let Some(first) = shown.next() else { return UpstreamTls::Originate(originate) };
+    if shown.any(|other| other != first) {
+        let message = "`spec.tls.backend`: the Gateways that this proxy serves ask for different client certificates";
+        return UpstreamTls::Refuse { message: message.into() };
+    }
+    match first {
+        BackendCertificate::None => UpstreamTls::Originate(originate),
+        BackendCertificate::Secret(key) => {
+            UpstreamTls::Originate(Originate { client_certificate: Some(Arc::clone(key)), ..originate })
+        }
+        // Without the certificate that its document asks for the proxy would be somebody else to the backend.
+        BackendCertificate::Unusable(condition) => {
+            UpstreamTls::Refuse { message: format!("`spec.tls.backend` of the Gateway: {}", condition.message).into() }
+        }
     }
 }
 
@@ -223,10 +289,9 @@ fn discovery(
     port: &RegisteredPort,
     mut subset: BTreeMap<Arc<str>, Arc<str>>,
 ) -> Discovery {
-    let node = &client.proxy.node;
     // Where no node is known, everything is on the same one.
-    if service.is_node_local && !node.is_empty() {
-        subset.insert(locality::HOSTNAME.into(), node.as_str().into());
+    if service.is_node_local && !client.node().is_empty() {
+        subset.insert(locality::HOSTNAME.into(), client.node().into());
     }
     match (service.resolution, &port.target) {
         // Nobody dials a destination through a gateway: it takes the endpoints that are listed.

@@ -24,20 +24,24 @@ use crate::{
     },
 };
 
-/// Adds the listeners of the Gateway that the proxy serves, if it serves one.
+/// Adds the listeners of the Gateways that the proxy serves: one for each port, whichever of them have it.
 pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<(), HashError> {
     let client = assembly.client;
     let resolved = client.resolved;
-    let Some(gateway) = client.proxy.gateway.as_ref().and_then(|key| resolved.gateway_api.gateway(key)) else {
-        return Ok(());
-    };
-    let mut by_port: BTreeMap<u16, Vec<&ResolvedListener>> = BTreeMap::new();
-    for listener in gateway.listeners.iter().filter(|listener| listener.is_accepted) {
-        by_port.entry(listener.port).or_default().push(listener);
+    let mut by_port: BTreeMap<u16, Vec<(&ResolvedGateway, &ResolvedListener)>> = BTreeMap::new();
+    for gateway in client.served_gateways() {
+        for listener in gateway.listeners.iter().filter(|listener| listener.is_accepted) {
+            if listener.protocol == ListenerProtocol::Udp {
+                add_datagrams(assembly, gateway, listener, policies)?;
+                continue;
+            }
+            by_port.entry(listener.port).or_default().push((gateway, listener));
+        }
     }
     for (declared_port, listeners) in by_port {
-        let chains: Arc<[Chain]> = chains(assembly, gateway, &listeners)?.into();
-        for port in gateways::target_ports(&resolved.inputs, client.proxy, declared_port) {
+        let chains: Arc<[Chain]> = chains(assembly, &listeners)?.into();
+        let origins: BTreeSet<Origin> = listeners.iter().map(|(gateway, _)| gateway.head.origin()).collect();
+        for port in gateways::target_ports(&resolved.inputs, client.proxy(), declared_port) {
             let key: Arc<str> = format!("0.0.0.0:{port}").into();
             if assembly.has(ResourceKind::Listener, &key) {
                 continue;
@@ -50,9 +54,44 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
                 chains: Arc::clone(&chains),
                 policies: Arc::clone(policies),
                 detects_misdirected: chains.iter().filter(|chain| is_https(chain)).count() > 1,
+                is_udp: false,
             };
-            assembly.add(Resource::Listener(listener), [gateway.head.origin()])?;
+            assembly.add(Resource::Listener(listener), origins.iter().cloned())?;
         }
+    }
+    Ok(())
+}
+
+/// Adds a listener for datagrams. The oldest route has them all, whoever sends them.
+fn add_datagrams(
+    assembly: &mut Assembly<'_>,
+    gateway: &ResolvedGateway,
+    listener: &ResolvedListener,
+    policies: &Arc<str>,
+) -> Result<(), HashError> {
+    let client = assembly.client;
+    let routes: Arc<[Arc<str>]> = match listener.routes.first() {
+        Some(Attached { route, hosts: _ }) => [add_l4(assembly, &listener.name, route, &[])?].into(),
+        None => [].into(),
+    };
+    let name = Arc::clone(&listener.name);
+    let chain = Chain { name, sni: [].into(), tls: None, handler: ChainHandler::Tcp { routes } };
+    for port in gateways::datagram_ports(&client.resolved.inputs, client.proxy(), listener.port) {
+        let key: Arc<str> = format!("0.0.0.0:{port}/udp").into();
+        if assembly.has(ResourceKind::Listener, &key) {
+            continue;
+        }
+        let listener = Listener {
+            key,
+            address: None,
+            port,
+            declared_port: listener.port,
+            chains: [chain.clone()].into(),
+            policies: Arc::clone(policies),
+            detects_misdirected: false,
+            is_udp: true,
+        };
+        assembly.add(Resource::Listener(listener), [gateway.head.origin()])?;
     }
     Ok(())
 }
@@ -73,13 +112,12 @@ fn table(gateway: &ObjectKey, listener: &str) -> Arc<str> {
 
 fn chains(
     assembly: &mut Assembly<'_>,
-    gateway: &ResolvedGateway,
-    listeners: &[&ResolvedListener],
+    listeners: &[(&ResolvedGateway, &ResolvedListener)],
 ) -> Result<Vec<Chain>, HashError> {
     let mut plain: BTreeMap<HostPattern, Arc<str>> = BTreeMap::new();
     let mut by_sni: BTreeMap<HostPattern, Chain> = BTreeMap::new();
     let mut name: Arc<str> = "".into();
-    for listener in listeners {
+    for (gateway, listener) in listeners {
         let table = table(&gateway.head.key, &listener.name);
         let handler = match listener.protocol {
             ListenerProtocol::Http => {
@@ -93,9 +131,6 @@ fn chains(
             {
                 Err("there is no certificate that may be used")
             }
-            ListenerProtocol::Https | ListenerProtocol::TlsTerminate if listener.frontend_refused.is_some() => {
-                Err(listener.frontend_refused.unwrap_or_default())
-            }
             ListenerProtocol::Https => {
                 add_table(assembly, gateway, listener, &table)?;
                 Ok(ChainHandler::Http { tables: [(listener.hostname.clone(), table)].into() })
@@ -103,7 +138,7 @@ fn chains(
             ListenerProtocol::TlsTerminate => {
                 let mut routes = Vec::new();
                 for attached in &listener.routes {
-                    let hosts = if attached.route.kind == RouteKind::Tls { attached.hosts.as_slice() } else { &[] };
+                    let hosts = if attached.route.kind == RouteKind::Tls { &*attached.hosts } else { &[] };
                     routes.push(add_l4(assembly, &listener.name, &attached.route, hosts)?);
                 }
                 Ok(ChainHandler::Tcp { routes: routes.into() })
@@ -153,7 +188,7 @@ fn passthrough(
     let mut chains = BTreeMap::new();
     for attached in &listener.routes {
         let key = add_l4(assembly, &listener.name, &attached.route, &attached.hosts)?;
-        for host in &attached.hosts {
+        for host in attached.hosts.iter() {
             let sni: Arc<[HostPattern]> = if *host == HostPattern::Any { [].into() } else { [host.clone()].into() };
             let handler = ChainHandler::Tcp { routes: [Arc::clone(&key)].into() };
             let chain = Chain { name: Arc::clone(&listener.name), sni, tls: None, handler };
@@ -163,7 +198,7 @@ fn passthrough(
     Ok(chains)
 }
 
-/// Adds the rule of a TLSRoute or TCPRoute at a place and gives its key.
+/// Adds the rule of a TLSRoute, TCPRoute or UDPRoute at a place and gives its key.
 pub(super) fn add_l4(
     assembly: &mut Assembly<'_>,
     place: &str,
@@ -174,9 +209,13 @@ pub(super) fn add_l4(
     let mut backends = Vec::new();
     for written in route.rules.first().into_iter().flat_map(|rule| &rule.backend_refs) {
         let Some(weight) = u32::try_from(written.weight).ok().filter(|weight| *weight > 0) else { continue };
-        let resolved = http_routes::resolve(assembly, route, &written.object())?;
-        let cluster = resolved.destination.cluster_name();
-        backends.push(L4Backend { cluster, is_missing: !resolved.is_present, weight });
+        let (cluster, is_present) = if route.kind == RouteKind::Udp {
+            http_routes::resolve_datagrams(assembly, route, &written.object())?
+        } else {
+            let resolved = http_routes::resolve(assembly, route, &written.object())?;
+            (resolved.destination.cluster_name(), resolved.is_present)
+        };
+        backends.push(L4Backend { cluster, is_missing: !is_present, weight });
     }
     let rule = L4Route {
         key: Arc::clone(&key),
@@ -203,7 +242,7 @@ fn validation(assembly: &Assembly<'_>, listener: &ResolvedListener) -> Option<Cl
             listener.certificates.first().map(|first| secrets.bundle_beside(first)).unwrap_or_default()
         }
     };
-    Some(ClientValidation { ca, is_required, subject_alt_names: [].into() })
+    Some(ClientValidation { ca, is_required, subject_alt_names: [].into(), tolerates_invalid: false })
 }
 
 fn tls(assembly: &mut Assembly<'_>, listener: &ResolvedListener, is_http: bool) -> Result<ServerTls, HashError> {
@@ -234,7 +273,7 @@ fn add_table(
 ) -> Result<(), HashError> {
     let mut by_host: BTreeMap<HostPattern, Vec<&Arc<Route>>> = BTreeMap::new();
     for attached in &listener.routes {
-        for host in &attached.hosts {
+        for host in attached.hosts.iter() {
             by_host.entry(host.clone()).or_default().push(&attached.route);
         }
     }

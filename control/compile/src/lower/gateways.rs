@@ -36,7 +36,7 @@ type Socket = (Option<std::net::IpAddr>, u16);
 pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<(), HashError> {
     let client = assembly.client;
     let inputs = Arc::clone(&client.resolved.inputs);
-    let (servers, _) = gateways::servers_of(&inputs, client.proxy);
+    let (servers, _) = gateways::servers_of(&inputs, client.proxy());
     let mut sockets: BTreeMap<Socket, Vec<&Bound<'_>>> = BTreeMap::new();
     for server in &servers {
         sockets.entry((server.address, server.port)).or_default().push(server);
@@ -57,6 +57,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
             policies: Arc::clone(policies),
             // Istio routes within the hosts of the server that the handshake named, whatever the others have.
             detects_misdirected: false,
+            is_udp: false,
         };
         let origins: Vec<Origin> = servers.iter().map(|server| server.head.origin()).collect();
         assembly.add(Resource::Listener(listener), origins)?;
@@ -270,6 +271,7 @@ fn server_tls(
             ca,
             is_required,
             subject_alt_names: subject_alt_names.iter().map(|name| Arc::from(name.as_str())).collect(),
+            tolerates_invalid: false,
         }),
         (Some(_), None) => return Ok(Err("client certificates are asked for and there is no CA to check them".into())),
     };

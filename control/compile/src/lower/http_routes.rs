@@ -2,19 +2,29 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use palisade_crds::gateway_api::{BackendObjectReference, HttpBackendRef, HttpRouteRetry};
+use palisade_crds::gateway_api::{
+    BackendObjectReference, CookieLifetimeType, HttpBackendRef, HttpRouteRetry, SessionPersistence,
+    SessionPersistenceType,
+};
 use palisade_model::{
-    hash::HashError,
+    hash::{ContentHash, HashError},
     resource::{Resource, ResourceKind},
     route::{
         Backend, Fault, Forward, HeaderMutations, Mirror, PathMatch, Percent, Redirect, RetryPolicy, RouteAction,
-        RouteEntry, RouteMatch, RouteRule,
+        RouteEntry, RouteMatch, RouteRule, Session,
     },
 };
 
 use crate::{
     hosts,
-    lower::{assembly::Assembly, clusters::Destination, http::number, regexes, retries},
+    lower::{
+        assembly::Assembly,
+        clusters::{self, Destination},
+        http::number,
+        regexes, retries,
+    },
+    memo::{PartValue, What},
+    object::Head,
     resolve::gateway_api::{GROUP, ISTIO_GROUP, Referrer, Route, routes::Rule},
     time,
 };
@@ -24,49 +34,82 @@ mod filters;
 /// Adds the rules of routes that share a host, and gives their alternatives in the order of precedence
 /// (Gateway API, `HTTPRouteRule.matches`).
 pub(crate) fn add(assembly: &mut Assembly<'_>, routes: &[&Arc<Route>]) -> Result<Vec<RouteEntry>, HashError> {
-    let mut ranked = Vec::new();
+    let mut parts = Vec::new();
     for route in routes {
-        for (index, rule) in route.rules.iter().enumerate() {
-            let lowered = lower(assembly, route, index, rule)?;
-            // None of the written alternatives can ever hold.
-            if lowered.matches.is_empty() && !rule.matches.is_empty() {
-                continue;
-            }
-            for (alternative, condition) in lowered.matches.iter().enumerate() {
-                let entry = RouteEntry { rule: Arc::clone(&lowered.key), alternative: number(alternative) };
-                ranked.push((Rank::of(condition, route, index, alternative), entry));
-            }
-            if lowered.matches.is_empty() {
-                let entry = RouteEntry { rule: Arc::clone(&lowered.key), alternative: 0 };
-                ranked.push((Rank::of(&RouteMatch::default(), route, index, 0), entry));
-            }
-            if !assembly.has(ResourceKind::Route, &lowered.key) {
-                assembly.add(Resource::Route(lowered), [route.head.origin()])?;
-            }
+        let what = What::Route(route.kind, route.head.key.clone());
+        let part = assembly.part(what, Some(route), |assembly| add_route(assembly, route).map(PartValue::Ranked))?;
+        parts.push((*route, part));
+    }
+    // Among equals the oldest route wins, then the first by namespace and name, then the first rule of the document.
+    let mut ranked: Vec<(&Rank, &Head, &Place, &RouteEntry)> = Vec::new();
+    for (route, part) in &parts {
+        if let PartValue::Ranked(entries) = &part.value {
+            ranked.extend(entries.iter().map(|RankedEntry { rank, place, entry }| (rank, &route.head, place, entry)));
         }
     }
-    ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(ranked.into_iter().map(|(_, entry)| entry).collect())
+    ranked.sort_by(|(rank, head, place, _), (other, other_head, other_place, _)| {
+        (rank, head.created)
+            .cmp(&(other, other_head.created))
+            .then_with(|| head.key.cmp(&other_head.key))
+            .then_with(|| place.cmp(other_place))
+    });
+    Ok(ranked.into_iter().map(|(.., entry)| entry.clone()).collect())
 }
 
-/// Precedence of an alternative; smaller is tried first. Among equals the oldest route wins, then the first by
-/// namespace and name, then the first rule of the document.
+/// Adds the rules of one route, and gives their alternatives.
+fn add_route(assembly: &mut Assembly<'_>, route: &Route) -> Result<Vec<RankedEntry>, HashError> {
+    let mut ranked = Vec::new();
+    for (index, rule) in route.rules.iter().enumerate() {
+        let lowered = lower(assembly, route, index, rule)?;
+        // None of the written alternatives can ever hold.
+        if lowered.matches.is_empty() && !rule.matches.is_empty() {
+            continue;
+        }
+        let mut rank = |condition: &RouteMatch, alternative: usize| {
+            let entry = RouteEntry { rule: Arc::clone(&lowered.key), alternative: number(alternative) };
+            let place = Place { rule: index, alternative };
+            ranked.push(RankedEntry { rank: Rank::of(condition), place, entry });
+        };
+        for (alternative, condition) in lowered.matches.iter().enumerate() {
+            rank(condition, alternative);
+        }
+        if lowered.matches.is_empty() {
+            rank(&RouteMatch::default(), 0);
+        }
+        if !assembly.has(ResourceKind::Route, &lowered.key) {
+            assembly.add(Resource::Route(lowered), [route.head.origin()])?;
+        }
+    }
+    Ok(ranked)
+}
+
+/// An alternative of a route's rule.
+#[derive(Debug)]
+pub(crate) struct RankedEntry {
+    rank: Rank,
+    place: Place,
+    entry: RouteEntry,
+}
+
+/// Where an alternative stands in its document.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Rank<'a> {
+struct Place {
+    rule: usize,
+    alternative: usize,
+}
+
+/// Precedence of an alternative by what it asks for; smaller is tried first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
     path_type: u8,
     path_length: Reverse<usize>,
     has_method: Reverse<bool>,
     headers: Reverse<usize>,
     query: Reverse<usize>,
-    created: i64,
-    namespace: &'a str,
-    name: &'a str,
-    rule: usize,
-    alternative: usize,
 }
 
-impl<'a> Rank<'a> {
-    fn of(condition: &RouteMatch, route: &'a Route, rule: usize, alternative: usize) -> Self {
+impl Rank {
+    fn of(condition: &RouteMatch) -> Self {
         let (path_type, length) = match &condition.path {
             Some(PathMatch::Exact { value, ignore_case: _ }) => (0, value.len()),
             Some(PathMatch::SegmentPrefix { value } | PathMatch::Prefix { value, ignore_case: _ }) => (1, value.len()),
@@ -79,21 +122,20 @@ impl<'a> Rank<'a> {
             has_method: Reverse(condition.method.is_some()),
             headers: Reverse(condition.headers.len()),
             query: Reverse(condition.query.len()),
-            created: route.head.created,
-            namespace: &route.head.key.namespace,
-            name: &route.head.key.name,
-            rule,
-            alternative,
         }
     }
 }
 
 fn lower(assembly: &mut Assembly<'_>, route: &Route, index: usize, rule: &Rule) -> Result<RouteRule, HashError> {
-    let Rule { name, matches, filters: written, backend_refs, timeouts: _, retry: _ } = rule;
+    let Rule { name, matches, filters: written, backend_refs, timeouts: _, retry: _, session: _ } = rule;
+    let key: Arc<str> = format!("{}/{}/rules/{index}", route.kind.as_str(), route.head.key).into();
     let mut effects = filters::read(written);
     let response_headers = effects.response_headers.clone();
     let cors = effects.cors.take();
-    let action = if let Some(message) = &effects.refusal {
+    let session = rule.session.as_ref().map(|written| session(written, &key));
+    let action = if let Some(Err(message)) = &session {
+        RouteAction::Refuse { message: Arc::clone(message) }
+    } else if let Some(message) = &effects.refusal {
         RouteAction::Refuse { message: Arc::clone(message) }
     } else if let Some(redirect) = effects.redirect {
         RouteAction::Redirect(redirect)
@@ -101,10 +143,11 @@ fn lower(assembly: &mut Assembly<'_>, route: &Route, index: usize, rule: &Rule) 
         RouteAction::Redirect(redirect)
     } else {
         // Without backends: an answer of 500 (Gateway API).
-        RouteAction::Forward(forward(assembly, route, rule, effects)?)
+        let forward = forward(assembly, route, rule, effects)?;
+        RouteAction::Forward(Forward { session: session.and_then(Result::ok), ..forward })
     };
     Ok(RouteRule {
-        key: format!("{}/{}/rules/{index}", route.kind.as_str(), route.head.key).into(),
+        key,
         source: route.head.source(),
         name: name.as_deref().map(Arc::from),
         rule: number(index),
@@ -159,7 +202,37 @@ fn forward(
         timeout,
         retries,
         mirrors: mirrors.into(),
+        session: None,
     })
+}
+
+/// A rule's session. Without a name of its own it is told apart from those of other rules by the rule's key.
+///
+/// # Errors
+/// The name cannot be that of a cookie or header.
+fn session(written: &SessionPersistence, key: &str) -> Result<Session, Arc<str>> {
+    let SessionPersistence { session_name, absolute_timeout, persistence_type, cookie_config } = written;
+    let is_header = *persistence_type == SessionPersistenceType::Header;
+    let name = match session_name.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) if is_header => name.to_ascii_lowercase(),
+        Some(name) => name.to_owned(),
+        None => format!("palisade-session-{}", ContentHash::of_bytes(key.as_bytes()).to_string().split_at(12).0),
+    };
+    if !is_token(&name) {
+        return Err(format!("`sessionPersistence.sessionName` is no name of a cookie or header: `{name}`").into());
+    }
+    let is_permanent = cookie_config.as_ref().is_some_and(|own| own.lifetime_type == CookieLifetimeType::Permanent);
+    Ok(Session {
+        name: name.into(),
+        is_header,
+        is_permanent: is_permanent && !is_header,
+        timeout: absolute_timeout.and_then(time::positive),
+    })
+}
+
+/// RFC 9110, `token`: what cookies and headers may be called.
+fn is_token(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// Retries of a rule: the default conditions, and the status codes that it names.
@@ -207,6 +280,24 @@ pub(super) struct Resolved {
     pub(super) destination: Destination,
     /// It exists and may be used.
     pub(super) is_present: bool,
+}
+
+/// What a UDPRoute's reference to a backend leads to: the cluster's name, and whether it exists and may be used.
+pub(super) fn resolve_datagrams(
+    assembly: &mut Assembly<'_>,
+    route: &Route,
+    written: &BackendObjectReference,
+) -> Result<(Arc<str>, bool), HashError> {
+    let resolved = &assembly.client.resolved;
+    let own = &route.head.key.namespace;
+    let namespace = written.namespace.as_deref().unwrap_or(own);
+    let from = Referrer { group: GROUP, kind: route.kind.as_str(), namespace: own };
+    let is_service = matches!(written.group.as_str(), "" | "core") && written.kind == "Service";
+    let is_permitted = resolved.gateway_api.grants().permits(from, namespace, "", "Service", &written.name);
+    let host = hosts::service_host(&written.name, namespace, &resolved.settings.cluster_domain);
+    let port = written.port.unwrap_or(0);
+    let is_present = is_service && is_permitted && assembly.add_datagram_destination(&host, port)?;
+    Ok((clusters::datagram_cluster_name(&host, port), is_present))
 }
 
 pub(super) fn resolve(

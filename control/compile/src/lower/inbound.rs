@@ -26,9 +26,9 @@ use crate::{
 pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<(), HashError> {
     let client = assembly.client;
     let resolved = client.resolved;
-    let peers = resolved.peers.of_workload(client.namespace(), &client.proxy.labels);
+    let peers = resolved.peers.of_workload(client.namespace(), client.labels());
     let mut declared: BTreeMap<u16, (Protocol, &Registered)> = BTreeMap::new();
-    for ip in &client.proxy.addresses {
+    for ip in client.addresses() {
         for target in resolved.workloads.targets_at(*ip) {
             let Some(service) = resolved.services.get_in(&target.host, &target.namespace) else { continue };
             let Some(port) = service.port(target.port) else { continue };
@@ -36,7 +36,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
             declared.entry(target.at).or_insert((port.protocol, service));
         }
     }
-    if let Some((scope, ingress)) = client.scope.and_then(|scope| Some((scope, scope.ingress.as_ref()?))) {
+    if let Some((scope, ingress)) = client.scope().and_then(|scope| Some((scope, scope.ingress.as_ref()?))) {
         return add_ingress(assembly, policies, scope, ingress, &declared, &peers);
     }
     let ports: BTreeSet<u16> = declared.keys().chain(peers.ports.keys()).copied().collect();
@@ -69,7 +69,7 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
 
 /// The port of a service that leads to a port of this pod.
 fn number_of(client: Client<'_>, service: &Registered, at: u16) -> Option<u16> {
-    let targets = client.proxy.addresses.iter().flat_map(|ip| client.resolved.workloads.targets_at(*ip));
+    let targets = client.addresses().iter().flat_map(|ip| client.resolved.workloads.targets_at(*ip));
     targets
         .filter(|target| target.at == at && target.host == service.host && target.namespace == service.key.namespace)
         .map(|target| target.port)

@@ -192,7 +192,7 @@ impl Conditions<'_> {
     }
 
     fn is_source(&self, client: Client<'_>) -> bool {
-        object::selects(self.source_labels, &client.proxy.labels)
+        (self.source_labels.is_empty() || object::selects(self.source_labels, client.labels()))
             && (self.source_namespace.is_empty() || *self.source_namespace == *client.namespace())
     }
 }

@@ -10,21 +10,21 @@ use palisade_model::listener::Protocol;
 use crate::lower::client::Client;
 
 /// Ports by what is to be looked for there.
-#[derive(Debug, Default)]
-pub(super) struct Ports {
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Ports {
     /// HTTP, by the authority. A port that is detected is told by its address wherever there is one.
-    pub(super) http: BTreeSet<u16>,
+    pub(crate) http: BTreeSet<u16>,
     /// TLS, by the server name.
-    pub(super) tls: BTreeSet<u16>,
+    pub(crate) tls: BTreeSet<u16>,
     /// Other bytes: the host that takes them. Services without any address all stand at every address; of those of one port
     /// only the oldest does (istio-semantics 7).
-    pub(super) any_address: BTreeMap<u16, Arc<str>>,
+    pub(crate) any_address: Arc<BTreeMap<u16, Arc<str>>>,
 }
 
 /// The ports of all services that a client sees.
 pub(super) fn of(client: Client<'_>) -> Ports {
     let mut ports = Ports::default();
-    ports.http.extend(client.scope.into_iter().flat_map(|scope| scope.http_ports()));
+    ports.http.extend(client.scope().into_iter().flat_map(|scope| scope.http_ports()));
     let mut oldest: BTreeMap<u16, (i64, &str, &str, &Arc<str>)> = BTreeMap::new();
     for service in client.services() {
         for port in service.ports.iter().filter(|port| client.sees_at(service, port.number)) {
@@ -52,6 +52,6 @@ pub(super) fn of(client: Client<'_>) -> Ports {
             }
         }
     }
-    ports.any_address = oldest.into_iter().map(|(port, (.., host))| (port, Arc::clone(host))).collect();
+    ports.any_address = Arc::new(oldest.into_iter().map(|(port, (.., host))| (port, Arc::clone(host))).collect());
     ports
 }

@@ -14,7 +14,7 @@ pub(crate) fn of(
     egress_policies: Option<Arc<str>>,
 ) -> ProxySettings {
     let settings = &client.resolved.settings;
-    let proxy = client.proxy;
+    let proxy = client.proxy();
     let topology = proxy.topology.unwrap_or(settings.gateway_topology);
     let (client_address, forward_client_cert) = match proxy.kind {
         ProxyKind::Sidecar => {
@@ -36,7 +36,7 @@ pub(crate) fn of(
         reject_path_parameters: settings.reject_path_parameters,
         client_address,
         forward_client_cert,
-        outbound: client.scope.and_then(|scope| scope.outbound).unwrap_or(settings.outbound),
+        outbound: client.scope().and_then(|scope| scope.outbound).unwrap_or(settings.outbound),
         outbound_http_ports,
         outbound_tls_ports,
         cluster_domain: Arc::clone(&settings.cluster_domain),
@@ -52,9 +52,9 @@ const NAME_POLICIES: &str = "palisade.dev/name-policies-in-denials";
 
 /// The namespaces that say so, of those whose policies can apply to the proxy.
 fn telling_namespaces(client: Client<'_>) -> BTreeSet<Arc<str>> {
-    let (resolved, proxy) = (client.resolved, client.proxy);
-    let of_gateway = proxy.gateway.as_ref().map(|gateway| &gateway.namespace);
-    let namespaces = [&proxy.namespace, &resolved.settings.root_namespace].into_iter().chain(of_gateway);
+    let (resolved, proxy) = (client.resolved, client.proxy());
+    let of_gateways = proxy.gateways.iter().map(|gateway| &gateway.namespace);
+    let namespaces = [&proxy.namespace, &resolved.settings.root_namespace].into_iter().chain(of_gateways);
     let tells = |name: &&Arc<str>| {
         let namespace = resolved.inputs.namespaces.get(*name);
         namespace.is_some_and(|namespace| namespace.annotations.get(NAME_POLICIES).is_some_and(|text| text == "true"))

@@ -76,7 +76,7 @@ fn addresses(client: Client<'_>, service: &Registered) -> Vec<IpAddr> {
     if !service.is_unaddressed {
         return service.addresses.clone();
     }
-    let own = &client.proxy.addresses;
+    let own = client.addresses();
     let has_v6 = own.iter().any(IpAddr::is_ipv6);
     let has_v4 = own.iter().any(IpAddr::is_ipv4) || !has_v6;
     let is_own = |ip: &&IpAddr| if ip.is_ipv4() { has_v4 } else { has_v6 };
@@ -182,6 +182,7 @@ pub(crate) fn default_route(
                 timeout: None,
                 retries: retries::lower(default),
                 mirrors: [].into(),
+                session: None,
             }),
             response_headers: HeaderMutations::default(),
         };

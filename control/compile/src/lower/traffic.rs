@@ -69,14 +69,14 @@ fn preference(
     if !setting.is_enabled {
         return LocalityPolicy::Any;
     }
-    let own = &client.proxy.locality;
+    let own = client.locality();
     if !setting.distribute.is_empty() {
         return distribute(setting, own);
     }
     if !(detects_outliers || is_forced) {
         return LocalityPolicy::Any;
     }
-    let own_labels = locality::augmented(&client.proxy.labels, own, &client.proxy.node, &client.proxy.network);
+    let own_labels = locality::augmented(client.labels(), own, client.node(), client.network());
     let labels = setting
         .labels
         .iter()

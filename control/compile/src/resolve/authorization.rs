@@ -1,6 +1,9 @@
 //! AuthorizationPolicies as the policies that enforce them: scope, rules admitted once, and what broken documents deny.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use palisade_crds::istio::{self, Action, AuthorizationPolicy, PolicyTargetReference, RuleEntry};
 use palisade_model::{
@@ -11,6 +14,7 @@ use palisade_policy::{CedarShare, RuleAction, RuleSpec, TrustDomains, document_m
 
 use crate::{
     lower::client::Proxy,
+    memo::{self as looks, Read},
     object::{self, Head, Object},
     reports::{Code, Report, Reports},
     settings::MeshSettings,
@@ -24,7 +28,7 @@ pub(crate) use memo::{PolicyMemo, RememberedPolicies};
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 
 /// One document's effect on the proxies that it applies to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Restriction {
     /// Metadata.
     pub(crate) origin: Origin,
@@ -39,7 +43,7 @@ pub(crate) struct Restriction {
 }
 
 /// What a document applies to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Target {
     /// Workloads with these labels; empty = all.
     Workloads(BTreeMap<String, String>),
@@ -49,40 +53,75 @@ pub(crate) enum Target {
     Service(BTreeMap<String, String>),
 }
 
+/// Restrictions by namespace.
+#[derive(Debug, Default)]
+struct Restrictions(BTreeMap<Arc<str>, Vec<Arc<Restriction>>>);
+
 /// All restrictions, in age order.
 #[derive(Debug, Default)]
 pub(crate) struct Authorization {
     root: Arc<str>,
     /// Gateways of the Gateway API are selected as other workloads are.
     selects_gateways: bool,
-    restrictions: Vec<Restriction>,
+    restrictions: Restrictions,
     /// What workloads may reach outside the mesh.
-    egress: Vec<Restriction>,
+    egress: Restrictions,
     memo: RememberedPolicies,
+}
+
+impl Restrictions {
+    fn new(all: Vec<Arc<Restriction>>) -> Self {
+        let mut by_namespace: BTreeMap<Arc<str>, Vec<Arc<Restriction>>> = BTreeMap::new();
+        for restriction in all {
+            by_namespace.entry(Arc::clone(&restriction.namespace)).or_default().push(restriction);
+        }
+        by_namespace.values_mut().for_each(|own| own.sort_by(|a, b| a.origin.cmp(&b.origin)));
+        Self(by_namespace)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<Restriction>> {
+        self.0.values().flatten()
+    }
+
+    /// Those of the namespaces whose documents can apply to a proxy, in the order of their origins.
+    fn near<'a>(&'a self, root: &'a str, proxy: &'a Proxy) -> impl Iterator<Item = &'a Arc<Restriction>> {
+        let of_gateways = proxy.gateways.iter().map(|gateway| &*gateway.namespace);
+        let namespaces: BTreeSet<&str> = [&*proxy.namespace, root].into_iter().chain(of_gateways).collect();
+        let mut near: Vec<&Arc<Restriction>> =
+            namespaces.into_iter().filter_map(|namespace| self.0.get(namespace)).flatten().collect();
+        // INVARIANT: of all documents the origins decide the order, whatever their namespaces.
+        near.sort_by(|a, b| a.origin.cmp(&b.origin));
+        near.into_iter()
+    }
 }
 
 impl Authorization {
     /// Sorts restrictions.
     pub(crate) fn new(
         settings: &MeshSettings,
-        mut restrictions: Vec<Restriction>,
-        mut egress: Vec<Restriction>,
+        restrictions: Vec<Arc<Restriction>>,
+        egress: Vec<Arc<Restriction>>,
         memo: RememberedPolicies,
     ) -> Self {
-        restrictions.sort_by(|a, b| a.origin.cmp(&b.origin));
-        egress.sort_by(|a, b| a.origin.cmp(&b.origin));
+        let (restrictions, egress) = (Restrictions::new(restrictions), Restrictions::new(egress));
         let (root, selects_gateways) = (Arc::clone(&settings.root_namespace), settings.selects_gateways);
         Self { root, selects_gateways, restrictions, egress, memo }
     }
 
     /// Every policy of every document.
     pub(crate) fn policies(&self) -> impl Iterator<Item = &Policy> {
-        self.restrictions.iter().chain(&self.egress).flat_map(|restriction| &restriction.policies)
+        self.restrictions.iter().chain(self.egress.iter()).flat_map(|restriction| &restriction.policies)
     }
 
     /// Those that say what a proxy's workload may reach outside the mesh.
-    pub(crate) fn egress_of_proxy<'a>(&'a self, proxy: &'a Proxy) -> impl Iterator<Item = &'a Restriction> {
-        self.egress.iter().filter(|restriction| self.applies(restriction, proxy))
+    pub(crate) fn egress_of_proxy<'a>(&'a self, proxy: &'a Proxy) -> impl Iterator<Item = &'a Arc<Restriction>> {
+        looks::note(|| Read::EgressRestrictions);
+        self.egress_of(proxy)
+    }
+
+    /// The same, for who compares.
+    pub(crate) fn egress_of<'a>(&'a self, proxy: &'a Proxy) -> impl Iterator<Item = &'a Arc<Restriction>> {
+        self.egress.near(&self.root, proxy).filter(|restriction| self.applies(restriction, proxy))
     }
 
     /// What became of each AuthorizationPolicy, for the next time.
@@ -91,8 +130,14 @@ impl Authorization {
     }
 
     /// Those that apply to a proxy (istio-semantics 1.2).
-    pub(crate) fn of_proxy<'a>(&'a self, proxy: &'a Proxy) -> impl Iterator<Item = &'a Restriction> {
-        self.restrictions.iter().filter(|restriction| self.applies(restriction, proxy))
+    pub(crate) fn of_proxy<'a>(&'a self, proxy: &'a Proxy) -> impl Iterator<Item = &'a Arc<Restriction>> {
+        looks::note(|| Read::Restrictions);
+        self.restrictions_of(proxy)
+    }
+
+    /// The same, for who compares.
+    pub(crate) fn restrictions_of<'a>(&'a self, proxy: &'a Proxy) -> impl Iterator<Item = &'a Arc<Restriction>> {
+        self.restrictions.near(&self.root, proxy).filter(|restriction| self.applies(restriction, proxy))
     }
 
     /// Whether a document applies to a proxy.
@@ -106,7 +151,7 @@ impl Authorization {
 
     /// Whether a document of Istio's in `namespace` with this target applies to a proxy.
     pub(crate) fn takes(&self, namespace: &Arc<str>, target: &Target, proxy: &Proxy) -> bool {
-        let is_unaddressed = matches!(target, Target::Workloads(_)) && proxy.gateway.is_some();
+        let is_unaddressed = matches!(target, Target::Workloads(_)) && !proxy.gateways.is_empty();
         (self.selects_gateways || !is_unaddressed) && self.reaches(namespace, target, proxy)
     }
 
@@ -120,7 +165,8 @@ impl Authorization {
         match target {
             Target::Workloads(labels) => (is_own || *namespace == self.root) && object::selects(labels, &proxy.labels),
             Target::Service(selector) => is_own && object::selects(selector, &proxy.labels),
-            Target::Objects(targets) => proxy.gateway.as_ref().is_some_and(|gateway| {
+            // A proxy of several Gateways does all that is said about any of them.
+            Target::Objects(targets) => proxy.gateways.iter().any(|gateway| {
                 targets.iter().any(|target| {
                     target.group == GATEWAY_GROUP
                         && target.kind == "Gateway"

@@ -1,5 +1,7 @@
 //! CedarPolicies as the policies that enforce them, each direction by itself.
 
+use std::sync::Arc;
+
 use palisade_crds::palisade::{self, CedarMode, CedarPolicy};
 use palisade_model::policy::PolicyMode;
 use palisade_policy::{CedarAdmission, CedarDocument, TemplateLink, admit_cedar};
@@ -22,7 +24,7 @@ pub(super) fn restrictions(
     inputs: &Inputs,
     admissions: &[CedarAdmission],
     reports: &mut Reports,
-) -> (Vec<Restriction>, Vec<Restriction>) {
+) -> (Vec<Arc<Restriction>>, Vec<Arc<Restriction>>) {
     let (mut inbound, mut egress) = (Vec::new(), Vec::new());
     for (document, admission) in inputs.cedar_policies.values().zip(admissions) {
         let CedarAdmission { inbound: of_inbound, egress: of_egress, findings: _, link_findings: _, uncompiled: _ } =
@@ -30,7 +32,8 @@ pub(super) fn restrictions(
         for target in targets(document, inputs, reports) {
             for (share, restrictions) in [(of_inbound, &mut inbound), (of_egress, &mut egress)] {
                 if !share.is_empty() {
-                    restrictions.push(Restriction::of_cedar(&document.head, target.clone(), share.clone()));
+                    let restriction = Restriction::of_cedar(&document.head, target.clone(), share.clone());
+                    restrictions.push(Arc::new(restriction));
                 }
             }
         }

@@ -109,15 +109,16 @@ pub(super) fn restrictions(
     settings: &MeshSettings,
     reports: &mut Reports,
     memo: &mut PolicyMemo<'_>,
-) -> Vec<Restriction> {
+) -> Vec<Arc<Restriction>> {
     let aliases = settings.trust_domain_aliases.iter().map(ToString::to_string);
     let domains = TrustDomains::new(settings.trust_domain.as_str(), aliases);
     // CUSTOM policies stand before all others, apart from them.
-    let documents = inputs.authorization_policies.values().filter(|document| document.spec.action != Action::Custom);
+    let documents = inputs.authorization_policies.shared().map(|(_, document)| document);
+    let documents = documents.filter(|document| document.spec.action != Action::Custom);
     let policies = documents.filter_map(|document| {
         memo.convert(document, reports, |reports| Restriction::new(document, &domains, reports))
     });
-    let mut restrictions: Vec<Restriction> = policies.collect();
+    let mut restrictions: Vec<Arc<Restriction>> = policies.collect();
     for (head, broken) in &inputs.broken_policies {
         // The authentications have their own ways to fail closed; an AUDIT policy never changes an answer.
         let is_authentication = matches!(&*head.kind, "PeerAuthentication" | "RequestAuthentication");
@@ -135,11 +136,11 @@ pub(super) fn restrictions(
         };
         // Both written: everything that either names.
         if !targets.is_empty() {
-            restrictions.push(restrict(Target::Objects(targets.clone())));
+            restrictions.push(Arc::new(restrict(Target::Objects(targets.clone()))));
         }
         if selector.is_some() || targets.is_empty() {
             let labels = selector.map(|selector| selector.match_labels).unwrap_or_default();
-            restrictions.push(restrict(Target::Workloads(labels)));
+            restrictions.push(Arc::new(restrict(Target::Workloads(labels))));
         }
     }
     restrictions

@@ -241,6 +241,11 @@ impl DestinationPolicies {
         index
     }
 
+    /// Whether some rule of a namespace is for workloads with labels alone.
+    pub(crate) fn selects_workloads(&self, client: &str) -> bool {
+        self.by_namespace.get(client).is_some_and(|own| !own.for_workloads.is_empty())
+    }
+
     /// The policy that a client gets for a service: that of the first namespace with any matching host among the client's, the
     /// service's and the root namespace (istio-semantics 5).
     pub(crate) fn find(

@@ -177,24 +177,7 @@ const NO_TRANSLATION: &str = "experimental.istio.io/disable-gateway-port-transla
 /// The ports of the pod behind a declared port: where a Service or a ServiceEntry of its namespace carries the pod, their target
 /// ports; else the port itself.
 pub(crate) fn target_ports(inputs: &Inputs, proxy: &Proxy, declared: u16) -> BTreeSet<u16> {
-    let mut ports = BTreeSet::new();
-    for service in inputs.services_in(&proxy.namespace) {
-        let carries = !service.spec.selector.is_empty() && object::selects(&service.spec.selector, &proxy.labels);
-        if !carries || service.head.labels.contains_key(NO_TRANSLATION) {
-            continue;
-        }
-        for port in service.spec.ports.iter().filter(|port| port.port == declared && port.transport == "TCP") {
-            match &port.target {
-                TargetPort::Number(number) => {
-                    ports.insert(*number);
-                }
-                TargetPort::Name(name) => {
-                    let key = object::ObjectKey::new(Arc::clone(&proxy.namespace), Arc::clone(&proxy.name));
-                    ports.extend(inputs.pods.get(&key).and_then(|pod| pod.spec.named_port(name)));
-                }
-            }
-        }
-    }
+    let mut ports = targets_of_services(inputs, proxy, declared, "TCP");
     let entries = inputs
         .service_entries
         .values()
@@ -202,6 +185,39 @@ pub(crate) fn target_ports(inputs: &Inputs, proxy: &Proxy, declared: u16) -> BTr
     ports.extend(entries.flat_map(|entry| ports_of_entry(&entry.spec, proxy, declared)));
     if ports.is_empty() {
         ports.insert(declared);
+    }
+    ports
+}
+
+/// As [`target_ports`], for datagrams.
+pub(crate) fn datagram_ports(inputs: &Inputs, proxy: &Proxy, declared: u16) -> BTreeSet<u16> {
+    let mut ports = targets_of_services(inputs, proxy, declared, "UDP");
+    if ports.is_empty() {
+        ports.insert(declared);
+    }
+    ports
+}
+
+/// The ports of the pod that Services of its namespace lead to from a declared port.
+fn targets_of_services(inputs: &Inputs, proxy: &Proxy, declared: u16, transport: &str) -> BTreeSet<u16> {
+    let mut ports = BTreeSet::new();
+    for service in inputs.services_in(&proxy.namespace) {
+        let carries = !service.spec.selector.is_empty() && object::selects(&service.spec.selector, &proxy.labels);
+        if !carries || service.head.labels.contains_key(NO_TRANSLATION) {
+            continue;
+        }
+        for port in service.spec.ports.iter().filter(|port| port.port == declared && port.transport == transport) {
+            match &port.target {
+                TargetPort::Number(number) => {
+                    ports.insert(*number);
+                }
+                TargetPort::Name(name) => {
+                    crate::memo::note(|| crate::memo::Read::Pod);
+                    let key = object::ObjectKey::new(Arc::clone(&proxy.namespace), Arc::clone(&proxy.name));
+                    ports.extend(inputs.pods.get(&key).and_then(|pod| pod.spec.named_port(name)));
+                }
+            }
+        }
     }
     ports
 }

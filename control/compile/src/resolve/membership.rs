@@ -13,6 +13,11 @@ use crate::resolve::{
     workloads::Workloads,
 };
 
+/// Whether the filter of a mesh before is that of this one, as far as that is known without making it.
+pub(crate) fn holds(before: (&Services, &Workloads), now: (&Services, &Workloads)) -> bool {
+    std::ptr::eq(before.0, now.0) && (before.1.leads_as(now.1) || !now.0.iter().any(|service| service.is_headless))
+}
+
 /// The filter of all services and of the addresses behind headless ones, the same for every proxy: who may see what is not
 /// its matter.
 ///
@@ -37,6 +42,7 @@ pub(crate) fn entry(services: &Services, workloads: &Workloads) -> Result<Arc<En
             networks,
             is_headless,
             ports: _,
+            datagram_ports: _,
             selector: _,
             publish_not_ready: _,
             is_node_local: _,

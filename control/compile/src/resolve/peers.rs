@@ -142,6 +142,7 @@ mod tests {
                 created: 0,
                 labels: BTreeMap::new(),
                 annotations: BTreeMap::new(),
+                allocated: None,
             },
             selector: selector.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             mode,

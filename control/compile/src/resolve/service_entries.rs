@@ -17,7 +17,7 @@ use crate::{
         addresses::{Addresses, Range},
         core::TargetPort,
     },
-    object::{self, Object, ObjectKey},
+    object::{self, Head, Object, ObjectKey},
     resolve::{
         locality::TrafficDistribution,
         protocol::{self, Named},
@@ -121,12 +121,8 @@ fn service_of(
         }
     }
     let is_unaddressed = written.is_empty() && networks.is_empty();
-    let may_allocate = is_unaddressed
-        && !pattern.is_wildcard()
-        && resolution != Resolution::OriginalDestination
-        && entry.head.labels.get(AUTO_ALLOCATE_LABEL).is_none_or(|value| !value.eq_ignore_ascii_case("false"));
-    if may_allocate {
-        written = allocator.assign(key, host);
+    if is_unaddressed && !pattern.is_wildcard() && takes_addresses(entry) {
+        written = allocator.assign(&entry.head, host);
     }
     Some(Registered {
         host: host.into(),
@@ -144,6 +140,7 @@ fn service_of(
         networks,
         is_headless: false,
         ports: ports.iter().filter_map(port_of).collect(),
+        datagram_ports: Vec::new(),
         selector: BTreeMap::new(),
         publish_not_ready: false,
         is_node_local: false,
@@ -154,6 +151,20 @@ fn service_of(
             .and_then(|text| TrafficDistribution::parse(text)),
         aliases: Vec::new(),
     })
+}
+
+/// Whether Istio's controller gives hosts of a ServiceEntry addresses.
+fn takes_addresses(entry: &Object<ServiceEntry>) -> bool {
+    let is_refused =
+        entry.head.labels.get(AUTO_ALLOCATE_LABEL).is_some_and(|value| value.eq_ignore_ascii_case("false"));
+    entry.spec.addresses.is_empty() && entry.spec.resolution != Written::None && !is_refused
+}
+
+/// Whether Istio's controller leaves a host of a ServiceEntry the addresses that it has been given.
+pub(crate) fn keeps_addresses(entry: &Object<ServiceEntry>, host: &str) -> bool {
+    let is_named = entry.spec.hosts.iter().any(|own| own.eq_ignore_ascii_case(host));
+    let has_own = !host.starts_with('*') || entry.spec.resolution == Written::DynamicDns;
+    takes_addresses(entry) && is_named && has_own
 }
 
 /// A port; `None` for what is not TCP.
@@ -178,22 +189,43 @@ pub(super) fn port_of(written: &ServicePort) -> Option<RegisteredPort> {
     })
 }
 
-/// Addresses for hosts that have none: a function of namespace, name and host, the oldest document first, so that a new one
-/// never takes an address from another.
-struct Allocator(Addresses);
+/// Addresses for hosts that have none: those that they were given before, as status says (Istio's controller writes it in the same
+/// way), else a function of namespace, name and host, the oldest document first, so that a new one never takes an address from
+/// another.
+struct Allocator {
+    addresses: Addresses,
+    /// What hosts were given, by document and host.
+    given: BTreeMap<(ObjectKey, String), Vec<IpAddr>>,
+}
 
 impl Allocator {
     fn new(inputs: &Inputs) -> Self {
-        let mut taken = Addresses::default();
+        let mut addresses = Addresses::default();
         let written = inputs.service_entries.values().flat_map(|entry| &entry.spec.addresses);
         for address in written.filter_map(|text| text.parse().ok()) {
-            taken.reserve(address);
+            addresses.reserve(address);
         }
-        Self(taken)
+        let mut given: BTreeMap<(ObjectKey, String), Vec<IpAddr>> = BTreeMap::new();
+        for entry in object::by_age(inputs.service_entries.values()) {
+            for (host, address) in entry.head.allocated.iter().flat_map(|all| all.iter()) {
+                // Of two that say the same address the older has it.
+                if addresses.take(*address) {
+                    given.entry((entry.head.key.clone(), host.clone())).or_default().push(*address);
+                }
+            }
+        }
+        Self { addresses, given }
     }
 
-    fn assign(&mut self, key: &ObjectKey, host: &str) -> Vec<IpAddr> {
-        let key = ObjectKey::new(Arc::clone(&key.namespace), format!("{}/{host}", key.name));
-        [Range::Entries, Range::Entries6].into_iter().filter_map(|range| self.0.assign(range, &key)).collect()
+    fn assign(&mut self, head: &Head, host: &str) -> Vec<IpAddr> {
+        let mut assigned = self.given.remove(&(head.key.clone(), host.to_owned())).unwrap_or_default();
+        let key = ObjectKey::new(Arc::clone(&head.key.namespace), format!("{}/{host}", head.key.name));
+        for (range, is_v4) in [(Range::Entries, true), (Range::Entries6, false)] {
+            if !assigned.iter().any(|address| address.is_ipv4() == is_v4) {
+                assigned.extend(self.addresses.assign(range, &key));
+            }
+        }
+        assigned.sort();
+        assigned
     }
 }

@@ -11,7 +11,10 @@ use palisade_model::{host::HostPattern, listener::Protocol, origin::Origin};
 
 use crate::{
     hosts::{self, Visibility},
-    inputs::{Inputs, core::TargetPort},
+    inputs::{
+        Inputs,
+        core::{ServicePort, TargetPort},
+    },
     object::{self, ObjectKey},
     resolve::{locality::TrafficDistribution, protocol, service_entries},
     settings::MeshSettings,
@@ -50,6 +53,8 @@ pub(crate) struct Registered {
     pub(crate) is_headless: bool,
     /// Ports, by number.
     pub(crate) ports: Vec<RegisteredPort>,
+    /// UDP ports, which only UDPRoutes lead to: they are none of the mesh's.
+    pub(crate) datagram_ports: Vec<RegisteredPort>,
     /// Pods behind it.
     pub(crate) selector: BTreeMap<String, String>,
     /// Not ready pods count as ready.
@@ -63,7 +68,7 @@ pub(crate) struct Registered {
 }
 
 /// Where a service comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Registry {
     /// A Kubernetes Service.
     Kubernetes,
@@ -120,12 +125,27 @@ impl Registered {
     pub(crate) fn port(&self, number: u16) -> Option<&RegisteredPort> {
         self.ports.iter().find(|port| port.number == number)
     }
+
+    /// The UDP port of this number.
+    pub(crate) fn datagram_port(&self, number: u16) -> Option<&RegisteredPort> {
+        self.datagram_ports.iter().find(|port| port.number == number)
+    }
 }
 
 impl RegisteredPort {
     /// Whether HTTP rules apply.
     pub(crate) fn may_be_http(&self) -> bool {
         matches!(self.protocol, Protocol::Http | Protocol::Http2 | Protocol::Auto)
+    }
+}
+
+fn registered_port(port: &ServicePort, protocol: Protocol) -> RegisteredPort {
+    RegisteredPort {
+        number: port.port,
+        name: port.name.clone(),
+        target: port.target.clone(),
+        is_target_written: true,
+        protocol,
     }
 }
 
@@ -163,20 +183,19 @@ impl Services {
                 addresses: service.spec.addresses.clone(),
                 networks: Vec::new(),
                 is_headless: service.spec.is_headless,
+                // UDP and SCTP ports are not the mesh's: they are none of its ports.
                 ports: service
                     .spec
                     .ports
                     .iter()
-                    .filter_map(|port| {
-                        // UDP and SCTP ports are not the mesh's: they are none of its ports.
-                        protocol::of_port(port).map(|protocol| RegisteredPort {
-                            number: port.port,
-                            name: port.name.clone(),
-                            target: port.target.clone(),
-                            is_target_written: true,
-                            protocol,
-                        })
-                    })
+                    .filter_map(|port| protocol::of_port(port).map(|protocol| registered_port(port, protocol)))
+                    .collect(),
+                datagram_ports: service
+                    .spec
+                    .ports
+                    .iter()
+                    .filter(|port| port.is_udp())
+                    .map(|port| registered_port(port, Protocol::Tcp))
                     .collect(),
                 selector: service.spec.selector.clone(),
                 publish_not_ready: service.spec.publish_not_ready,
@@ -283,6 +302,16 @@ impl Services {
     /// All services, by host.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Registered> {
         self.by_host.values().flatten().filter_map(|position| self.all.get(*position))
+    }
+
+    /// Addresses that hosts without one have been given, by the ServiceEntry that names them.
+    pub(crate) fn allocated(&self) -> BTreeMap<&ObjectKey, Vec<(&Arc<str>, IpAddr)>> {
+        let mut allocated: BTreeMap<&ObjectKey, Vec<(&Arc<str>, IpAddr)>> = BTreeMap::new();
+        for service in self.iter().filter(|service| service.is_unaddressed) {
+            let given = service.addresses.iter().map(|address| (&service.host, *address));
+            allocated.entry(&service.key).or_default().extend(given);
+        }
+        allocated
     }
 
     /// Services of a namespace, those of Kubernetes first, oldest first.

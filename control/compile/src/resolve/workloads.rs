@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub(super) mod entries;
+mod looks;
 mod reuse;
 
 use entries::{Entries, EntryEndpoint};
@@ -48,13 +49,15 @@ pub(crate) struct Target {
 }
 
 /// Namespace and host of a service.
-type HostKey = (Arc<str>, Arc<str>);
+pub(crate) type HostKey = (Arc<str>, Arc<str>);
 
 /// Pods and endpoints, indexed.
 #[derive(Debug, Default)]
 pub(crate) struct Workloads {
     /// By namespace and host, then port.
     endpoints: BTreeMap<HostKey, BTreeMap<u16, Arc<Endpoints>>>,
+    /// The same of UDP ports.
+    datagrams: BTreeMap<HostKey, BTreeMap<u16, Arc<Endpoints>>>,
     /// Names of workloads that are no identities: no certificate can prove them. By service port.
     unprovable: BTreeMap<HostKey, BTreeMap<u16, BTreeSet<String>>>,
     headless: BTreeMap<Arc<str>, Vec<(String, IpAddr)>>,
@@ -149,6 +152,15 @@ impl Workloads {
                 };
                 workloads.add(service, port, &candidates, peers, settings, &mut behind);
             }
+            for port in &service.datagram_ports {
+                let candidates = if slices.is_empty() {
+                    from_pods(labelled(), service, port)
+                } else {
+                    workloads.candidates_of(inputs, service, port, slices)
+                };
+                let endpoints = Arc::new(datagram_endpoints(service, port, &candidates));
+                workloads.datagrams.entry(key.clone()).or_default().insert(port.number, endpoints);
+            }
             if service.is_headless && service.registry != Registry::Entries {
                 let names = pod_names(inputs, service, slices);
                 workloads.headless.insert(Arc::clone(&service.host), names);
@@ -168,6 +180,9 @@ impl Workloads {
     fn take_over(&mut self, before: &Self, service: &Registered, key: HostKey) {
         if let Some(ports) = before.endpoints.get(&key) {
             self.endpoints.insert(key.clone(), ports.clone());
+        }
+        if let Some(ports) = before.datagrams.get(&key) {
+            self.datagrams.insert(key.clone(), ports.clone());
         }
         if let Some(ports) = before.unprovable.get(&key) {
             self.unprovable.insert(key.clone(), ports.clone());
@@ -290,36 +305,9 @@ impl Workloads {
         }
         candidates
     }
-
-    /// The endpoints of a service port; `None` when there is no such port.
-    pub(crate) fn endpoints(&self, service: &Registered, port: u16) -> Option<&Arc<Endpoints>> {
-        let key = host_key(service);
-        self.endpoints.get(&key)?.get(&port)
-    }
-
-    /// What the documents call workloads behind a service port though it is no identity. `None`: there is no such workload.
-    pub(crate) fn unprovable(&self, service: &Registered, port: u16) -> Option<&BTreeSet<String>> {
-        let key = host_key(service);
-        self.unprovable.get(&key)?.get(&port)
-    }
-
-    /// Service ports that lead to an address, those of the oldest service first.
-    pub(crate) fn targets_at(&self, ip: IpAddr) -> &[Target] {
-        self.targets.get(&ip).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    /// All addresses that service ports lead to.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = (IpAddr, &[Target])> {
-        self.targets.iter().map(|(address, targets)| (*address, targets.as_slice()))
-    }
-
-    /// DNS names of a headless service's pods (`HOSTNAME.HOST`), and its ready addresses under the empty name.
-    pub(crate) fn pod_names(&self, host: &str) -> &[(String, IpAddr)] {
-        self.headless.get(host).map(Vec::as_slice).unwrap_or_default()
-    }
 }
 
-fn host_key(service: &Registered) -> HostKey {
+pub(crate) fn host_key(service: &Registered) -> HostKey {
     (Arc::clone(&service.key.namespace), Arc::clone(&service.host))
 }
 
@@ -341,6 +329,21 @@ fn pods_by_address(inputs: &Inputs) -> BTreeMap<IpAddr, ObjectKey> {
         }
     }
     pod_at
+}
+
+/// The endpoints of a UDP port: nobody secures datagrams, whatever stands beside the pods.
+fn datagram_endpoints(service: &Registered, port: &RegisteredPort, candidates: &[Candidate<'_>]) -> Endpoints {
+    let mut endpoints: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
+    for candidate in candidates {
+        let Some(health) = candidate.health else { continue };
+        let plain = || Endpoint { peer: PeerProxy::None, ..endpoint(candidate, health) };
+        endpoints.entry(candidate.address).or_insert_with(plain);
+    }
+    Endpoints {
+        key: format!("{}|{}/udp", service.host, port.number).into(),
+        endpoints: endpoints.into_values().collect(),
+        identities: BTreeSet::new(),
+    }
 }
 
 /// The name of the endpoints resource of a service port.

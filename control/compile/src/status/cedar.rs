@@ -45,6 +45,7 @@ pub(super) fn policies(
             accepted: accepted(findings.get(&name).map(Vec::as_slice).unwrap_or_default()),
             messages: None,
             ancestors: Some(targets.iter().take(MAX_ANCESTORS).map(reference).collect()),
+            addresses: Vec::new(),
             is_dry_run: spec.is_some_and(|spec| spec.mode == CedarMode::Audit),
             concern: Some(namespace_or_mesh(resolved, &name.namespace)),
         };

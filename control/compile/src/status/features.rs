@@ -1,4 +1,4 @@
-//! Features of the Gateway API that are served, as its conformance suite names them.
+//! Features of the Gateway API that Gateways serve, as its conformance suite names them. Those of routes at Services belong elsewhere.
 
 /// Sorted, as `status.supportedFeatures` has to be.
 pub const SUPPORTED_FEATURES: &[&str] = &[
@@ -7,7 +7,11 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "GRPCRoute",
     "GRPCRouteNamedRouteRule",
     "Gateway",
+    "GatewayBackendClientCertificate",
     "GatewayFrontendClientCertificateValidation",
+    "GatewayFrontendClientCertificateValidationInsecureFallback",
+    "GatewayHTTPListenerIsolation",
+    "GatewayHTTPSListenerDetectMisdirectedRequests",
     "GatewayPort8080",
     "HTTPRoute",
     "HTTPRoute303RedirectStatusCode",
@@ -33,13 +37,12 @@ pub const SUPPORTED_FEATURES: &[&str] = &[
     "HTTPRouteRequestTimeout",
     "HTTPRouteResponseHeaderModification",
     "HTTPRouteSchemeRedirect",
-    "Mesh",
-    "MeshConsumerRoute",
     "ReferenceGrant",
     "TCPRoute",
     "TLSRoute",
     "TLSRouteModeMixed",
     "TLSRouteModeTerminate",
+    "UDPRoute",
 ];
 
 #[cfg(test)]

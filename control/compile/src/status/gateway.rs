@@ -1,15 +1,22 @@
 //! GatewayClasses and Gateways.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::gateway_api::Gateway;
+use palisade_crds::gateway_api::{FrontendValidationMode, Gateway};
 
-use super::{Body, Condition, GatewayStatus, ListenerStatus, ObjectStatus, StatusOptions};
+use super::{
+    Body, Condition, GatewayStatus, ListenerStatus, ObjectStatus, StatusOptions, Trouble,
+    addresses::{self, Addresses},
+};
 use crate::{
+    infrastructure,
     inputs::{CONTROLLER, Inputs},
-    object::{Object, ObjectKey},
+    object::Object,
     reports::ObjectName,
-    resolve::{Resolved, gateway_api::ResolvedGateway, gateway_api::status},
+    resolve::{
+        Resolved,
+        gateway_api::{BackendCertificate, ResolvedGateway, status},
+    },
 };
 
 /// Releases of the Gateway API whose CRDs are understood.
@@ -18,9 +25,9 @@ const VERSIONS: [&str; 7] = ["v1.0", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1
 /// GatewayClasses with our controller.
 pub(super) fn classes(resolved: &Resolved, options: &StatusOptions, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
     for class in resolved.inputs.gateway_classes.values().filter(|class| class.spec.controller_name == CONTROLLER) {
-        let accepted = match &class.spec.parameters_ref {
-            None => Condition::holds("Accepted", "Accepted"),
-            Some(_) => Condition::fails("Accepted", "InvalidParameters", "a class has no parameters here"),
+        let accepted = match infrastructure::of_class(&resolved.inputs, &class.spec) {
+            Ok(_) => Condition::holds("Accepted", "Accepted"),
+            Err(message) => Condition::fails("Accepted", "InvalidParameters", message),
         };
         let version = options.gateway_api_version.as_deref().map(|version| {
             let is_known = VERSIONS.iter().any(|known| {
@@ -43,18 +50,23 @@ pub(super) fn classes(resolved: &Resolved, options: &StatusOptions, objects: &mu
 }
 
 /// Gateways of our classes.
-pub(super) fn gateways(resolved: &Resolved, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
+pub(super) fn gateways(resolved: &Resolved, options: &StatusOptions, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
     for gateway in resolved.gateway_api.gateways() {
         let Some(document) = resolved.inputs.api_gateways.get(&gateway.head.key) else { continue };
-        let body = Body::Gateway(one(&resolved.inputs, gateway, document));
+        let body = Body::Gateway(one(resolved, gateway, document, options.troubles.get(&gateway.head.key)));
         objects.insert(ObjectName::of(&gateway.head), ObjectStatus { origin: gateway.head.origin(), body });
     }
 }
 
-fn one(inputs: &Inputs, gateway: &ResolvedGateway, document: &Object<Gateway>) -> GatewayStatus {
+fn one(
+    resolved: &Resolved,
+    gateway: &ResolvedGateway,
+    document: &Object<Gateway>,
+    trouble: Option<&Trouble>,
+) -> GatewayStatus {
     let listeners: Vec<ListenerStatus> = gateway.status.listeners.iter().map(listener).collect();
-    let addresses = addresses(inputs, &gateway.head.key, &document.spec.gateway_class_name);
-    let accepted = accepted(document, &gateway.status.listeners);
+    let addresses = addresses::of(resolved, document);
+    let accepted = accepted(&resolved.inputs, document, &gateway.status.listeners, trouble);
     let unresolved: Vec<&str> = gateway
         .status
         .listeners
@@ -62,26 +74,42 @@ fn one(inputs: &Inputs, gateway: &ResolvedGateway, document: &Object<Gateway>) -
         .filter(|listener| !listener.resolved_refs.is_true)
         .map(|listener| &*listener.name)
         .collect();
-    let resolved_refs = match unresolved.as_slice() {
-        [] => Condition::holds("ResolvedRefs", "ResolvedRefs"),
-        names => Condition::fails("ResolvedRefs", "ListenersNotResolved", format!("listeners {}", names.join(", "))),
+    let resolved_refs = match (unresolved.as_slice(), &gateway.backend_certificate) {
+        (_, BackendCertificate::Unusable(condition)) => Condition::resolved(condition),
+        ([], _) => Condition::holds("ResolvedRefs", "ResolvedRefs"),
+        (names, _) => {
+            Condition::fails("ResolvedRefs", "ListenersNotResolved", format!("listeners {}", names.join(", ")))
+        }
     };
-    let obstacle = obstacle(document, &accepted, &listeners, &addresses);
-    let addresses = addresses.iter().map(|address| ("IPAddress", address.to_string())).collect();
-    GatewayStatus {
-        conditions: vec![accepted, resolved_refs],
-        obstacle,
-        addresses,
-        listeners,
-        key: gateway.head.key.clone(),
-    }
+    let obstacle = obstacle(document, &accepted, &listeners, &addresses, trouble);
+    let addresses = addresses.found;
+    let mut conditions = vec![accepted, resolved_refs];
+    conditions.extend(tolerates_invalid_clients(document).then(|| {
+        Condition::holds("InsecureFrontendValidationMode", "ConfigurationChanged")
+            .saying("clients whose certificates are missing or wrong are served: backends have to tell them apart")
+    }));
+    GatewayStatus { conditions, obstacle, addresses, listeners, key: gateway.head.key.clone() }
 }
 
-fn accepted(document: &Object<Gateway>, listeners: &[status::ListenerStatus]) -> Condition {
-    let is_known_type = |kind: &str| kind == "IPAddress";
-    let parameters = document.spec.infrastructure.as_ref().and_then(|own| own.parameters_ref.as_ref());
-    if let Some(parameters) = parameters {
-        let message = format!("parameters of kind `{}/{}` are not read", parameters.group, parameters.kind);
+/// Whether `spec.tls.frontend` asks for certificates without insisting on them, on any port.
+fn tolerates_invalid_clients(document: &Object<Gateway>) -> bool {
+    let Some(frontend) = document.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { return false };
+    let of_ports = frontend.per_port.iter().map(|own| &own.tls);
+    std::iter::once(&frontend.default)
+        .chain(of_ports)
+        .filter_map(|settings| settings.validation.as_ref())
+        .any(|validation| validation.mode == FrontendValidationMode::AllowInsecureFallback)
+}
+
+fn accepted(
+    inputs: &Inputs,
+    document: &Object<Gateway>,
+    listeners: &[status::ListenerStatus],
+    trouble: Option<&Trouble>,
+) -> Condition {
+    let is_known_type = |kind: &str| matches!(kind, "IPAddress" | "Hostname");
+    let refused = trouble.filter(|trouble| trouble.is_parameters).map(|trouble| trouble.message.clone());
+    if let Some(message) = infrastructure::of_gateway(inputs, document).err().or(refused) {
         return Condition::fails("Accepted", "InvalidParameters", message);
     }
     if let Some(address) = document.spec.addresses.iter().find(|address| !is_known_type(&address.address_type)) {
@@ -105,23 +133,22 @@ fn obstacle(
     document: &Object<Gateway>,
     accepted: &Condition,
     listeners: &[ListenerStatus],
-    addresses: &[IpAddr],
+    addresses: &Addresses,
+    trouble: Option<&Trouble>,
 ) -> Option<Condition> {
     if !accepted.is_true() {
         return Some(Condition::fails("Programmed", "Invalid", "the Gateway is not accepted"));
     }
-    let asked = document.spec.addresses.iter().filter_map(|address| address.value.as_deref());
-    let unusable = asked
-        .filter(|value| !value.is_empty())
-        .find(|value| value.parse::<IpAddr>().map_or(true, |address| !addresses.contains(&address)));
-    if let Some(value) = unusable {
-        let message = format!("address `{value}` is not one that the Gateway has");
+    if let Some(trouble) = trouble {
+        return Some(Condition::fails("Programmed", "NoResources", trouble.message.clone()));
+    }
+    if let Some(message) = addresses.unusable(document) {
         return Some(Condition::fails("Programmed", "AddressNotUsable", message));
     }
     if !listeners.iter().any(|listener| listener.is_valid) {
         return Some(Condition::fails("Programmed", "Invalid", "none of its listeners can be served"));
     }
-    addresses.is_empty().then(|| Condition::fails("Programmed", "AddressNotAssigned", "it has no address yet"))
+    addresses.found.is_empty().then(|| Condition::fails("Programmed", "AddressNotAssigned", "it has no address yet"))
 }
 
 fn listener(listener: &status::ListenerStatus) -> ListenerStatus {
@@ -143,22 +170,4 @@ fn listener(listener: &status::ListenerStatus) -> ListenerStatus {
         conditions,
         is_valid: accepted.is_true && resolved_refs.is_true,
     }
-}
-
-/// Where clients reach a Gateway: what its Service is given from outside, else the Service's own addresses, else its pods'.
-fn addresses(inputs: &Inputs, gateway: &ObjectKey, class: &str) -> Vec<IpAddr> {
-    let service =
-        inputs.services.get(&ObjectKey::new(Arc::clone(&gateway.namespace), format!("{}-{class}", gateway.name)));
-    if let Some(service) = service {
-        let spec = &service.spec;
-        let chosen = if spec.external_addresses.is_empty() { &spec.addresses } else { &spec.external_addresses };
-        if !chosen.is_empty() {
-            return chosen.clone();
-        }
-    }
-    let serves = |pod: &&Object<crate::inputs::core::Pod>| {
-        let name = pod.head.labels.get(crate::inputs::GATEWAY_NAME_LABEL);
-        pod.spec.is_ready && !pod.spec.is_gone && name.is_some_and(|name| **name == *gateway.name)
-    };
-    inputs.pods_in(&gateway.namespace).filter(serves).flat_map(|pod| pod.spec.ips.first()).copied().collect()
 }

@@ -1,14 +1,15 @@
 //! Istio's kinds: `Accepted` and `Enforced` of the object as a whole, and findings as Istio has them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use palisade_crds::Severity;
 use palisade_model::origin::Origin;
 
 use super::{Body, Concern, Condition, Finding, ObjectStatus, WholeStatus, holds::of_istio};
 use crate::{
+    object::Head,
     reports::{Diagnostic, ObjectName, Reports},
-    resolve::{Resolved, authorization::is_dry_run},
+    resolve::{Resolved, authorization::is_dry_run, service_entries::keeps_addresses},
 };
 
 /// What Istio's groups end with.
@@ -24,10 +25,16 @@ pub(super) fn objects(
     findings: &BTreeMap<&ObjectName, Vec<&Diagnostic>>,
     objects: &mut BTreeMap<ObjectName, ObjectStatus>,
 ) {
+    let allocated = resolved.services.allocated();
     for head in of_istio(&resolved.inputs).filter(|head| head.group.ends_with(GROUPS)) {
         let name = ObjectName::of(head);
         let is_dry_run = &*head.kind == "AuthorizationPolicy" && is_dry_run(head);
-        let status = whole(resolved, &name, is_dry_run, findings);
+        let mut status = whole(resolved, &name, is_dry_run, findings);
+        if &*head.kind == "ServiceEntry" {
+            let given = allocated.get(&head.key).into_iter().flatten();
+            status.addresses = given.map(|(host, address)| (Arc::clone(host), *address)).collect();
+            status.addresses.extend(left(resolved, head, &status.addresses));
+        }
         objects.insert(name, ObjectStatus { origin: head.origin(), body: Body::Object(status) });
     }
     for (name, (uid, generation)) in reports.rejected().filter(|(name, _)| name.group.ends_with(GROUPS)) {
@@ -38,6 +45,16 @@ pub(super) fn objects(
             objects.insert(name.clone(), ObjectStatus { origin, body: Body::Object(status) });
         }
     }
+}
+
+/// Addresses of hosts that are another document's in our eyes, or need none: what Istio's controller gave them stays, as long as
+/// it would keep it.
+fn left(resolved: &Resolved, head: &Head, given: &[(Arc<str>, IpAddr)]) -> Vec<(Arc<str>, IpAddr)> {
+    let Some(entry) = resolved.inputs.service_entries.get(&head.key) else { return Vec::new() };
+    let held = head.allocated.iter().flat_map(|all| all.iter());
+    held.filter(|(host, _)| keeps_addresses(entry, host) && !given.iter().any(|(own, _)| **own == **host))
+        .map(|(host, address)| (host.as_str().into(), *address))
+        .collect()
 }
 
 fn whole(
@@ -51,6 +68,7 @@ fn whole(
         accepted: accepted(found),
         messages: Some(found.iter().map(|diagnostic| finding(diagnostic)).collect()),
         ancestors: None,
+        addresses: Vec::new(),
         is_dry_run,
         concern: concern(resolved, name),
     }

@@ -1,5 +1,7 @@
 //! Statuses as JSON, without times.
 
+use std::{net::IpAddr, sync::Arc};
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -120,7 +122,7 @@ impl ObjectStatus {
     }
 
     fn whole(&self, whole: &WholeStatus, acks: &dyn Acks) -> Value {
-        let WholeStatus { accepted, messages, ancestors, is_dry_run, concern } = whole;
+        let WholeStatus { accepted, messages, ancestors, addresses, is_dry_run, concern } = whole;
         let generation = self.origin.generation;
         let enforced =
             concern.as_ref().map(|concern| acks.enforced(&self.origin, concern).enforced("Enforced", *is_dry_run));
@@ -139,6 +141,10 @@ impl ObjectStatus {
         }
         status.insert("conditions".to_owned(), conditions.into());
         status.insert("observedGeneration".to_owned(), generation.into());
+        if !addresses.is_empty() {
+            let entry = |(host, address): &(Arc<str>, IpAddr)| json!({"host": host, "value": address});
+            status.insert("addresses".to_owned(), addresses.iter().map(entry).collect());
+        }
         if let Some(messages) = messages.as_ref().filter(|messages| !messages.is_empty()) {
             let message = |finding: &super::Finding| {
                 let kind = json!({"code": finding.code, "name": short(&finding.message)});

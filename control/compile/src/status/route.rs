@@ -14,7 +14,8 @@ use crate::{
 /// Routes with a parent that is ours, and those that had one.
 pub(super) fn routes(resolved: &Resolved, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
     for route in resolved.gateway_api.statuses() {
-        let status::RouteStatus { head, parents } = route;
+        let status::RouteStatus { route, parents, .. } = route;
+        let head = &route.head;
         let mut gateways = Vec::new();
         let mut is_mesh_wide = false;
         let mut entries: Vec<Attachment> = Vec::new();

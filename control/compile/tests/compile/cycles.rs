@@ -7,11 +7,11 @@ use crate::support::{HTTP, client, istio, names, of, pod, rules_at, service};
 /// A name of another service.
 fn alias(name: &str, of: &str) -> String {
     format!(
-        "---
-apiVersion: v1
+        "apiVersion: v1
 kind: Service
 metadata: {{name: {name}, namespace: a}}
 spec: {{type: ExternalName, externalName: {of}.a.svc.cluster.local, ports: [{{name: http, port: 80}}]}}
+---
 "
     )
 }

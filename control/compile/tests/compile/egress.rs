@@ -11,7 +11,7 @@ use palisade_model::{
     snapshot::Snapshot,
 };
 
-use crate::support::{HTTP, client, cluster, compile_text, istio, names, of, pod, resource, service};
+use crate::support::{HTTP, client, cluster, compile_text, istio, names, of, pod, resource, service, statuses};
 
 fn entry(name: &str, namespace: &str, spec: &str) -> String {
     istio("ServiceEntry", name, namespace, spec)
@@ -138,6 +138,48 @@ fn hosts_without_addresses_get_one_that_does_not_change() {
         .map(|i| entry(&format!("x{i}"), "a", &format!("{{hosts: [x{i}.example.com], resolution: DNS, {WEB}}}")))
         .collect();
     assert_eq!(allocated(&(own + &more)), first);
+}
+
+/// What a controller has written into a ServiceEntry's status.
+fn given(name: &str, spec: &str, addresses: &str) -> String {
+    entry(name, "a", spec).replace("\n---\n", &format!("\nstatus: {{addresses: [{addresses}]}}\n---\n"))
+}
+
+#[test]
+fn an_address_that_a_host_was_given_stays_and_of_two_the_older_keeps_it() {
+    let spec = |host: &str| format!("{{hosts: [{host}], resolution: DNS, {WEB}}}");
+    let text = pod("client", "a", "")
+        + &given("b-older", &spec("one.example.com"), "{host: one.example.com, value: 240.240.7.7}")
+        + &given("c-younger", &spec("two.example.com"), "{host: two.example.com, value: 240.240.7.7}")
+        + &given(
+            "d",
+            &spec("three.example.com"),
+            "{host: three.example.com, value: nonsense}, {host: gone, value: 240.240.7.8}",
+        );
+    let snapshot = of(&text, &client(), &[]);
+    let addresses =
+        |host: &str| held(&snapshot, host).unwrap().addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(addresses("one.example.com"), ["240.240.7.7"]);
+    let (two, three) = (addresses("two.example.com"), addresses("three.example.com"));
+    assert!(two.len() == 1 && two != ["240.240.7.7"] && three.len() == 1 && two != three, "{two:?} {three:?}");
+    // Status says what proxies do, and keeps nothing of hosts that are gone.
+    let told: serde_json::Value = serde_json::from_str(&statuses(&compile_text(&text))).unwrap();
+    let of = |name: &str| &told[format!("ServiceEntry a/{name}").as_str()]["addresses"];
+    assert_eq!(of("b-older")[0], serde_json::json!({"host": "one.example.com", "value": "240.240.7.7"}), "{told}");
+    assert_eq!(of("c-younger")[0]["value"], two[0].as_str());
+    assert_eq!(of("d").as_array().unwrap().len(), 2, "one of each family: {told}");
+}
+
+#[test]
+fn no_address_is_told_where_none_is_needed() {
+    let text = entry("own", "a", &format!("{{hosts: [own.example.com], addresses: [192.0.2.1], resolution: DNS, {WEB}}}"))
+        + &given("direct", &format!("{{hosts: [direct.example.com], resolution: NONE, {WEB}}}"), "{host: direct.example.com, value: 240.240.7.7}")
+        // Istio gives wildcards of this kind addresses, and would do so again and again.
+        + &given("wild", &format!("{{hosts: [\"*.example.com\"], resolution: DYNAMIC_DNS, {WEB}}}"), "{host: \"*.example.com\", value: 240.240.7.8}");
+    let told: serde_json::Value = serde_json::from_str(&statuses(&compile_text(&text))).unwrap();
+    let of = |name: &str| &told[format!("ServiceEntry a/{name}").as_str()]["addresses"];
+    assert!(of("own").is_null() && of("direct").is_null(), "{told}");
+    assert_eq!(of("wild")[0]["value"], "240.240.7.8");
 }
 
 #[test]

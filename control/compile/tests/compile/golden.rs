@@ -82,12 +82,12 @@ fn reports(compiled: &Compiled) -> String {
     for diagnostic in compiled.reports.diagnostics() {
         writeln!(lines, "{}", serde_json::to_string(diagnostic).unwrap()).unwrap();
     }
-    for (object, conditions) in &compiled.reports.conditions {
+    for (object, conditions) in &compiled.reports.conditions() {
         for condition in conditions {
             writeln!(lines, "{}", json!({"object": object, "condition": condition})).unwrap();
         }
     }
-    for ((object, listener), count) in &compiled.reports.attached_routes {
+    for ((object, listener), count) in &compiled.reports.attached_routes() {
         writeln!(lines, "{}", json!({"object": object, "listener": listener, "attachedRoutes": count})).unwrap();
     }
     lines

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use palisade_compile::{
-    Compiled, FetchedKeys, Inputs, KeySource, Keys, Mesh, ProxyRef, SourceDocument, SourceOptions, compile,
-    compile_after, scope,
+    Compiled, FetchedKeys, Inputs, KeySource, Keys, Mesh, ProxyRef, Slice, SourceDocument, SourceOptions, compile,
+    compile_after, scope_after,
 };
 use palisade_model::{hash::ContentHash, service::Query};
 
@@ -14,8 +14,17 @@ mod pool;
 
 use pool::pool;
 
-/// Everything that anybody sees of a mesh.
-fn seen(compiled: &Compiled) -> (Vec<Result<ContentHash, String>>, Vec<String>) {
+/// Slices of all proxies.
+type Slices = Vec<Result<Arc<Slice>, String>>;
+
+/// A mesh with the slices of its proxies.
+struct Held {
+    mesh: Mesh,
+    slices: Slices,
+}
+
+/// Everything that anybody sees of a mesh, and the slices, made from those that are `held`.
+fn seen(compiled: &Compiled, held: &Slices) -> (Vec<Result<ContentHash, String>>, Vec<String>, Slices) {
     let proxies = [
         client(),
         ProxyRef::sidecar("a", "s"),
@@ -28,12 +37,15 @@ fn seen(compiled: &Compiled) -> (Vec<Result<ContentHash, String>>, Vec<String>) 
     let hosts = ["u.b", "s.a.svc.cluster.local", "api.example.com", "vm.example", "none"];
     let addresses = ["10.1.0.1", "10.9.0.1"].map(|address| Query::Address(address.parse().unwrap()));
     let queries: BTreeSet<Query> = hosts.map(|host| Query::Host(host.into())).into_iter().chain(addresses).collect();
-    let snapshots = proxies.iter().map(|proxy| {
-        scope(&compiled.mesh, proxy, &queries).map(|snapshot| snapshot.version()).map_err(|error| error.to_string())
-    });
+    let slice = |(at, proxy): (usize, &ProxyRef)| {
+        let previous = held.get(at).and_then(|held| held.as_ref().ok());
+        scope_after(previous, &compiled.mesh, proxy, &queries).map_err(|error| error.to_string())
+    };
+    let slices: Slices = proxies.iter().enumerate().map(slice).collect();
+    let versions = slices.iter().map(|slice| slice.as_ref().map(|s| s.snapshot().version()).map_err(String::clone));
     let mut reports: Vec<String> = compiled.reports.diagnostics().iter().map(|d| format!("{d:?}")).collect();
-    reports.push(format!("{:?} {:?}", compiled.reports.conditions, compiled.reports.attached_routes));
-    (snapshots.collect(), reports)
+    reports.push(format!("{:?} {:?}", compiled.reports.conditions(), compiled.reports.attached_routes()));
+    (versions.collect(), reports, slices)
 }
 
 /// Fetched keys of the tokens of one issuer.
@@ -53,11 +65,27 @@ fn inputs(pool: &[Vec<String>], forms: &[usize], keys: &Keys) -> (String, Inputs
 }
 
 /// Compiles after `previous`, which must make no difference.
-fn compile_both(previous: &Mesh, (text, inputs): (String, Inputs), edit: &str) -> Compiled {
+fn compile_both(previous: &Held, (text, inputs): (String, Inputs), edit: &str) -> Held {
     let anew = compile(&Arc::new(inputs.clone()));
-    let after = compile_after(previous, inputs);
-    assert_eq!(seen(&after), seen(&anew), "{edit}: {text}");
-    after
+    let after = compile_after(&previous.mesh, inputs);
+    let (expected_versions, expected_reports, expected) = seen(&anew, &Slices::new());
+    let (versions, reports, slices) = seen(&after, &previous.slices);
+    let differences = versions.iter().zip(&expected_versions).position(|(a, b)| a != b).and_then(|at| {
+        let (after, anew) = (slices[at].as_ref().ok()?.snapshot(), expected[at].as_ref().ok()?.snapshot());
+        let differ = |key| after.entries().get(key) != anew.entries().get(key);
+        let keys: BTreeSet<_> = after.entries().keys().chain(anew.entries().keys()).filter(|key| differ(key)).collect();
+        Some(format!("proxy {at}: {keys:?}"))
+    });
+    assert_eq!(versions, expected_versions, "{edit}: {differences:?}: {text}");
+    assert_eq!(reports, expected_reports, "{edit}: {text}");
+    Held { mesh: after.mesh, slices }
+}
+
+/// The first mesh.
+fn first(inputs: Inputs) -> Held {
+    let compiled = compile(&Arc::new(inputs));
+    let (_, _, slices) = seen(&compiled, &Slices::new());
+    Held { mesh: compiled.mesh, slices }
 }
 
 #[test]
@@ -71,8 +99,8 @@ fn after_any_edits_the_mesh_is_as_if_compiled_anew() {
     let keys = [Keys::new(), fetched(None), fetched(Some("{\"keys\": []}"))];
     let mut held_keys = 0;
     let mut chosen = vec![0; pool.len()];
-    let mut previous = compile(&Arc::new(inputs(&pool, &chosen, &keys[0]).1)).mesh;
-    let mut taken_over = 0;
+    let mut previous = first(inputs(&pool, &chosen, &keys[0]).1);
+    let (mut taken_over, mut same_slices) = (0, 0);
     for step in 0..300 {
         for _ in 0..=draw(3) {
             let at = draw(pool.len());
@@ -83,9 +111,12 @@ fn after_any_edits_the_mesh_is_as_if_compiled_anew() {
             held_keys = draw(keys.len());
         }
         let after = compile_both(&previous, inputs(&pool, &chosen, &keys[held_keys]), &format!("step {step}"));
-        taken_over += usize::from(previous.shares_with(&after.mesh) > 0);
-        previous = after.mesh;
+        taken_over += usize::from(previous.mesh.shares_with(&after.mesh) > 0);
+        let is_same = |(a, b): (&Result<Arc<Slice>, String>, &Result<Arc<Slice>, String>)| matches!((a, b), (Ok(a), Ok(b)) if Arc::ptr_eq(a, b));
+        same_slices += previous.slices.iter().zip(&after.slices).filter(|pair| is_same(*pair)).count();
+        previous = after;
     }
+    assert!(same_slices > 100, "only {same_slices} slices were taken over");
     assert!(taken_over > 200, "only {taken_over} meshes took anything over");
 }
 
@@ -94,7 +125,7 @@ fn after_each_edit_alone_the_mesh_is_as_if_compiled_anew() {
     let pool = pool();
     let keys = fetched(Some("{\"keys\": []}"));
     let all_there = vec![1; pool.len()];
-    let base = compile(&Arc::new(inputs(&pool, &all_there, &keys).1)).mesh;
+    let base = first(inputs(&pool, &all_there, &keys).1);
     for (at, forms) in pool.iter().enumerate() {
         for form in (0..forms.len()).filter(|form| *form != 1) {
             let mut edited = all_there.clone();

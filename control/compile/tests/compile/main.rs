@@ -6,6 +6,8 @@ mod conditions;
 mod cycles;
 mod denials;
 mod egress;
+mod fuzz;
+mod gateway_pods;
 mod gateways;
 mod golden;
 mod incremental;

@@ -29,7 +29,7 @@ pub(crate) fn statuses(compiled: &Compiled) -> String {
             self.enforced(object, concern)
         }
     }
-    let options = StatusOptions { gateway_api_version: Some("v1.6.0".to_owned()) };
+    let options = StatusOptions { gateway_api_version: Some("v1.6.0".to_owned()), ..StatusOptions::default() };
     let all = status::statuses(&compiled.mesh, &compiled.reports, &options);
     let rendered: BTreeMap<String, serde_json::Value> =
         all.objects.values().map(|status| (status.origin.to_string(), status.render(&Both))).collect();

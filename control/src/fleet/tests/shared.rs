@@ -30,7 +30,7 @@ impl Telling {
         let fresh = now.iter().filter(|(id, g)| self.objects.get(id) != Some(g)).map(|(id, g)| (id.clone(), *g));
         let gone = self.objects.keys().filter(|id| !now.contains_key(id)).cloned();
         for message in messages(report, fresh.collect(), gone.collect()) {
-            assert!(self.leader.told(&self.name, told(message).unwrap()));
+            assert!(self.leader.replica_told(&self.name, told(message).unwrap()));
         }
         self.objects = now;
     }
@@ -160,12 +160,12 @@ fn what_a_replica_with_proxies_has_not_compiled_or_told_is_not_enforced() {
     let late = telling.other.report(2, true);
     assert!(late.is_told);
     for message in messages(late, Vec::new(), Vec::new()) {
-        assert!(telling.leader.told(&telling.name, told_of(message)));
+        assert!(telling.leader.replica_told(&telling.name, told_of(message)));
     }
     assert_eq!(telling.leader.enforced(&new).missing["foo/0"], "not told yet");
     telling.other.update(id, |record| record.epoch = 2);
     for message in messages(telling.other.report(2, true), Vec::new(), Vec::new()) {
-        assert!(telling.leader.told(&telling.name, told_of(message)));
+        assert!(telling.leader.replica_told(&telling.name, told_of(message)));
     }
     assert!(telling.leader.enforced(&new).missing.is_empty());
 }
@@ -179,6 +179,6 @@ fn a_part_of_a_stream_that_was_never_named_ends_the_telling() {
     let mut told = Told::default();
     told.parts.push((ObjectId::of(&origin(0, 1, 1)), vec![(7, super::super::Part::default())]));
     let telling = Telling::new();
-    assert!(!telling.leader.told(&telling.name, told));
-    assert!(!telling.leader.told(&"stranger".into(), Told::default()));
+    assert!(!telling.leader.replica_told(&telling.name, told));
+    assert!(!telling.leader.replica_told(&"stranger".into(), Told::default()));
 }

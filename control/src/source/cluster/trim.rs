@@ -31,7 +31,12 @@ pub(super) fn whole(kind: Kind, resource: &ApiResource, object: DynamicObject) -
                     document.insert(key, json!({"loadBalancer": balancer}));
                 }
             }
-            // Status is written here, and never read.
+            ("ServiceEntry", "status") => {
+                if let Some(addresses) = value.get("addresses") {
+                    document.insert(key, json!({"addresses": addresses}));
+                }
+            }
+            // Status is written here, and never read but for what lies above.
             (_, "status") => {}
             _ => {
                 document.insert(key, value);

@@ -110,3 +110,19 @@ fn findings_that_are_gone_are_taken_out() {
     let written = change(Shape::Istio, &held, &wanted, NOW).unwrap().status;
     assert!(written.get("validationMessages").is_none_or(|list| list == &json!([])), "{written}");
 }
+
+#[test]
+fn addresses_of_hosts_are_written_and_taken_away() {
+    let conditions = json!([condition("Accepted", "True", 1, None)]);
+    let address = json!([{"host": "www.example.com", "value": "240.240.0.1"}]);
+    let with = json!({"conditions": conditions, "observedGeneration": 1, "addresses": address});
+    let without = json!({"conditions": conditions, "observedGeneration": 1});
+    let written = change(Shape::Istio, &json!({}), &with, NOW).unwrap().status;
+    assert_eq!(written["addresses"], address);
+    assert_eq!(change(Shape::Istio, &written, &with, NOW), None);
+    // What an empty list takes away is gone whoever wrote it.
+    let cleared = change(Shape::Istio, &written, &without, NOW).unwrap().status;
+    assert_eq!(cleared["addresses"], json!([]));
+    assert_eq!(change(Shape::Istio, &cleared, &without, NOW), None);
+    assert!(change(Shape::Istio, &json!({}), &without, NOW).unwrap().status.get("addresses").is_none());
+}

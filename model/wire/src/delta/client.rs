@@ -15,6 +15,7 @@ use palisade_model::{
     service::Query,
     snapshot::Snapshot,
     transaction::diff,
+    trust::{Standing, Trust},
 };
 use prost::Message;
 
@@ -63,6 +64,8 @@ pub struct Client {
     received: u64,
     sent: u64,
     assembly: Option<(Assembly, Instant)>,
+    /// Control has told on this stream whom to trust, so it understands the answer.
+    is_told: bool,
 }
 
 #[derive(Debug)]
@@ -98,6 +101,8 @@ pub enum Action {
     InSync,
     /// Control does not answer these: there are too many others.
     Surplus(Vec<Query>),
+    /// Trust these from now on, then call [`Client::standing`].
+    Trust(Trust),
     /// Look the decision up, then call [`Client::explained`] on this stream.
     Explain {
         /// Number to repeat.
@@ -142,6 +147,7 @@ impl Client {
             received: 0,
             sent: 0,
             assembly: None,
+            is_told: false,
         }
     }
 
@@ -179,7 +185,7 @@ impl Client {
 
     /// A stream is open.
     pub fn connected(&mut self) -> Vec<Action> {
-        (self.received, self.sent, self.assembly) = (0, 0, None);
+        (self.received, self.sent, self.assembly, self.is_told) = (0, 0, None, false);
         if let Some(applying) = &mut self.applying {
             applying.is_awaited = false;
             self.stream = Stream::Waiting;
@@ -246,6 +252,14 @@ impl Client {
         vec![self.send(proxy_message::Kind::Explanation(explanation))]
     }
 
+    /// What is in force of what control told last; nothing, where it has told nothing on this stream.
+    pub fn standing(&mut self, standing: &Standing) -> Vec<Action> {
+        if self.stream != Stream::Open || !self.is_told {
+            return Vec::new();
+        }
+        vec![self.send(proxy_message::Kind::Standing(standing.encode()))]
+    }
+
     /// What [`Action::Apply`] asked for is swapped in on all workers; of its listeners, these cannot listen.
     pub fn applied(&mut self, unbound: &[Unbound]) -> Vec<Action> {
         let Some(Applying { offer, snapshot, is_awaited }) = self.applying.take() else { return Vec::new() };
@@ -302,7 +316,10 @@ impl Client {
         }
         self.received = sequence;
         let kind = kind.ok_or(Violation::UnknownMessage)?;
-        let is_of_no_offer = matches!(kind, control_message::Kind::Explain(_) | control_message::Kind::Surplus(_));
+        let is_of_no_offer = matches!(
+            kind,
+            control_message::Kind::Explain(_) | control_message::Kind::Surplus(_) | control_message::Kind::Trust(_)
+        );
         if self.applying.is_some() && !is_of_no_offer {
             return Err(Violation::OutOfTurn("a message while a transaction is applied"));
         }
@@ -315,6 +332,10 @@ impl Client {
                 // Not said again in the next hello; whoever needs one of them asks again.
                 self.subscriptions.remove(refused.iter().cloned());
                 Ok(vec![Action::Surplus(refused)])
+            }
+            control_message::Kind::Trust(trust) => {
+                self.is_told = true;
+                Ok(vec![Action::Trust(Trust::decode(trust).map_err(|error| error.inside("trust"))?)])
             }
             control_message::Kind::InSync(v1::InSync { offer }) => {
                 let offer = ContentHash::decode(offer).map_err(|error| error.inside("in_sync.offer"))?;

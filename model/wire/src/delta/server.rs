@@ -8,16 +8,18 @@ use std::{
 
 use bytes::Bytes;
 use palisade_model::{
+    feature::TRUST,
     hash::ContentHash,
     origin::Origin,
     resource::{Feature, ResourceKey},
     service::Query,
     snapshot::Snapshot,
+    trust::{Standing, Trust},
 };
 use prost::Message;
 
 use super::{
-    MAX_EXPLANATION_BYTES, MAX_SUBSCRIPTIONS, PROTOCOL, Unbound, Violation,
+    MAX_EXPLANATION_BYTES, MAX_ROOTS, MAX_SUBSCRIPTIONS, PROTOCOL, Unbound, Violation,
     assembly::chunks,
     offer::Offer,
     withhold::{Unofferable, withhold},
@@ -95,6 +97,8 @@ pub enum Action {
         /// JSON; `None` = the proxy does not know the decision.
         json: Option<Bytes>,
     },
+    /// What the proxy has in force of what [`Server::trust`] told.
+    Standing(Standing),
     /// End the stream.
     Close(Violation),
 }
@@ -200,6 +204,14 @@ impl Server {
         vec![self.send(control_message::Kind::Explain(explain))]
     }
 
+    /// Whose certificates count now; nothing, when the proxy does not understand or no hello came yet.
+    pub fn trust(&mut self, trust: &Trust) -> Vec<Action> {
+        if self.phase != Phase::Open || !self.features.iter().any(|feature| *feature.0 == *TRUST) {
+            return Vec::new();
+        }
+        vec![self.send(control_message::Kind::Trust(trust.encode()))]
+    }
+
     /// A message arrived.
     pub fn message(&mut self, now: Instant, message: v1::ProxyMessage) -> Vec<Action> {
         if self.phase == Phase::Closed {
@@ -227,6 +239,14 @@ impl Server {
                     return Err(Violation::Limit { what: "explanation bytes", amount, limit });
                 }
                 Ok(vec![Action::Explained { request, json: found.then_some(json) }])
+            }
+            (proxy_message::Kind::Standing(standing), Phase::Open) => {
+                let (amount, limit) = (standing.roots.len() as u64, MAX_ROOTS as u64);
+                if amount > limit {
+                    return Err(Violation::Limit { what: "trusted roots", amount, limit });
+                }
+                let standing = Standing::decode(standing).map_err(|error| error.inside("standing"))?;
+                Ok(vec![Action::Standing(standing)])
             }
             (proxy_message::Kind::Ack(v1::Ack { offer, unbound }), Phase::Open) => {
                 let offer = self.answered(offer)?;

@@ -13,6 +13,7 @@ use palisade_model::{
     secret::Secret,
     service::{Lookup, Query},
     snapshot::Snapshot,
+    trust::Standing,
 };
 use proptest::{
     strategy::{Strategy, ValueTree},
@@ -44,6 +45,7 @@ struct Pair {
     /// Listeners that the client cannot bind, and those of which the server knows it.
     binds: Vec<Unbound>,
     unbound: Vec<Unbound>,
+    standings: Vec<Standing>,
     in_sync: usize,
     chunks: usize,
     violations: Vec<Violation>,
@@ -110,6 +112,7 @@ impl Pair {
             nacked: Vec::new(),
             binds: Vec::new(),
             unbound: Vec::new(),
+            standings: Vec::new(),
             in_sync: 0,
             chunks: 0,
             violations: Vec::new(),
@@ -145,6 +148,10 @@ impl Pair {
                 client::Action::Apply(apply) => assert!(self.applying.replace(apply).is_none(), "one at a time"),
                 client::Action::InSync => self.in_sync += 1,
                 client::Action::Surplus(_) => {}
+                client::Action::Trust(_) => {
+                    let actions = self.client.standing(&Standing::default());
+                    self.on_client(actions);
+                }
                 client::Action::Explain { request, decision } => {
                     let actions = self.client.explained(request, Some(decision.into()));
                     self.on_client(actions);
@@ -174,6 +181,7 @@ impl Pair {
                     self.unbound.extend(unbound);
                 }
                 server::Action::Nacked(rejection) => self.nacked.push(rejection),
+                server::Action::Standing(standing) => self.standings.push(standing),
                 server::Action::Surplus(_) | server::Action::Unofferable(_) | server::Action::Explained { .. } => {}
                 server::Action::Close(violation) => {
                     self.violations.push(violation);

@@ -151,6 +151,7 @@ fn gateway(client: Option<ClientValidation>, with_secrets: bool) -> RuntimeIndex
             chains: chains.into(),
             policies: "p".into(),
             detects_misdirected: false,
+            is_udp: false,
         })
     };
     let mut resources = vec![
@@ -239,6 +240,7 @@ fn a_gateway_asks_for_client_certificates_as_told() {
         ca: "secret/foo/ca".into(),
         is_required,
         subject_alt_names: sans.iter().map(|s| Arc::from(*s)).collect(),
+        tolerates_invalid: false,
     };
     let by = |key: &str| certificate("spiffe://x/y", Trust::Secret(key.into()));
     for (name, validation, certificate, expected) in [
@@ -254,4 +256,64 @@ fn a_gateway_asks_for_client_certificates_as_told() {
         let facts = at_gateway(443, Some("a.com"), tls(&[], certificate));
         assert_eq!(admit(&index, facts, Seen::Http).is_ok(), expected, "{name}");
     }
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_none_where_that_is_tolerated() {
+    let validation = ClientValidation {
+        ca: "secret/foo/ca".into(),
+        is_required: false,
+        subject_alt_names: [].into(),
+        tolerates_invalid: true,
+    };
+    let index = gateway(Some(validation), true);
+    for (name, trust, counts) in [
+        ("trusted", Trust::Secret("foo/ca".into()), true),
+        ("another bundle", Trust::Secret("foo/else".into()), false),
+        ("nobody's", Trust::Nobody, false),
+    ] {
+        let facts = at_gateway(443, Some("a.com"), tls(&[], certificate("spiffe://x/y", trust)));
+        let admitted = admit(&index, facts, Seen::Http).unwrap();
+        assert_eq!(admitted.peer_uri().is_some(), counts, "{name}");
+    }
+}
+
+#[test]
+fn datagrams_and_connections_of_one_port_have_listeners_of_their_own() {
+    let listener = |key: &str, is_udp| {
+        Resource::Listener(Listener {
+            key: key.into(),
+            address: None,
+            port: 53,
+            declared_port: 53,
+            chains: [Chain {
+                name: key.into(),
+                sni: [].into(),
+                tls: None,
+                handler: ChainHandler::Tcp { routes: [].into() },
+            }]
+            .into(),
+            policies: "p".into(),
+            detects_misdirected: false,
+            is_udp,
+        })
+    };
+    let base = || {
+        vec![
+            Resource::Settings(testing::settings(ProxyKind::Gateway)),
+            Resource::PolicySet(PolicySet { key: "p".into(), policies: [].into(), ..PolicySet::default() }),
+        ]
+    };
+    let taken = |found: Result<Admitted, Refused>| match found.ok()?.entry {
+        Entry::Gateway(listener, _) => Some(listener.key.to_string()),
+        Entry::Inbound(_) | Entry::Outbound(_) => None,
+    };
+    let both = testing::index(base().into_iter().chain([listener("b/udp", true), listener("a", false)]).collect());
+    assert_eq!(taken(admit_datagrams(&both, at_gateway(53, None, None))).as_deref(), Some("b/udp"));
+    assert_eq!(taken(admit(&both, at_gateway(53, None, None), Seen::Other)).as_deref(), Some("a"));
+    let one = testing::index(base().into_iter().chain([listener("b/udp", true)]).collect());
+    assert!(
+        admit(&one, at_gateway(53, None, None), Seen::Other).is_err(),
+        "a connection where only datagrams are taken"
+    );
 }

@@ -221,7 +221,14 @@ async fn dial(
     Err(last)
 }
 
-fn note(runtime: &Runtime, record: &mut Record, standing: &Standing, verdict: &Verdict, sample: Sample) {
+/// Writes what was decided about opaque bytes into their record.
+pub(in crate::runtime) fn note(
+    runtime: &Runtime,
+    record: &mut Record,
+    standing: &Standing,
+    verdict: &Verdict,
+    sample: Sample,
+) {
     let admitted = &standing.admitted;
     let sni = admitted.facts.tls.as_ref().and_then(|tls| tls.sni.as_deref());
     record.source = Some(admitted.caller());

@@ -84,7 +84,12 @@ fn gateway_snapshot(site: &Issued, key: &str, ca: &TestCa) -> Arc<Snapshot> {
         tls: Some(ServerTls {
             mode: ServerTlsMode::Secrets {
                 certificates: ["secret/foo/site".into()].into(),
-                client: Some(ClientValidation { ca: key.into(), is_required: true, subject_alt_names: [].into() }),
+                client: Some(ClientValidation {
+                    ca: key.into(),
+                    is_required: true,
+                    subject_alt_names: [].into(),
+                    tolerates_invalid: false,
+                }),
             },
             min_version: TlsVersion::V1_2,
             max_version: TlsVersion::V1_3,
@@ -116,6 +121,7 @@ fn gateway_snapshot(site: &Issued, key: &str, ca: &TestCa) -> Arc<Snapshot> {
             chains: [chain].into(),
             policies: "gateway".into(),
             detects_misdirected: false,
+            is_udp: false,
         }),
     ])
 }

@@ -68,6 +68,25 @@ async fn mutual_asks_for_a_certificate_of_its_own_ca() {
 }
 
 #[tokio::test]
+async fn a_fallback_takes_everyone_and_believes_only_its_own_ca() {
+    let (web, users, foreign) = (TestCa::new("web"), TestCa::new("users"), TestCa::new("foreign"));
+    let user = users.issue(&Leaf { dns: &["alice.example"], ..Leaf::default() });
+    let stranger = foreign.issue(&Leaf { dns: &["alice.example"], ..Leaf::default() });
+    let trust = ClientTrust::from_pem(users.pem().as_bytes(), None).unwrap();
+    let settings =
+        TerminationSettings { client: ClientAuth::Fallback(trust), ..TerminationSettings::simple(site(&web)) };
+    let termination = Termination::new(settings).unwrap();
+    for (name, certificate, is_proven) in
+        [("a user", Some(&user), true), ("nobody", None, false), ("a stranger", Some(&stranger), false)]
+    {
+        let ends = connect(client(&web, certificate), termination.config(&[b"h2"]), HOST).await;
+        assert!(ends.is_ok(), "{name}: {}", ends.error());
+        let shown = certificate.map(|issued| PeerCertificate::from_chain(&issued.chain_der()).unwrap());
+        assert_eq!(termination.proven(shown, UnixTime::now()).is_some(), is_proven, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn names_and_hashes_narrow_the_users_further() {
     let (web, users) = (TestCa::new("web"), TestCa::new("users"));
     let alice = users.issue(&Leaf { dns: &["alice.example"], uris: &["spiffe://a/b"], ..Leaf::default() });

@@ -78,18 +78,20 @@ pub(super) fn run(load: &Load) -> anyhow::Result<Seen> {
             }
         }
     }
+    let answers = latencies.len() as u64;
+    let seconds = begin.elapsed().as_secs_f64();
+    Ok(Seen { answers, bytes: 0, seconds, latencies_us: quantiles(latencies) })
+}
+
+/// p50, p90 and p99.
+pub(super) fn quantiles(mut latencies: Vec<f64>) -> Vec<f64> {
     latencies.sort_by(f64::total_cmp);
     let quantile = |share: f64| {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index below the length")]
         let index = (latencies.len() as f64 * share) as usize;
         latencies.get(index.min(latencies.len().saturating_sub(1))).copied().unwrap_or_default()
     };
-    Ok(Seen {
-        answers: latencies.len() as u64,
-        bytes: 0,
-        seconds: begin.elapsed().as_secs_f64(),
-        latencies_us: vec![quantile(0.5), quantile(0.9), quantile(0.99)],
-    })
+    vec![quantile(0.5), quantile(0.9), quantile(0.99)]
 }
 
 fn readable(clients: &[Client], timeout: Duration) -> anyhow::Result<Vec<usize>> {

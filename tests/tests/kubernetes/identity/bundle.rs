@@ -10,6 +10,7 @@ use kube::{
 };
 use palisade_control::identity::bundle::{NAME, publish};
 use palisade_tests::{kubernetes::Cluster, wait::until};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -17,14 +18,16 @@ const SOON: Duration = Duration::from_secs(20);
 /// A replica that publishes; it ends with the value.
 struct Replica {
     stop: CancellationToken,
+    roots: watch::Sender<String>,
     _task: tokio_util::task::AbortOnDropHandle<()>,
 }
 
 impl Replica {
     async fn start(cluster: &Cluster, roots: &str) -> anyhow::Result<Self> {
         let (client, stop) = (cluster.client().await?, CancellationToken::new());
-        let task = tokio::spawn(publish(client, roots.to_owned(), stop.clone()));
-        Ok(Self { stop, _task: tokio_util::task::AbortOnDropHandle::new(task) })
+        let (sender, roots) = watch::channel(roots.to_owned());
+        let task = tokio::spawn(publish(client, roots, stop.clone()));
+        Ok(Self { stop, roots: sender, _task: tokio_util::task::AbortOnDropHandle::new(task) })
     }
 }
 
@@ -64,6 +67,11 @@ async fn every_namespace_has_the_roots_and_gets_them_back() -> anyhow::Result<()
         .await?;
     let map = expect(&old, "one").await.context("overwritten")?;
     ensure!(map.data.as_ref().is_some_and(|data| data.contains_key("own")), "what is not ours stays");
+
+    // Another root, in every namespace and without a restart.
+    replica.roots.send_replace("two".to_owned());
+    expect(&old, "two").await.context("changed")?;
+    expect(&new, "two").await.context("changed")?;
 
     // A namespace that goes takes its copy with it.
     cluster.kubectl(&["delete", "namespace", "new", "--timeout=60s"]).await?;

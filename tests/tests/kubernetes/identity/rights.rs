@@ -64,7 +64,8 @@ async fn identity_works_with_exactly_the_rights_of_the_page() -> anyhow::Result<
 
     let stop = CancellationToken::new();
     let roots = authority.root_bundle().to_owned();
-    let _task = AbortOnDropHandle::new(tokio::spawn(publish(client, roots, stop.clone())));
+    let (_roots, published) = tokio::sync::watch::channel(roots.clone());
+    let _task = AbortOnDropHandle::new(tokio::spawn(publish(client, published, stop.clone())));
     let maps = Api::<ConfigMap>::namespaced(cluster.client().await?, "palisade-rights");
     until("the roots", SOON, async || Ok(maps.get(NAME).await?)).await?;
     maps.delete(NAME, &DeleteParams::default()).await?;

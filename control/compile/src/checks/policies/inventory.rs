@@ -9,44 +9,59 @@ use palisade_crds::istio::{AuthorizationPolicy, Rule, Source};
 use palisade_model::listener::Protocol;
 
 use crate::{
-    inputs::core::{Pod, TargetPort},
+    inputs::{
+        Input, Inputs,
+        core::{Pod, TargetPort},
+    },
     object::{self, Object},
     reports::Code,
     resolve::{
         Resolved,
-        services::{Registered, RegisteredPort, Registry},
+        services::{Registered, RegisteredPort, Registry, Services},
     },
 };
 
 /// Namespaces, service accounts, pods and opaque ports of the documents.
-pub(super) struct Inventory<'a> {
+#[derive(Debug)]
+pub(super) struct Inventory {
+    /// All that it was made from, and nothing else.
+    pub(super) seen: Inputs,
     namespaces: BTreeSet<Arc<str>>,
-    /// `NAMESPACE/ACCOUNT` of every pod.
-    accounts: BTreeSet<String>,
-    pods: BTreeMap<&'a str, Vec<&'a Object<Pod>>>,
+    /// Accounts of pods, by namespace.
+    accounts: BTreeMap<Arc<str>, BTreeSet<String>>,
     /// Services that select pods and declare opaque ports.
-    opaque: Vec<&'a Registered>,
-    root_namespace: &'a str,
+    opaque: Vec<Registered>,
 }
 
-impl<'a> Inventory<'a> {
-    pub(super) fn of(resolved: &'a Resolved) -> Self {
-        let inputs = &resolved.inputs;
-        let pods = || inputs.pods.values();
-        let mut by_namespace: BTreeMap<&str, Vec<&Object<Pod>>> = BTreeMap::new();
-        for pod in pods() {
-            by_namespace.entry(&pod.head.key.namespace).or_default().push(pod);
+const READS: &[Input] = &[Input::Pods, Input::Services, Input::ServiceEntries, Input::Namespaces, Input::ApiGateways];
+
+impl Inventory {
+    /// That of `before`, if there is what there was.
+    pub(super) fn after(before: Option<&Arc<Self>>, resolved: &Resolved) -> Arc<Self> {
+        let seen = resolved.inputs.only(&[READS]);
+        match before.filter(|held| held.seen.is_same(&seen)) {
+            Some(held) => Arc::clone(held),
+            None => Arc::new(Self::of(seen, &resolved.services)),
+        }
+    }
+
+    fn of(seen: Inputs, services: &Services) -> Self {
+        let mut accounts: BTreeMap<Arc<str>, BTreeSet<String>> = BTreeMap::new();
+        for pod in seen.pods.values() {
+            let own = accounts.entry(Arc::clone(&pod.head.key.namespace)).or_default();
+            if !own.contains(&pod.spec.service_account) {
+                own.insert(pod.spec.service_account.clone());
+            }
         }
         let has_opaque_ports = |service: &&Registered| {
             let is_selecting = service.registry == Registry::Kubernetes && !service.selector.is_empty();
             is_selecting && service.ports.iter().any(is_opaque)
         };
         Self {
-            opaque: resolved.services.iter().filter(has_opaque_ports).collect(),
-            pods: by_namespace,
-            root_namespace: &resolved.settings.root_namespace,
-            namespaces: inputs.namespaces.keys().chain(pods().map(|pod| &pod.head.key.namespace)).cloned().collect(),
-            accounts: pods().map(|pod| format!("{}/{}", pod.head.key.namespace, pod.spec.service_account)).collect(),
+            opaque: services.iter().filter(has_opaque_ports).cloned().collect(),
+            namespaces: seen.namespaces.keys().chain(accounts.keys()).cloned().collect(),
+            accounts,
+            seen,
         }
     }
 
@@ -98,7 +113,10 @@ impl<'a> Inventory<'a> {
     }
 
     fn account_problem(&self, account: &str) -> Option<String> {
-        (!self.accounts.contains(account)).then(|| format!("no pod runs as service account `{account}`"))
+        let is_known = account
+            .split_once('/')
+            .is_some_and(|(namespace, account)| self.accounts.get(namespace).is_some_and(|own| own.contains(account)));
+        (!is_known).then(|| format!("no pod runs as service account `{account}`"))
     }
 
     fn principal_problem(&self, principal: &str) -> Option<String> {
@@ -118,16 +136,16 @@ impl<'a> Inventory<'a> {
     }
 
     /// Pods that a policy of this namespace could select: its own, or all for one of the root namespace.
-    pub(super) fn pods_within(&self, namespace: &str) -> impl Iterator<Item = &'a Object<Pod>> {
-        let is_root = namespace == self.root_namespace;
-        let own = self.pods.get(namespace).filter(|_| !is_root).into_iter();
-        let all = self.pods.values().filter(move |_| is_root);
-        own.chain(all).flatten().copied()
+    pub(super) fn pods_within(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Object<Pod>> {
+        let is_root = *namespace == self.seen.settings.root_namespace;
+        let own = (!is_root).then(|| self.seen.pods_in(namespace));
+        let all = is_root.then(|| self.seen.pods.values());
+        own.into_iter().flatten().chain(all.into_iter().flatten())
     }
 
     /// Whether there is any pod to compare with.
     pub(super) fn has_pods(&self) -> bool {
-        !self.pods.is_empty()
+        !self.seen.pods.is_empty()
     }
 
     /// Declared TCP ports of the workloads that a policy selects: the pod's port and the service that declares it.

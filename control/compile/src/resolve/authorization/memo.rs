@@ -21,8 +21,8 @@ pub(crate) struct RememberedPolicies {
 
 #[derive(Debug)]
 struct Remembered {
-    document: Object<AuthorizationPolicy>,
-    restriction: Option<Restriction>,
+    document: Arc<Object<AuthorizationPolicy>>,
+    restriction: Option<Arc<Restriction>>,
     found: Reports,
 }
 
@@ -50,16 +50,17 @@ impl<'a> PolicyMemo<'a> {
     /// What a document becomes. `convert` must not depend on other policies.
     pub(crate) fn convert(
         &mut self,
-        document: &Object<AuthorizationPolicy>,
+        document: &Arc<Object<AuthorizationPolicy>>,
         reports: &mut Reports,
         convert: impl FnOnce(&mut Reports) -> Option<Restriction>,
-    ) -> Option<Restriction> {
+    ) -> Option<Arc<Restriction>> {
         let key = &document.head.key;
-        let held = self.previous.and_then(|held| held.policies.get(key)).filter(|held| held.document == *document);
+        let is_same = |held: &&Arc<Remembered>| Arc::ptr_eq(&held.document, document) || held.document == *document;
+        let held = self.previous.and_then(|held| held.policies.get(key)).filter(is_same);
         let remembered = held.map(Arc::clone).unwrap_or_else(|| {
             let mut found = Reports::unplaced();
-            let restriction = convert(&mut found);
-            Arc::new(Remembered { document: document.clone(), restriction, found })
+            let restriction = convert(&mut found).map(Arc::new);
+            Arc::new(Remembered { document: Arc::clone(document), restriction, found })
         });
         reports.add_all(&remembered.found);
         let restriction = remembered.restriction.clone();

@@ -1,6 +1,6 @@
 //! What `spec.tls.frontend` trusts clients by, as far as a listener's status speaks about it.
 
-use palisade_crds::gateway_api::{FrontendTlsValidation, FrontendValidationMode, Gateway, ObjectReference};
+use palisade_crds::gateway_api::{FrontendTlsValidation, Gateway, ObjectReference};
 
 use super::{GROUP, Grants, Referrer, authorities, status::Condition, status::refused};
 use crate::{inputs::Inputs, object::Object};
@@ -9,8 +9,6 @@ use crate::{inputs::Inputs, object::Object};
 pub(super) struct ClientRoots {
     /// The first reference that leads nowhere: reason and message.
     wrong: Option<(&'static str, String)>,
-    /// A mode that is not served.
-    is_unsupported: bool,
 }
 
 impl ClientRoots {
@@ -41,24 +39,13 @@ impl ClientRoots {
                 .is_none()
                 .then(|| ("InvalidCACertificateRef", format!("{kind} `{namespace}/{name}` holds no `ca.crt`")))
         };
-        Self {
-            wrong: validation.ca_certificate_refs.iter().find_map(problem),
-            is_unsupported: validation.mode == FrontendValidationMode::AllowInsecureFallback,
-        }
+        Self { wrong: validation.ca_certificate_refs.iter().find_map(problem) }
     }
 
     /// The listener's conditions with this taken into account. One root that is missing makes the listener refuse every client.
     pub(super) fn shape(self, accepted: Condition, resolved_refs: Condition) -> (Condition, Condition) {
-        let Self { wrong, is_unsupported } = self;
-        let Some((reason, message)) = wrong else {
-            return match is_unsupported && accepted.is_true {
-                true => {
-                    let message = "the mode AllowInsecureFallback is not served: every connection is refused";
-                    (refused("Accepted", "UnsupportedValue", message), resolved_refs)
-                }
-                false => (accepted, resolved_refs),
-            };
-        };
+        let Self { wrong } = self;
+        let Some((reason, message)) = wrong else { return (accepted, resolved_refs) };
         let refs = if resolved_refs.is_true { refused("ResolvedRefs", reason, &message) } else { resolved_refs };
         let accepted = if accepted.is_true {
             refused("Accepted", "NoValidCACertificate", "clients cannot be verified: every connection is refused")

@@ -8,7 +8,7 @@ use palisade_crds::gateway_api::{
 use palisade_model::{host::HostPattern, listener::ClientValidation};
 
 use super::{
-    GROUP, Grants, ListenerProtocol, Referrer, ResolvedGateway, ResolvedListener, authorities,
+    BackendCertificate, GROUP, Grants, ListenerProtocol, Referrer, ResolvedGateway, ResolvedListener, authorities,
     client_roots::ClientRoots, status,
 };
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
     object::{Object, ObjectKey},
     resolve::secrets::{is_certificate, secret_key},
 };
+
+/// Ports of the proxy itself: admin, metrics, readiness.
+const OWN_PORTS: [u16; 3] = [15000, 15020, 15021];
 
 /// Resolves a Gateway's own parts; routes attach later.
 pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grants) -> ResolvedGateway {
@@ -29,15 +32,18 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             Some(text) => text.parse().ok(),
         };
         let (certificates, resolved_refs) = certificates(inputs, gateway, written, protocol, grants);
-        let (frontend, frontend_refused) = frontend(gateway, written.port, protocol);
+        let frontend = frontend(gateway, written.port, protocol);
         let roots = frontend_of(gateway, written.port, protocol)
             .map(|(validation, _)| ClientRoots::of(inputs, gateway, grants, validation));
         let accepted = match (conflict, protocol, &hostname) {
             (Some(reason), ..) => status::refused("Accepted", reason, "another listener of the port stands in the way"),
-            (None, ListenerProtocol::Unknown | ListenerProtocol::Udp, _) => {
+            (None, ListenerProtocol::Unknown, _) => {
                 status::refused("Accepted", "UnsupportedProtocol", "the protocol is not served")
             }
             (None, _, None) => status::refused("Accepted", "Invalid", "the host name is malformed"),
+            (None, ..) if OWN_PORTS.contains(&written.port) => {
+                status::refused("Accepted", "PortUnavailable", "the proxy has this port for its own pages")
+            }
             (None, _, Some(_)) => status::accepted("Accepted", "Accepted"),
         };
         listeners.push(ResolvedListener {
@@ -53,7 +59,6 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             }),
             certificates,
             frontend,
-            frontend_refused,
             is_accepted: accepted.is_true,
             routes: Vec::new(),
         });
@@ -71,25 +76,23 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             resolved_refs,
         });
     }
-    ResolvedGateway { head: gateway.head.clone(), listeners, status: status::GatewayStatus { listeners: statuses } }
+    ResolvedGateway {
+        head: gateway.head.clone(),
+        listeners,
+        backend_certificate: BackendCertificate::of(inputs, gateway, grants),
+        status: status::GatewayStatus { listeners: statuses },
+    }
 }
 
-/// What `spec.tls.frontend` asks of the clients of a port, or why it cannot be had.
-fn frontend(
-    gateway: &Object<Gateway>,
-    port: u16,
-    protocol: ListenerProtocol,
-) -> (Option<ClientValidation>, Option<&'static str>) {
-    let Some((validation, of_port)) = frontend_of(gateway, port, protocol) else { return (None, None) };
-    match validation.mode {
-        FrontendValidationMode::AllowValidOnly => {
-            let ca = authorities::frontend_key(&gateway.head.key, of_port);
-            (Some(ClientValidation { ca, is_required: true, subject_alt_names: [].into() }), None)
-        }
-        FrontendValidationMode::AllowInsecureFallback => {
-            (None, Some("`spec.tls.frontend`: the mode AllowInsecureFallback is not served"))
-        }
-    }
+/// What `spec.tls.frontend` asks of the clients of a port.
+fn frontend(gateway: &Object<Gateway>, port: u16, protocol: ListenerProtocol) -> Option<ClientValidation> {
+    let (validation, of_port) = frontend_of(gateway, port, protocol)?;
+    let ca = authorities::frontend_key(&gateway.head.key, of_port);
+    let tolerates_invalid = match validation.mode {
+        FrontendValidationMode::AllowValidOnly => false,
+        FrontendValidationMode::AllowInsecureFallback => true,
+    };
+    Some(ClientValidation { ca, is_required: !tolerates_invalid, subject_alt_names: [].into(), tolerates_invalid })
 }
 
 /// What `spec.tls.frontend` says about the clients of a port, and the port if it says so for that port alone.
@@ -198,7 +201,8 @@ fn kinds_of(protocol: ListenerProtocol) -> &'static [&'static str] {
         ListenerProtocol::TlsTerminate => &["TLSRoute", "TCPRoute"],
         ListenerProtocol::TlsPassthrough => &["TLSRoute"],
         ListenerProtocol::Tcp => &["TCPRoute"],
-        ListenerProtocol::Udp | ListenerProtocol::Unknown => &[],
+        ListenerProtocol::Udp => &["UDPRoute"],
+        ListenerProtocol::Unknown => &[],
     }
 }
 

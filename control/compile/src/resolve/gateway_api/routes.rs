@@ -1,19 +1,19 @@
 //! Routes of all kinds in one shape: parents, hosts, and rules whose conditions are the model's.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use palisade_crds::gateway_api::{
-    GrpcMethodMatchType, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRouteFilter,
-    HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts, L4RouteRule, ParentReference, PathMatchType,
-    ValueMatchType,
+    GrpcMethodMatchType, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRoute,
+    HttpRouteFilter, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts, L4RouteRule, ParentReference,
+    PathMatchType, SessionPersistence, TcpRoute, TlsRoute, UdpRoute, ValueMatchType,
 };
 use palisade_model::route::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
 
 use super::ListenerProtocol;
 use crate::{
-    inputs::Inputs,
+    inputs::{Inputs, Objects},
     lower::{cors::quote, http::number},
-    object::{self, Head},
+    object::{self, Head, Object, ObjectKey},
 };
 
 /// A route.
@@ -32,7 +32,7 @@ pub(crate) struct Route {
 }
 
 /// Kinds of routes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum RouteKind {
     /// HTTPRoute.
     Http,
@@ -42,6 +42,8 @@ pub(crate) enum RouteKind {
     Tls,
     /// TCPRoute.
     Tcp,
+    /// UDPRoute.
+    Udp,
 }
 
 /// One rule. Of opaque bytes only the name and the backends say anything.
@@ -59,6 +61,8 @@ pub(crate) struct Rule {
     pub(crate) timeouts: Option<HttpRouteTimeouts>,
     /// Retries.
     pub(crate) retry: Option<HttpRouteRetry>,
+    /// How requests of one client are kept together.
+    pub(crate) session: Option<SessionPersistence>,
 }
 
 impl RouteKind {
@@ -69,6 +73,7 @@ impl RouteKind {
             Self::Grpc => "GRPCRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
         }
     }
 
@@ -84,61 +89,95 @@ impl RouteKind {
             (Self::Http | Self::Grpc, ListenerProtocol::Http | ListenerProtocol::Https)
                 | (Self::Tls, ListenerProtocol::TlsPassthrough | ListenerProtocol::TlsTerminate)
                 | (Self::Tcp, ListenerProtocol::Tcp | ListenerProtocol::TlsTerminate)
+                | (Self::Udp, ListenerProtocol::Udp)
         )
     }
 }
 
 /// All routes of all kinds, oldest first.
-pub(super) fn all(inputs: &Inputs) -> Vec<Arc<Route>> {
-    let mut routes = Vec::new();
-    for document in inputs.http_routes.values() {
-        let route = &document.spec;
-        routes.push(Route {
-            head: document.head.clone(),
+pub(super) fn all(inputs: &Inputs, before: Option<&Made>) -> (Vec<Arc<Route>>, Made) {
+    let made = Made {
+        http: take_over(&inputs.http_routes, before.map(|made| &made.http), |head, route| Route {
+            head,
             kind: RouteKind::Http,
             parent_refs: route.parent_refs.clone(),
             hostnames: route.hostnames.clone(),
             rules: route.rules.iter().map(http_rule).collect(),
-        });
-    }
-    for document in inputs.grpc_routes.values() {
-        let route = &document.spec;
-        routes.push(Route {
-            head: document.head.clone(),
+        }),
+        grpc: take_over(&inputs.grpc_routes, before.map(|made| &made.grpc), |head, route| Route {
+            head,
             kind: RouteKind::Grpc,
             parent_refs: route.parent_refs.clone(),
             hostnames: route.hostnames.clone(),
             rules: route.rules.iter().map(grpc_rule).collect(),
-        });
-    }
-    for document in inputs.tls_routes.values() {
-        let route = &document.spec;
-        routes.push(Route {
-            head: document.head.clone(),
+        }),
+        tls: take_over(&inputs.tls_routes, before.map(|made| &made.tls), |head, route| Route {
+            head,
             kind: RouteKind::Tls,
             parent_refs: route.parent_refs.clone(),
             hostnames: route.hostnames.clone(),
             rules: route.rules.iter().map(l4_rule).collect(),
-        });
-    }
-    for document in inputs.tcp_routes.values() {
-        let route = &document.spec;
-        routes.push(Route {
-            head: document.head.clone(),
+        }),
+        tcp: take_over(&inputs.tcp_routes, before.map(|made| &made.tcp), |head, route| Route {
+            head,
             kind: RouteKind::Tcp,
             parent_refs: route.parent_refs.clone(),
             hostnames: Vec::new(),
             rules: route.rules.iter().map(l4_rule).collect(),
-        });
-    }
+        }),
+        udp: take_over(&inputs.udp_routes, before.map(|made| &made.udp), |head, route| Route {
+            head,
+            kind: RouteKind::Udp,
+            parent_refs: route.parent_refs.clone(),
+            hostnames: Vec::new(),
+            rules: route.rules.iter().map(l4_rule).collect(),
+        }),
+    };
+    let Made { http, grpc, tls, tcp, udp } = &made;
+    let mut routes: Vec<Arc<Route>> = (http.values().map(|(_, route)| route))
+        .chain(grpc.values().map(|(_, route)| route))
+        .chain(tls.values().map(|(_, route)| route))
+        .chain(tcp.values().map(|(_, route)| route))
+        .chain(udp.values().map(|(_, route)| route))
+        .cloned()
+        .collect();
     // Of equals of different kinds the HTTPRoute comes first: the sort is stable.
     routes.sort_by(|a, b| object::cmp_age(&a.head, &b.head));
-    routes.into_iter().map(Arc::new).collect()
+    (routes, made)
+}
+
+/// Routes by the documents that they were made from.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    http: MadeOf<HttpRoute>,
+    grpc: MadeOf<GrpcRoute>,
+    tls: MadeOf<TlsRoute>,
+    tcp: MadeOf<TcpRoute>,
+    udp: MadeOf<UdpRoute>,
+}
+
+type MadeOf<T> = BTreeMap<ObjectKey, (Arc<Object<T>>, Arc<Route>)>;
+
+/// The routes of one kind: those made before where the document is the same.
+fn take_over<T: PartialEq>(
+    documents: &Objects<T>,
+    before: Option<&MadeOf<T>>,
+    make: impl Fn(Head, &T) -> Route,
+) -> MadeOf<T> {
+    let of_document = |(key, document): (&ObjectKey, &Arc<Object<T>>)| {
+        let held = before.and_then(|before| before.get(key));
+        let held = held.filter(|(held, _)| Arc::ptr_eq(held, document) || held == document);
+        let route = match held {
+            Some((_, route)) => Arc::clone(route),
+            None => Arc::new(make(document.head.clone(), &document.spec)),
+        };
+        (key.clone(), (Arc::clone(document), route))
+    };
+    documents.shared().map(of_document).collect()
 }
 
 fn http_rule(written: &HttpRouteRule) -> Rule {
-    // Session persistence is reported, not served.
-    let HttpRouteRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence: _ } = written;
+    let HttpRouteRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence } = written;
     Rule {
         name: name.clone(),
         matches: matches.iter().enumerate().map(|(index, written)| http_match(written, number(index))).collect(),
@@ -146,11 +185,12 @@ fn http_rule(written: &HttpRouteRule) -> Rule {
         backend_refs: backend_refs.clone(),
         timeouts: timeouts.clone(),
         retry: retry.clone(),
+        session: session_persistence.clone(),
     }
 }
 
 fn grpc_rule(written: &GrpcRouteRule) -> Rule {
-    let GrpcRouteRule { name, matches, filters, backend_refs, session_persistence: _ } = written;
+    let GrpcRouteRule { name, matches, filters, backend_refs, session_persistence } = written;
     Rule {
         name: name.clone(),
         matches: matches.iter().enumerate().map(|(index, written)| grpc_match(written, number(index))).collect(),
@@ -158,6 +198,7 @@ fn grpc_rule(written: &GrpcRouteRule) -> Rule {
         backend_refs: backend_refs.iter().map(palisade_crds::gateway_api::GrpcBackendRef::as_http).collect(),
         timeouts: None,
         retry: None,
+        session: session_persistence.clone(),
     }
 }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use palisade_crds::gateway_api::{HttpBackendRef, LocalObjectReference, ParentReference};
 
-use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route};
+use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route, RouteKind, attach::Attachment};
 use crate::{
-    inputs::Inputs,
+    inputs::{Inputs, core::ServicePort},
     object::{Head, ObjectKey},
 };
 
@@ -50,12 +50,14 @@ pub(crate) struct ListenerStatus {
 }
 
 /// What a route's status says of its parents.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) struct RouteStatus {
     /// The route.
-    pub(crate) head: Head,
+    pub(crate) route: Arc<Route>,
     /// Parents that are ours.
     pub(crate) parents: Vec<ParentStatus>,
+    /// Where it attaches.
+    pub(super) attachments: Vec<Attachment>,
 }
 
 /// What a route's status says of one parent.
@@ -71,6 +73,13 @@ pub(crate) struct ParentStatus {
     pub(crate) accepted: Condition,
     /// Condition `ResolvedRefs`.
     pub(crate) resolved_refs: Condition,
+}
+
+impl RouteStatus {
+    /// The route's metadata.
+    pub(crate) fn head(&self) -> &Head {
+        &self.route.head
+    }
 }
 
 /// A condition that holds.
@@ -103,7 +112,7 @@ pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Route) -> 
     let mirrors = route.rules.iter().flat_map(|rule| &rule.filters).filter_map(|filter| filter.request_mirror.as_ref());
     let backends = route.rules.iter().flat_map(|rule| &rule.backend_refs).map(HttpBackendRef::object);
     for backend in backends.chain(mirrors.map(|mirror| mirror.backend_ref.clone())) {
-        if backend.group == ISTIO_GROUP && backend.kind == "Hostname" {
+        if backend.group == ISTIO_GROUP && backend.kind == "Hostname" && route.kind != RouteKind::Udp {
             if !is_entry(inputs, &backend.name, backend.port) {
                 let message = format!("no ServiceEntry has host `{}` with that port", backend.name);
                 return refused("ResolvedRefs", "BackendNotFound", &message);
@@ -121,12 +130,14 @@ pub(super) fn resolved_refs(inputs: &Inputs, grants: &Grants, route: &Route) -> 
             return refused("ResolvedRefs", "RefNotPermitted", &message);
         }
         let key = ObjectKey::new(namespace, backend.name.as_str());
+        let is_udp = route.kind == RouteKind::Udp;
         let has_port = inputs.services.get(&key).is_some_and(|service| {
-            service.spec.external_name.is_some()
-                || service.spec.ports.iter().any(|port| Some(port.port) == backend.port)
+            let is_meant = |port: &ServicePort| Some(port.port) == backend.port && port.is_udp() == is_udp;
+            (service.spec.external_name.is_some() && !is_udp) || service.spec.ports.iter().any(is_meant)
         });
         if !has_port {
-            let message = format!("there is no Service `{key}` with port {}", backend.port.unwrap_or(0));
+            let transport = if is_udp { "UDP port" } else { "port" };
+            let message = format!("there is no Service `{key}` with {transport} {}", backend.port.unwrap_or(0));
             return refused("ResolvedRefs", "BackendNotFound", &message);
         }
     }

@@ -34,7 +34,7 @@ fn gateway_api_pool() -> Vec<Vec<String>> {
         "{frontend: {default: {validation: {caCertificateRefs: [{kind: ConfigMap, group: '', name: roots}]}}}}";
     let listener = "{name: tls, port: 443, protocol: HTTPS, allowedRoutes: {namespaces: {from: Selector, selector: {matchLabels: {team: x}}}}, \
                     tls: {certificateRefs: [{name: cert, namespace: b}]}}, {name: pass, port: 444, protocol: TLS, tls: {mode: Passthrough}}, \
-                    {name: bytes, port: 445, protocol: TCP}";
+                    {name: bytes, port: 445, protocol: TCP}, {name: datagrams, port: 445, protocol: UDP}";
     vec![
         vec![
             api("Gateway", "tls", "a", &format!("{{gatewayClassName: own, tls: {mutual}, listeners: [{listener}]}}")),
@@ -75,6 +75,20 @@ fn gateway_api_pool() -> Vec<Vec<String>> {
             "a",
             "{parentRefs: [{name: tls, sectionName: bytes}], rules: [{backendRefs: [{name: t, port: 80}]}]}",
         )],
+        vec![
+            api(
+                "UDPRoute",
+                "d",
+                "a",
+                "{parentRefs: [{name: tls, sectionName: datagrams}], rules: [{backendRefs: [{name: d, port: 53}]}]}",
+            ),
+            api("UDPRoute", "d", "a", "{parentRefs: [{name: tls}], rules: [{backendRefs: [{name: none, port: 53}]}]}"),
+        ],
+        vec![
+            service("d", "a", "{name: d, port: 53, protocol: UDP}"),
+            service("d", "a", "{name: d, port: 53, targetPort: 1053, protocol: UDP}, {name: t, port: 53}"),
+        ],
+        vec![pod("d", "a", ""), pod("d", "a", ", annotations: {x: y}")],
         vec![
             api(
                 "HTTPRoute",
