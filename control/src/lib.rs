@@ -15,6 +15,7 @@ pub mod leader;
 pub mod mesh;
 pub mod metrics;
 pub mod provisioning;
+pub mod replicas;
 pub mod rights;
 pub mod rotation;
 mod run;

@@ -1,13 +1,14 @@
 //! The control plane as a process: sources, serving, admin, drain.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
-use palisade_compile::{ControlSettings, SourceOptions};
+use palisade_compile::{ControlSettings, Revisions, SourceOptions};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -28,7 +29,8 @@ use crate::{
     serve::{ServingIdentity, Shared, serve},
     settings::Settings,
     signer::ExternalSigner,
-    source, status,
+    source,
+    status::{self, Seat},
     token::TokenKey,
 };
 
@@ -75,6 +77,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         root_namespace,
         set,
         listen,
+        advertise,
         admin: admin_address,
         ca_dir,
         token_key,
@@ -93,7 +96,8 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let is_provisioning = gateways.gateway_provisioning.is_on(cluster::is_pod());
     let injection = InjectionSettings { gateway_image: gateways.gateway_image.clone(), ..injection };
     let gateways = GatewayObjects { gateways, injection: injection.clone(), istio_classes };
-    let options = source_options(root_namespace, &set, is_files, istio_classes)?;
+    let revisions = Some(admission.revisions()).filter(|_| !is_files);
+    let options = source_options(root_namespace, &set, is_files, istio_classes, revisions)?;
     let metrics = Metrics::new();
     let (keeper, feed) = KeyKeeper::new(Fetcher::new(&jwks_ca), Some(&ca_dir), metrics.clone());
     let keys = keeper.status();
@@ -133,12 +137,13 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         }
     };
     let authority = LiveAuthority::new(authority);
-    let names = server_names(&control_namespace, server_name);
+    let names = server_names(&control_namespace, &admission.webhook_service, server_name);
     let addresses = serving_addresses(listen.ip());
     let identity = Arc::new(ServingIdentity::issue(&authority.current(), names, addresses, SERVING_LIFETIME)?);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let admin_listener =
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
+    let own = admission.revisions();
     let webhooks = match client.clone().filter(|_| admission.webhook_url.is_some() || cluster::is_pod()) {
         Some(client) => {
             let (namespace, authority) = (control_namespace.clone(), Arc::clone(&authority));
@@ -156,9 +161,11 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
     let rotation = Rotation::new(place, &shared, &status::replica_name());
     let follow_root = tokio::spawn(Arc::clone(&rotation).run(stop.clone()));
-    let gateways = is_provisioning.then_some(gateways);
-    let status =
-        client.clone().map(|client| status::start(client, &control_namespace, &shared, gateways, stop.clone()));
+    // There is one Deployment for each Gateway: the default revision's.
+    let gateways = (is_provisioning && own.is_default()).then_some(gateways);
+    let address = advertise.unwrap_or_else(|| cluster::own_address(listen));
+    let seat = Seat { namespace: control_namespace.clone(), revisions: own, address };
+    let status = client.clone().map(|client| status::start(client, seat, &shared, gateways, stop.clone()));
     if let Some(client) = client {
         let roots = bundle::roots(&authority);
         shared.tasks.spawn(trust_bundle::publish(client.clone(), roots.clone(), stop.clone()));
@@ -184,9 +191,11 @@ fn source_options(
     set: &[String],
     is_files: bool,
     istio_classes: bool,
+    revisions: Option<Revisions>,
 ) -> anyhow::Result<SourceOptions> {
     // In a cluster an istiod may be there to serve its class.
-    let mut control = ControlSettings { istio_classes: is_files || istio_classes, ..ControlSettings::default() };
+    let mut control =
+        ControlSettings { istio_classes: is_files || istio_classes, revisions, ..ControlSettings::default() };
     for setting in set {
         control.set(setting)?;
     }
@@ -199,10 +208,13 @@ fn source_options(
     Ok(SourceOptions { control, is_files })
 }
 
-fn server_names(control_namespace: &str, further: Vec<String>) -> Vec<String> {
-    let service = format!("palisade-control.{control_namespace}");
+fn server_names(control_namespace: &str, service: &str, further: Vec<String>) -> Vec<String> {
     let mut names: Vec<String> = ["palisade-control".to_owned(), "localhost".to_owned()].into();
-    names.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("{service}{suffix}")));
+    // A revision may have a Service of its own.
+    let services: BTreeSet<&str> = ["palisade-control", service].into();
+    for service in services {
+        names.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("{service}.{control_namespace}{suffix}")));
+    }
     names.extend(further);
     names
 }

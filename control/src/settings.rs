@@ -42,6 +42,9 @@ pub struct Settings {
     /// Where proxies connect: gRPC over TLS.
     #[arg(long, env = "PALISADE_LISTEN", default_value = "0.0.0.0:15012", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
+    /// In a cluster: where other replicas reach `--listen`; unset: at its address, or where that is none at $POD_IP.
+    #[arg(long, env = "PALISADE_ADVERTISE", value_name = "ADDRESS:PORT")]
+    pub advertise: Option<SocketAddr>,
     /// Metrics for everyone who can connect, admin pages for this machine only.
     #[arg(long, env = "PALISADE_ADMIN", default_value = "127.0.0.1:15014", value_name = "ADDRESS:PORT")]
     pub admin: SocketAddr,

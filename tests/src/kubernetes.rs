@@ -32,6 +32,7 @@ use tower::ServiceExt;
 use crate::checkout;
 
 mod bookinfo;
+mod cutting;
 mod holder;
 mod machine;
 mod network;
@@ -43,6 +44,7 @@ mod pool;
 mod programs;
 
 pub use bookinfo::{BOOKINFO_IMAGE, bookinfo_documents};
+pub use cutting::Cutting;
 pub use machine::lacks_for_node;
 pub use network::{Connector, Exposed};
 pub use node::{Node, OUTSIDE};
@@ -221,6 +223,14 @@ impl Cluster {
         client_of(kubeconfig, self.connector()).await
     }
 
+    /// A client that may do anything, over connections that break off after as many bytes as they say.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn cut_client(&self, connections: Cutting) -> anyhow::Result<Client> {
+        client_of(&self.kubeconfig(), connections).await
+    }
+
     /// Makes connections to what listens beside the cluster.
     pub fn connector(&self) -> Connector {
         self.connector.clone()
@@ -367,7 +377,13 @@ impl Cluster {
 }
 
 /// A client inside a cluster's network.
-async fn client_of(kubeconfig: &Path, connector: Connector) -> anyhow::Result<Client> {
+async fn client_of<C>(kubeconfig: &Path, connector: C) -> anyhow::Result<Client>
+where
+    C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
+    C::Response: hyper::rt::Read + hyper::rt::Write + hyper_util::client::legacy::connect::Connection + Send + Unpin,
+    C::Future: Send,
+    C::Error: Into<tower::BoxError>,
+{
     // rustls asks the process for its cryptography. One that is there stays.
     drop(rustls::crypto::ring::default_provider().install_default());
     let config = Kubeconfig::read_from(kubeconfig)?;

@@ -3,6 +3,7 @@
 
 mod access;
 mod conditions;
+mod cycles;
 mod denials;
 mod egress;
 mod fuzz;
