@@ -20,6 +20,7 @@ pub mod rotation;
 mod run;
 pub mod serve;
 pub mod settings;
+pub mod signer;
 pub mod slices;
 pub mod source;
 mod standalone;

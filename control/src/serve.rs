@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use palisade_wire::{
@@ -23,10 +23,12 @@ use crate::{
     fleet::Fleet,
     identity::{Proven, TokenError, Verifier},
     metrics::{Metrics, Refusal},
+    signer::ExternalSigner,
     slices::{MeshWatch, Slices},
 };
 
 mod accept;
+mod budget;
 mod caller;
 mod certificates;
 mod delta;
@@ -37,6 +39,7 @@ mod shown;
 pub use identity::{ServingIdentity, ServingIdentityError};
 
 use accept::Connection;
+use budget::Budgets;
 use caller::{Caller, PeerProof, Purpose, Refused, bearer, prove};
 
 /// Connections at a time: one per proxy, and room for those that come back.
@@ -60,6 +63,9 @@ pub struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) decisions: Arc<DecisionHub>,
     pub(crate) certificate_lifetime: Duration,
+    /// Who signs in place of the authority.
+    pub(crate) signer: Option<ExternalSigner>,
+    pub(crate) budgets: Budgets,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -82,7 +88,21 @@ impl Shared {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
+        Self::signed_by(None, mesh, authority, verifier, certificate_lifetime, metrics, stop)
+    }
+
+    /// As [`Shared::new`], with certificates of workloads that somebody else signs.
+    pub(crate) fn signed_by(
+        signer: Option<ExternalSigner>,
+        mesh: MeshWatch,
+        authority: Arc<LiveAuthority>,
+        verifier: Verifier,
+        certificate_lifetime: Duration,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            signer,
             mesh,
             fleet: Arc::default(),
             authority,
@@ -90,6 +110,7 @@ impl Shared {
             decisions: DecisionHub::new(metrics.clone()),
             metrics,
             certificate_lifetime,
+            budgets: Budgets::new(Instant::now()),
             stop,
             tasks: TaskTracker::new(),
         })
@@ -122,6 +143,10 @@ impl Shared {
         proof: &PeerProof,
         purpose: Purpose,
     ) -> Result<(Caller, Arc<dyn Slices>), Status> {
+        self.budgets.may_try(proof.address, Instant::now()).map_err(|exhausted| {
+            self.metrics.refuse(Refusal::Limit);
+            Status::resource_exhausted(format!("failed proofs: {exhausted}"))
+        })?;
         let refused =
             match self.token(metadata).await.and_then(|token| Ok((self.judged(proof, token.is_some())?, token))) {
                 Ok((proof, token)) => {
@@ -140,6 +165,9 @@ impl Shared {
             refused if refused.is_unauthenticated() => Refusal::Unauthenticated,
             _ => Refusal::Forbidden,
         });
+        if !matches!(refused, Refused::Token(TokenError::Unavailable(_))) {
+            self.budgets.failed(proof.address, Instant::now());
+        }
         tracing::warn!(error = %refused, "caller refused");
         Err(refused.into())
     }
