@@ -21,6 +21,7 @@ pub mod rotation;
 mod run;
 pub mod serve;
 pub mod settings;
+pub mod signer;
 pub mod slices;
 pub mod source;
 mod standalone;

@@ -20,7 +20,7 @@ use crate::{
     admission::{self, Surroundings},
     ca::{CertificateAuthority, LiveAuthority},
     cluster,
-    identity::{TokenReviews, Verifier, bundle, root},
+    identity::{TokenReviews, Verifier, bundle, root, trust_bundle},
     injection::InjectionSettings,
     jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
@@ -28,6 +28,7 @@ use crate::{
     rotation::{Place, Rotation},
     serve::{ServingIdentity, Shared, serve},
     settings::Settings,
+    signer::ExternalSigner,
     source,
     status::{self, Seat},
     token::TokenKey,
@@ -80,6 +81,7 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         admin: admin_address,
         ca_dir,
         token_key,
+        signer,
         token_audience,
         cert_ttl,
         server_name,
@@ -154,7 +156,8 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         None => Place::Folder(ca_dir.clone()),
         Some(client) => Place::Cluster { client: client.clone(), namespace: control_namespace.clone() },
     };
-    let shared = Shared::new(mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
+    let signer = signer.zip(client.clone()).map(|(name, client)| ExternalSigner::new(client, &control_namespace, name));
+    let shared = Shared::signed_by(signer, mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
     let rotation = Rotation::new(place, &shared, &status::replica_name());
     let follow_root = tokio::spawn(Arc::clone(&rotation).run(stop.clone()));
@@ -164,7 +167,9 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let seat = Seat { namespace: control_namespace.clone(), revisions: own, address };
     let status = client.clone().map(|client| status::start(client, seat, &shared, gateways, stop.clone()));
     if let Some(client) = client {
-        shared.tasks.spawn(bundle::publish(client, bundle::roots(&authority), stop.clone()));
+        let roots = bundle::roots(&authority);
+        shared.tasks.spawn(trust_bundle::publish(client.clone(), roots.clone(), stop.clone()));
+        shared.tasks.spawn(bundle::publish(client, roots, stop.clone()));
     }
     let renewing = Arc::clone(&identity);
     let renew_stop = stop.clone();

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use palisade_wire::{
@@ -27,10 +27,12 @@ use crate::{
     identity::{Proven, TokenError, Verifier},
     metrics::{Metrics, Refusal},
     replicas::{self, Replicas, Sharing},
+    signer::ExternalSigner,
     slices::{MeshWatch, Slices},
 };
 
 mod accept;
+mod budget;
 mod caller;
 mod certificates;
 mod delta;
@@ -41,6 +43,7 @@ mod shown;
 pub use identity::{ServingIdentity, ServingIdentityError};
 
 use accept::Connection;
+use budget::Budgets;
 pub(crate) use caller::PeerProof;
 use caller::{Caller, Purpose, Refused, bearer, prove};
 
@@ -70,6 +73,9 @@ pub struct Shared {
     pub(crate) decisions: Arc<DecisionHub>,
     pub(crate) replicas: Replicas,
     pub(crate) certificate_lifetime: Duration,
+    /// Who signs in place of the authority.
+    pub(crate) signer: Option<ExternalSigner>,
+    pub(crate) budgets: Budgets,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -92,7 +98,21 @@ impl Shared {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
+        Self::signed_by(None, mesh, authority, verifier, certificate_lifetime, metrics, stop)
+    }
+
+    /// As [`Shared::new`], with certificates of workloads that somebody else signs.
+    pub(crate) fn signed_by(
+        signer: Option<ExternalSigner>,
+        mesh: MeshWatch,
+        authority: Arc<LiveAuthority>,
+        verifier: Verifier,
+        certificate_lifetime: Duration,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            signer,
             mesh,
             fleet: Arc::default(),
             authority,
@@ -101,6 +121,7 @@ impl Shared {
             replicas: Replicas::default(),
             metrics,
             certificate_lifetime,
+            budgets: Budgets::new(Instant::now()),
             stop,
             tasks: TaskTracker::new(),
         })
@@ -140,6 +161,10 @@ impl Shared {
         proof: &PeerProof,
         purpose: Purpose,
     ) -> Result<(Caller, Arc<dyn Slices>), Status> {
+        self.budgets.may_try(proof.address, Instant::now()).map_err(|exhausted| {
+            self.metrics.refuse(Refusal::Limit);
+            Status::resource_exhausted(format!("failed proofs: {exhausted}"))
+        })?;
         let refused =
             match self.token(metadata).await.and_then(|token| Ok((self.judged(proof, token.is_some())?, token))) {
                 Ok((proof, token)) => {
@@ -158,6 +183,9 @@ impl Shared {
             refused if refused.is_unauthenticated() => Refusal::Unauthenticated,
             _ => Refusal::Forbidden,
         });
+        if !matches!(refused, Refused::Token(TokenError::Unavailable(_))) {
+            self.budgets.failed(proof.address, Instant::now());
+        }
         tracing::warn!(error = %refused, "caller refused");
         Err(refused.into())
     }

@@ -9,7 +9,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -261,6 +261,15 @@ impl Cluster {
         self.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], yaml).await.map(drop)
     }
 
+    /// Creates or changes objects, in a namespace where they name none.
+    ///
+    /// # Errors
+    /// When the API server does not take them.
+    pub async fn apply_to(&self, namespace: &str, yaml: &str) -> anyhow::Result<()> {
+        let arguments = ["apply", "-n", namespace, "--server-side", "--force-conflicts", "-f", "-"];
+        self.kubectl_with(&arguments, yaml).await.map(drop)
+    }
+
     /// Installs Gateway API's CRDs and waits until they are served.
     ///
     /// # Errors
@@ -286,9 +295,13 @@ impl Cluster {
         &self.network
     }
 
-    async fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+    /// What `kubectl` prints, and how it ends.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn kubectl_output(&self, arguments: &[&str], input: &str) -> anyhow::Result<Output> {
         let mut child = self
-            .command(self.programs.join("kubectl"))
+            .command(self.kubectl_program())
             .args(arguments)
             .env("KUBECACHEDIR", self.folder.path().join("kubectl"))
             .stdin(Stdio::piped())
@@ -297,10 +310,14 @@ impl Cluster {
             .spawn()
             .context("cannot run `nsenter` (util-linux)")?;
         let mut stdin = child.stdin.take().context("no standard input")?;
-        // Where it stops reading, it says why below.
+        // Where it stops reading, it says why itself.
         drop(stdin.write_all(input.as_bytes()).await);
         drop(stdin);
-        let output = child.wait_with_output().await?;
+        Ok(child.wait_with_output().await?)
+    }
+
+    async fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+        let output = self.kubectl_output(arguments, input).await?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "`kubectl {}`: {}", arguments.join(" "), said.trim());
         Ok(String::from_utf8(output.stdout)?)

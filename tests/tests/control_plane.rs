@@ -118,6 +118,7 @@ impl Mesh {
             admin: "127.0.0.1:0".parse().unwrap(),
             ca_dir: self.path("ca"),
             token_key: self.path("token.key"),
+            signer: None,
             token_audience: Vec::new(),
             cert_ttl: Duration::from_secs(5),
             server_name: Vec::new(),

@@ -37,7 +37,7 @@ const MAX_ANCESTORS: usize = 16;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Statuses {
     /// By object.
-    pub objects: BTreeMap<ObjectName, ObjectStatus>,
+    pub objects: BTreeMap<ObjectName, Arc<ObjectStatus>>,
     /// Proxies that should be connected: those of pods that are ready.
     pub expected: Vec<ExpectedProxy>,
 }

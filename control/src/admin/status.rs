@@ -221,7 +221,7 @@ fn absent(object: String, holding: &str) -> StatusAnswer {
 
 fn told(origin: &Origin, statuses: &Statuses, acks: &FleetAcks<'_>) -> StatusAnswer {
     let Origin { group, kind, namespace, name, uid: _, generation } = origin.clone();
-    let status = statuses.objects.get(&ObjectName { group, kind, namespace, name });
+    let status = statuses.objects.get(&ObjectName { group, kind, namespace, name }).map(|status| &**status);
     let concern = status.and_then(ObjectStatus::concern);
     let enforced = match &concern {
         Some(concern) => acks.enforced(origin, concern),

@@ -4,3 +4,4 @@
 mod bookinfo;
 mod pods;
 mod support;
+mod workloads;

@@ -194,7 +194,8 @@ impl GatewayApi {
         // Where a route attaches depends on no other route. Both lists are in one order.
         let held = before.filter(|before| before.seen.as_ref().is_some_and(|held| held.is_same(&seen)));
         let mut held = held.map(|before| before.statuses.as_slice()).unwrap_or_default().iter().peekable();
-        let mut places = attach::Places { gateways: &mut gateways, services: BTreeMap::new(), entries: BTreeMap::new() };
+        let mut places =
+            attach::Places { gateways: &mut gateways, services: BTreeMap::new(), entries: BTreeMap::new() };
         let mut statuses = Vec::with_capacity(routes.len());
         for route in routes {
             while held.next_if(|held| object::cmp_age(held.head(), &route.head).is_lt()).is_some() {}
@@ -309,11 +310,9 @@ fn status_of(
                 Some(gateway) => attach::to_gateway(inputs, gateway, &route, parent, &mut attachments),
                 None => status::refused("Accepted", "NoMatchingParent", "the Gateway does not exist"),
             },
-            ("" | "core", "Service") | (ISTIO_GROUP, "ServiceEntry") if route.kind == RouteKind::Udp => status::refused(
-                "Accepted",
-                "UnsupportedValue",
-                "the mesh carries no datagrams: only Gateways take it",
-            ),
+            ("" | "core", "Service") | (ISTIO_GROUP, "ServiceEntry") if route.kind == RouteKind::Udp => {
+                status::refused("Accepted", "UnsupportedValue", "the mesh carries no datagrams: only Gateways take it")
+            }
             ("" | "core", "Service") => attach::to_service(inputs, &route, parent, &mut attachments),
             (ISTIO_GROUP, "ServiceEntry") => attach::to_entry(inputs, &route, parent, &mut attachments),
             _ => continue,
@@ -322,7 +321,7 @@ fn status_of(
         let (parent, resolved_refs) = (parent.clone(), resolved_refs.clone());
         parents.push(status::ParentStatus { index, parent, exists, accepted, resolved_refs });
     }
-    status::RouteStatus { route, parents, attachments }
+    status::RouteStatus { route, parents, attachments, told: Default::default() }
 }
 
 /// The object that a parent reference names.

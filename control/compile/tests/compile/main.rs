@@ -15,5 +15,6 @@ mod inputs;
 mod policies;
 mod samples;
 mod semantics;
+mod slices;
 mod support;
 mod traffic;

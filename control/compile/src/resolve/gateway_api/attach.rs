@@ -40,7 +40,9 @@ impl Places<'_> {
             match attachment {
                 Attachment::Listener { gateway, listener, hosts } => {
                     let gateway = self.gateways.get_mut(gateway);
-                    let Some(listener) = gateway.and_then(|gateway| gateway.listeners.get_mut(*listener)) else { continue };
+                    let Some(listener) = gateway.and_then(|gateway| gateway.listeners.get_mut(*listener)) else {
+                        continue;
+                    };
                     // Routes come one after the other: if it is there already, by another of its references, it is the last one.
                     if listener.routes.last().is_none_or(|last| !Arc::ptr_eq(&last.route, route)) {
                         listener.routes.push(Attached { route: Arc::clone(route), hosts: Arc::clone(hosts) });
@@ -53,12 +55,7 @@ impl Places<'_> {
     }
 }
 
-fn attach(
-    places: &mut BTreeMap<ObjectKey, Vec<ServiceRoute>>,
-    key: &ObjectKey,
-    route: &Arc<Route>,
-    port: Option<u16>,
-) {
+fn attach(places: &mut BTreeMap<ObjectKey, Vec<ServiceRoute>>, key: &ObjectKey, route: &Arc<Route>, port: Option<u16>) {
     let route = ServiceRoute { route: Arc::clone(route), port };
     match places.get_mut(key) {
         Some(attached) => attached.push(route),
