@@ -116,6 +116,7 @@ impl Mesh {
             root_namespace: None,
             set: Vec::new(),
             listen: self.address,
+            advertise: None,
             admin: "127.0.0.1:0".parse().unwrap(),
             ca_dir: self.path("ca"),
             token_key: self.path("token.key"),
