@@ -8,7 +8,10 @@ use super::{Attachment, Body, Concern, Condition, ObjectStatus, Reference};
 use crate::{
     object::ObjectKey,
     reports::ObjectName,
-    resolve::{Resolved, gateway_api::status},
+    resolve::{
+        Resolved,
+        gateway_api::{set_parent, status},
+    },
 };
 
 /// Routes with a parent that is ours, and those that had one.
@@ -24,6 +27,9 @@ pub(super) fn routes(resolved: &Resolved, objects: &mut BTreeMap<ObjectName, Obj
             if parent.kind == "Gateway" {
                 let namespace = parent.namespace.clone().unwrap_or_else(|| head.key.namespace.to_string());
                 gateways.push(ObjectKey::new(namespace, parent.name.as_str()));
+            } else if parent.kind == "ListenerSet" {
+                let namespace = parent.namespace.clone().unwrap_or_else(|| head.key.namespace.to_string());
+                gateways.extend(set_parent(&resolved.inputs, &ObjectKey::new(namespace, parent.name.as_str())));
             } else {
                 is_mesh_wide = true;
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use palisade_crds::gateway_api::{HttpBackendRef, LocalObjectReference, ParentReference};
 
-use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route, RouteKind, attach::Attachment};
+use super::{GROUP, Grants, ISTIO_GROUP, Referrer, Route, RouteKind, attach::Attachment};
 use crate::{
     inputs::{Inputs, core::ServicePort},
     object::{Head, ObjectKey},
@@ -90,15 +90,6 @@ pub(super) fn accepted(condition_type: &'static str, reason: &'static str) -> Co
 /// A condition that does not hold.
 pub(super) fn refused(condition_type: &'static str, reason: &'static str, message: &str) -> Condition {
     Condition { condition_type, is_true: false, reason, message: message.into() }
-}
-
-impl GatewayStatus {
-    /// Counts the routes of each listener.
-    pub(super) fn count_routes(&mut self, listeners: &[ResolvedListener]) {
-        for (status, listener) in self.listeners.iter_mut().zip(listeners) {
-            status.attached_routes = u32::try_from(listener.routes.len()).unwrap_or(u32::MAX);
-        }
-    }
 }
 
 /// The condition `ResolvedRefs` of a route: all of its backends exist and may be referred to.
