@@ -61,6 +61,8 @@ pub(super) const RECORDS: &[Record] = &[
             ("parametersRef", Partly("a ConfigMap; only in a cluster, where something is made for the Gateway")),
         ],
     ),
+    all("ParametersReference", &["group", "kind", "name", "namespace"]),
+    all("GatewayAddress", &["type", "value"]),
     all("AllowedListeners", &["namespaces"]),
     all("ListenerNamespaces", &["from", "selector"]),
     all("ListenerSet", &["parentRef", "listeners"]),
