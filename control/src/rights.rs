@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::{
     admission::register,
-    identity::{bundle, root},
+    identity::{bundle, root, trust_bundle},
     rotation,
     source::access_rules,
     status,
@@ -65,6 +65,10 @@ pub fn cluster_rights() -> Vec<Right> {
     rights.push(right("authentication.k8s.io", &["tokenreviews"], &[], &["create"]));
     rights.push(right("", &["configmaps"], &[bundle::NAME], &["get", "patch"]));
     rights.push(right("", &["configmaps"], &[], &["create"]));
+    let group = "certificates.k8s.io";
+    rights.push(right(group, &["clustertrustbundles"], &[trust_bundle::NAME], &["get", "patch"]));
+    rights.push(right(group, &["clustertrustbundles"], &[], &["create"]));
+    rights.push(right(group, &["signers"], &[trust_bundle::SIGNER], &["attest"]));
     // Webhooks and admission policies.
     let webhooks = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
     let policies = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];

@@ -7,6 +7,7 @@ use palisade_model::variables::unread;
 
 use crate::{
     admission::AdmissionOptions, identity::AUDIENCES, injection::InjectionSettings, provisioning::GatewaySettings,
+    signer::SignerName,
 };
 
 /// The control plane: documents in, configuration and certificates for proxies out.
@@ -41,6 +42,9 @@ pub struct Settings {
     /// Where proxies connect: gRPC over TLS.
     #[arg(long, env = "PALISADE_LISTEN", default_value = "0.0.0.0:15012", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
+    /// In a cluster: where other replicas reach `--listen`; unset: at its address, or where that is none at $POD_IP.
+    #[arg(long, env = "PALISADE_ADVERTISE", value_name = "ADDRESS:PORT")]
+    pub advertise: Option<SocketAddr>,
     /// Metrics for everyone who can connect, admin pages for this machine only.
     #[arg(long, env = "PALISADE_ADMIN", default_value = "127.0.0.1:15014", value_name = "ADDRESS:PORT")]
     pub admin: SocketAddr,
@@ -48,6 +52,11 @@ pub struct Settings {
     /// is in the Secret `cacerts`, else `palisade-ca`, of the control plane's namespace.
     #[arg(long, env = "PALISADE_CA_DIR", default_value = "palisade-ca", value_name = "FOLDER")]
     pub ca_dir: PathBuf,
+    /// In a cluster: who signs workload certificates in place of the mesh's own authority: `kubernetes:DOMAIN/SIGNER` of
+    /// CertificateSigningRequests (Istio's `EXTERNAL_CA=ISTIOD_RA_KUBERNETES_API` with `K8S_SIGNER`), or
+    /// `cert-manager:[KIND[.GROUP]/]ISSUER`. Its root must be among the trusted ones.
+    #[arg(long, env = "PALISADE_SIGNER", value_name = "SIGNER", conflicts_with = "files")]
+    pub signer: Option<SignerName>,
     /// Key that pod tokens are signed with; created with mode 0600 if it is not there. In a cluster the API server reviews
     /// tokens.
     #[arg(long, env = "PALISADE_TOKEN_KEY", default_value = "palisade-token.key", value_name = "FILE")]

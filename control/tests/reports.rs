@@ -1,5 +1,4 @@
 //! The stream of decision records over gRPC, as a proxy that lies would use it.
-#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::{pin::pin, time::Duration};
 

@@ -47,7 +47,7 @@ pub(crate) struct ConnectionView {
 /// The request side of the facts, prepared once per decision.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestView<'a> {
-    pub facts: RequestFacts<'a>,
+    pub facts: &'a RequestFacts<'a>,
     /// Lower case.
     pub authority: &'a [u8],
     pub path: &'a [u8],
@@ -115,33 +115,23 @@ impl ConnectionView {
 
 impl<'a> RequestView<'a> {
     /// Prepares a request. `lowered` is where an authority with upper-case letters is rewritten; it is not touched otherwise.
-    pub(crate) fn of(facts: &RequestFacts<'a>, lowered: &'a mut Vec<u8>) -> Self {
+    pub(crate) fn of(facts: &'a RequestFacts<'a>, lowered: &'a mut Vec<u8>) -> Self {
         let authority = if facts.authority.iter().any(u8::is_ascii_uppercase) {
             lowered.extend(facts.authority.iter().map(u8::to_ascii_lowercase));
             lowered
         } else {
             facts.authority
         };
-        let mut leading = [None; MAX_SEGMENTS];
-        let (mut end, mut free) = (facts.path.len(), leading.iter_mut());
-        for (at, byte) in facts.path.iter().enumerate() {
-            match byte {
-                b'/' if at > 0 => {
-                    if let Some(slot) = free.next() {
-                        *slot = facts.path.get(..=at);
-                    }
-                }
-                b'?' | b'#' => {
-                    end = at;
-                    break;
-                }
-                _ => {}
-            }
-        }
+        let end = memchr::memchr2(b'?', b'#', facts.path).unwrap_or(facts.path.len());
         let (path, rest) = facts.path.split_at_checked(end).unwrap_or((facts.path, &[]));
+        let mut leading = [None; MAX_SEGMENTS];
+        let behind_the_first = memchr::memchr_iter(b'/', path.get(1..).unwrap_or_default());
+        for (slot, at) in leading.iter_mut().zip(behind_the_first) {
+            *slot = path.get(..at + 2);
+        }
         let query = rest.strip_prefix(b"?").map(|q| q.split(|b| *b == b'#').next().unwrap_or_default());
         let query = facts.query.or(query);
-        Self { facts: *facts, authority, path, leading, query, remote_ip: canonical_ip(facts.remote_ip) }
+        Self { facts, authority, path, leading, query, remote_ip: canonical_ip(facts.remote_ip) }
     }
 
     /// Calls `visit` with each line of a header, until it breaks. Pseudo-headers and `host` are the request's own parts.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use palisade_crds::gateway_api::{Listener, ObjectReference};
+use palisade_crds::gateway_api::{Listener, ObjectReference, SecretObjectReference};
 
 use crate::{
     infrastructure::{reference_of_class, reference_of_gateway},
@@ -51,6 +51,10 @@ pub fn references(inputs: &Inputs) -> BTreeSet<Reference> {
             let from = Referrer { group: GROUP, kind: "ListenerSet", namespace: &set.head.key.namespace };
             found.certificates(&set.spec.listeners, from, &grants);
         }
+        let shown = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+        if let Some(reference) = shown.and_then(|backend| backend.client_certificate_ref.as_ref()) {
+            found.certificate(reference, from, &grants);
+        }
         let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { continue };
         let settings = std::iter::once(&frontend.default).chain(frontend.per_port.iter().map(|port| &port.tls));
         for reference in settings.flat_map(|tls| &tls.validation).flat_map(|validation| &validation.ca_certificate_refs)
@@ -83,12 +87,15 @@ impl Found {
     /// Certificates of listeners.
     fn certificates(&mut self, listeners: &[Listener], from: Referrer<'_>, grants: &Grants) {
         let references = listeners.iter().flat_map(|listener| &listener.tls).flat_map(|tls| &tls.certificate_refs);
-        for reference in references {
-            let namespace = reference.namespace.as_deref().unwrap_or(from.namespace);
-            let is_secret = reference.group.is_empty() && reference.kind == "Secret";
-            if is_secret && grants.permits(from, namespace, "", "Secret", &reference.name) {
-                self.add(ReferenceKind::Secret, namespace, &reference.name);
-            }
+        references.for_each(|reference| self.certificate(reference, from, grants));
+    }
+
+    /// A certificate, where it may be read.
+    fn certificate(&mut self, reference: &SecretObjectReference, from: Referrer<'_>, grants: &Grants) {
+        let namespace = reference.namespace.as_deref().unwrap_or(from.namespace);
+        let is_secret = reference.group.is_empty() && reference.kind == "Secret";
+        if is_secret && grants.permits(from, namespace, "", "Secret", &reference.name) {
+            self.add(ReferenceKind::Secret, namespace, &reference.name);
         }
     }
 

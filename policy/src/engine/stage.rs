@@ -197,6 +197,9 @@ impl Stage {
                 continue;
             };
             let index = if is_forbid { &group.forbids } else { &group.permits };
+            if index.is_empty() {
+                continue;
+            }
             index.for_each_list(view, request, |list| {
                 for at in list {
                     let at = usize::try_from(*at).unwrap_or(usize::MAX);

@@ -57,6 +57,11 @@ impl RequestIndex {
         index
     }
 
+    /// Whether nobody stands anywhere.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.always.is_empty() && self.exact.is_empty() && self.prefixes.is_empty() && self.fields.is_empty()
+    }
+
     fn add_paths(&mut self, position: u32, keys: &[PathKey]) {
         for key in keys {
             match key {
@@ -82,6 +87,7 @@ impl RequestIndex {
     }
 
     /// Calls `visit` with each list of members that may match a request. One member may stand in several of them.
+    #[inline]
     pub(crate) fn for_each_list(&self, view: &View<'_>, request: &RequestView<'_>, mut visit: impl FnMut(&[u32])) {
         if !self.always.is_empty() {
             visit(&self.always);

@@ -116,6 +116,9 @@ pub(crate) const CASES: [Case; 8] = [
             peer application tcp 10.0.0.2:9090 -> application
             peer application tcp [fd00::2]:8080 -> inbound
             peer application tcp [fd00::2]:9090 -> application
+            # The proxy's ports are no exception from not being included: it refuses what is meant for itself.
+            peer application tcp 10.0.0.2:15001 -> outbound
+            peer application tcp 10.0.0.2:15006 -> inbound
             pod application tcp 10.9.0.1:80 -> outbound for 10.9.0.1:80
             pod application tcp [fd09::1]:80 -> outbound
             pod application tcp 10.0.0.1:80 -> peer

@@ -64,6 +64,11 @@ pub async fn run(runs: Option<usize>) -> anyhow::Result<String> {
     let outcome = Box::pin(many(&stand, &control, &tokens, &mut table)).await;
     outcome.with_context(|| control.said())?;
     control.stop().await?;
+
+    let control = stand.control().await?;
+    let outcome = Box::pin(storm(&stand, &control, &tokens, &mut table)).await;
+    outcome.with_context(|| control.said())?;
+    control.stop().await?;
     Ok(table.0)
 }
 
@@ -108,6 +113,16 @@ async fn many(stand: &Stand, control: &Control, tokens: &[String], table: &mut T
     table.row("RSS with 1,000 proxies, MiB", format!("{:.0}", control.resident()?));
     table.row("CPU at rest with 1,000 proxies, % of a core", at_rest(control).await?);
     Edits { stand, control, proxies: &proxies, count: 20 }.few(table).await
+}
+
+/// A hundred proxies while endpoints change all the time.
+async fn storm(stand: &Stand, control: &Control, tokens: &[String], table: &mut Table) -> anyhow::Result<()> {
+    stand.ready(control).await?;
+    let target = stand.target(control).await?;
+    let mut proxies = Proxies::new(Markers::default());
+    proxies.connect(&target, first_of(tokens, SOME), AT_ONCE).await?;
+    calm(stand, control).await?;
+    Edits { stand, control, proxies: &proxies, count: 0 }.storm(table).await
 }
 
 /// Status writes for a mesh that has none.

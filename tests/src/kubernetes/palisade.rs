@@ -9,8 +9,6 @@ use tokio::process::Command;
 use super::Node;
 use crate::{checkout, wait::until};
 
-const CONTROL: &str = include_str!("palisade/control.yaml");
-
 /// Namespace of the control plane.
 pub const SYSTEM: &str = "palisade-system";
 
@@ -23,8 +21,8 @@ const SOON: Duration = Duration::from_secs(30);
 const TAG: &str = env!("CARGO_PKG_VERSION");
 
 impl Node {
-    /// Installs Palisade as it is built beside this program, and waits until the control plane is ready: images, Gateway API's
-    /// CRDs of a channel, Istio's and its own, control plane.
+    /// Installs Palisade as it is built beside this program, from the plain YAML that users take, and waits until the control plane
+    /// is ready. Gateway API's CRDs are those of a channel.
     ///
     /// # Errors
     /// When a program is not built, or something is not ready in time.
@@ -33,10 +31,14 @@ impl Node {
         self.load_built(&images).await?;
         self.install_gateway_api(gateway_api).await?;
         self.palisade(&["crds", "apply", "--istio"]).await?;
-        for namespace in [SYSTEM, "istio-system"] {
-            self.namespace(namespace).await?;
+        self.namespace("istio-system").await?;
+        let folder = checkout::root().join("deploy/kubernetes");
+        for file in ["crds.yaml", "palisade.yaml"] {
+            let path = folder.join(file);
+            let yaml = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            // One replica knows all proxies: the command line asks just one.
+            self.apply(&yaml.replace("minReplicas: 2", "minReplicas: 1")).await?;
         }
-        self.apply(CONTROL).await?;
         self.rollout(SYSTEM, "deployment/palisade-control").await?;
         self.forward_control().await
     }

@@ -34,7 +34,8 @@ fn foreign(folder: &Path) -> Arc<IssuedIdentity> {
     let csr = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
     let identity = "spiffe://cluster.local/ns/foo/sa/a".parse().unwrap();
     let chain = authority(folder).sign(&csr, &identity, HOUR, SystemTime::now()).unwrap();
-    let (leaf, bundle) = (chain[0].clone(), chain[1].clone());
+    let mut chain = chain.into_iter();
+    let (leaf, bundle) = (chain.next().unwrap(), chain.next().unwrap());
     Arc::new(IssuedIdentity::new(leaf, key.serialize_pem(), bundle).unwrap())
 }
 
@@ -128,4 +129,33 @@ async fn an_older_proxy_is_in_the_way_of_a_step_and_a_newer_one_is_told_first() 
     .await
     .unwrap();
     stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_requests_for_certificates_is_its_own_callers_only() {
+    let mesh = Mesh::new();
+    let control = mesh.start();
+    let client = |name: &str, account: &str| {
+        let (dialer, token) = (mesh.dialer(mesh.path("ca/root-cert.pem")), mesh.token(&pod(name, account)));
+        IdentityClient { dialer, token, lifetime: None }
+    };
+    let (flooding, calm) = (client("a-1", "a"), client("b-1", "b"));
+    let ready = || async { Ok(calm.request().await.map(drop)?) };
+    until("the control plane", LIMIT, ready).await.unwrap();
+    let (mut signed, mut refused) = (0, String::new());
+    for _ in 0..100 {
+        let results = futures::future::join_all((0..8).map(|_| flooding.request())).await;
+        for result in results {
+            match result {
+                Ok(_) => signed += 1,
+                Err(error) => refused = error.to_string(),
+            }
+        }
+        if !refused.is_empty() {
+            break;
+        }
+    }
+    assert!(refused.contains("too many from this caller"), "{refused:?} after {signed}");
+    calm.request().await.unwrap();
+    control.end().await;
 }

@@ -6,4 +6,5 @@ mod control;
 mod rights;
 mod root;
 mod rotation;
+mod signers;
 mod tokens;

@@ -2,7 +2,6 @@
 
 mod control;
 mod gateway;
-mod keys;
 mod machine;
 
 use std::sync::{

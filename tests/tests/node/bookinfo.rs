@@ -7,7 +7,7 @@ use palisade_tests::{
 };
 use serde_json::Value;
 
-use crate::support::{SOON, call, mesh, meshed_namespace};
+use crate::support::{SOON, mesh, meshed_namespace};
 
 const NAMESPACE: &str = "bookinfo";
 
@@ -65,7 +65,7 @@ async fn bookinfo_runs_unmodified_under_strict() -> anyhow::Result<()> {
     };
     let Some(node) = mesh().await? else { return Ok(()) };
     meshed_namespace(node, NAMESPACE).await?;
-    node.apply(&documents.replace("\nmetadata:\n  name:", "\nmetadata:\n  namespace: bookinfo\n  name:")).await?;
+    node.apply_to(NAMESPACE, &documents).await?;
     node.apply(DOCUMENTS).await?;
     for workload in WORKLOADS {
         node.rollout(NAMESPACE, &format!("deployment/{workload}")).await?;
@@ -76,7 +76,7 @@ async fn bookinfo_runs_unmodified_under_strict() -> anyhow::Result<()> {
 
     // Through every service, each hop by the identity of the caller.
     let page = until("the page", SOON, async || {
-        let answer = call(node, NAMESPACE, "caller", &["http://productpage:9080/productpage"]).await?;
+        let answer = node.call(NAMESPACE, "caller", &["http://productpage:9080/productpage"]).await?;
         ensure!(answer["status"] == 200, "{answer}");
         let text = answer["body"].as_str().unwrap_or_default().to_owned();
         ensure!(text.contains("Comedy of Errors"), "{text}");
@@ -88,7 +88,7 @@ async fn bookinfo_runs_unmodified_under_strict() -> anyhow::Result<()> {
     ensure!(hop["source"] == "spiffe://cluster.local/ns/bookinfo/sa/bookinfo-productpage", "{hop}");
 
     // The policy lets nobody else in, and says why.
-    let refused = call(node, NAMESPACE, "caller", &["http://details:9080/details/0"]).await?;
+    let refused = node.call(NAMESPACE, "caller", &["http://details:9080/details/0"]).await?;
     ensure!(refused["status"] == 403, "{refused}");
     let denial = line(node, "deployment/details-v1", |line| line["reason"] == "authz-denied").await?;
     let decision = denial["decision"].as_str().context("a denial without decision")?;
@@ -96,8 +96,8 @@ async fn bookinfo_runs_unmodified_under_strict() -> anyhow::Result<()> {
     ensure!(why.contains("bookinfo/details") && why.contains("principals"), "{why}");
 
     // No mesh certificate, no answer.
-    let outside = call(node, NAMESPACE, "stranger", &["http://productpage:9080/productpage"]).await;
-    ensure!(outside.is_err(), "plaintext was answered under STRICT: {outside:?}");
+    let outside = node.call(NAMESPACE, "stranger", &["http://productpage:9080/productpage"]).await?;
+    ensure!(outside["status"].is_null(), "plaintext was answered under STRICT: {outside}");
     line(node, "deployment/productpage-v1", |line| line["reason"] == "peer-refused").await?;
     Ok(())
 }

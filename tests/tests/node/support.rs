@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use palisade_tests::{
     kubernetes::{Node, bookinfo_documents, lacks_for_node},
     wait::until,
 };
-use serde_json::Value;
 use tokio::sync::OnceCell;
 
 /// Longer than anything here takes that works.
@@ -47,11 +45,4 @@ pub(crate) async fn meshed_namespace(node: &Node, name: &str) -> anyhow::Result<
     })
     .await
     .map(drop)
-}
-
-/// What a program in a container is answered: `bookinfo call`.
-pub(crate) async fn call(node: &Node, namespace: &str, pod: &str, arguments: &[&str]) -> anyhow::Result<Value> {
-    let words = [&["/bookinfo", "call"], arguments].concat();
-    let said = node.exec(namespace, pod, "app", &words).await?;
-    serde_json::from_str(said.lines().next().context("no answer")?).context(said)
 }

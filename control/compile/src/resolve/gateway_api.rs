@@ -21,7 +21,7 @@ pub(crate) use backend_certificate::BackendCertificate;
 pub(crate) use backend_tls::{BackendTls, BackendTlsPolicies};
 pub(crate) use grants::{Grants, Referrer};
 pub(crate) use routes::{Route, RouteKind};
-pub(crate) use sets::{attached as attached_sets, parent as set_parent};
+pub(crate) use sets::attached as attached_sets;
 
 use crate::{
     inputs::{Input, Inputs, ServedGateways, is_served_class},
@@ -366,7 +366,7 @@ fn status_of(
         let (parent, resolved_refs) = (parent.clone(), resolved_refs.clone());
         parents.push(status::ParentStatus { index, parent, exists, accepted, resolved_refs });
     }
-    status::RouteStatus { route, parents, attachments }
+    status::RouteStatus { route, parents, attachments, told: Default::default() }
 }
 
 /// The object that a parent reference names.

@@ -1,6 +1,6 @@
 //! ListenerSets: whether their Gateway lets them, and which of their listeners are served.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Body, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, ObjectStatus, gateway};
 use crate::{
@@ -12,14 +12,14 @@ use crate::{
 pub(super) fn add(
     gateway: &ResolvedGateway,
     told: &GatewayStatus,
-    objects: &mut BTreeMap<ObjectName, ObjectStatus>,
+    objects: &mut BTreeMap<ObjectName, Arc<ObjectStatus>>,
 ) -> Option<usize> {
     let mut attached = 0;
     for set in &gateway.sets {
         let status = one(gateway, told, set);
         attached += usize::from(status.accepted.is_true());
         let status = ObjectStatus { origin: set.head.origin(), body: Body::ListenerSet(status) };
-        objects.insert(ObjectName::of(&set.head), status);
+        objects.insert(ObjectName::of(&set.head), Arc::new(status));
     }
     (!gateway.sets.is_empty()).then_some(attached)
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod conditions;
+mod cycles;
 mod denials;
 mod egress;
 mod fuzz;
@@ -15,5 +16,6 @@ mod listener_sets;
 mod policies;
 mod samples;
 mod semantics;
+mod slices;
 mod support;
 mod traffic;

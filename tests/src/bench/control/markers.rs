@@ -22,6 +22,8 @@ pub(super) struct Markers(Arc<Inner>);
 struct Inner {
     edits: Mutex<BTreeMap<u64, Edit>>,
     arrived: Notify,
+    /// Why a proxy's stream ended that should not.
+    ended: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,11 @@ impl Markers {
         }
     }
 
+    /// A proxy's stream has ended.
+    pub(super) fn failed(&self, why: &str) {
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| why.to_owned());
+    }
+
     /// Waits until an edit has arrived at all proxies that it concerns, and gives how long it took to each of them.
     ///
     /// # Errors
@@ -91,7 +98,8 @@ impl Markers {
             Err(_) => {
                 let edits = self.lock();
                 let missing = edits.get(&number).map(|edit| edit.missing.clone()).unwrap_or_default();
-                anyhow::bail!("edit {number} has not arrived at proxies {missing:?} within {limit:?}")
+                let ended = self.0.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                anyhow::bail!("edit {number} has not arrived at proxies {missing:?} within {limit:?}; ended: {ended:?}")
             }
         }
     }

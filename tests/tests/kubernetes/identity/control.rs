@@ -31,6 +31,17 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) async fn start(cluster: &Cluster, folder: &Path, namespace: &str, name: &str) -> anyhow::Result<Self> {
+        Self::start_with(cluster, folder, namespace, name, &[]).await
+    }
+
+    /// With further arguments.
+    pub(super) async fn start_with(
+        cluster: &Cluster,
+        folder: &Path,
+        namespace: &str,
+        name: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let connector = cluster.connector();
         let (listen, admin) = (connector.free_address().await?, connector.free_address().await?);
         let log = folder.join(format!("{name}.log"));
@@ -42,6 +53,7 @@ impl Control {
             .args(["--control-namespace", namespace, "--listen", &listen.to_string(), "--admin", &admin.to_string()])
             // Where nothing may be written: root and keys are not to come from files.
             .args(["--ca-dir", "/proc/none", "--token-key", "/proc/none/key"])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
             .stderr(said)

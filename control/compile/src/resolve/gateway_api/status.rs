@@ -1,6 +1,6 @@
 //! Conditions of Gateways and routes, as compiling knows them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use palisade_crds::gateway_api::{HttpBackendRef, LocalObjectReference, ParentReference};
 
@@ -8,6 +8,7 @@ use super::{GROUP, Grants, ISTIO_GROUP, Referrer, Route, RouteKind, attach::Atta
 use crate::{
     inputs::{Inputs, core::ServicePort},
     object::{Head, ObjectKey},
+    status::ObjectStatus,
 };
 
 /// A condition of an object's status.
@@ -58,6 +59,18 @@ pub(crate) struct RouteStatus {
     pub(crate) parents: Vec<ParentStatus>,
     /// Where it attaches.
     pub(super) attachments: Vec<Attachment>,
+    /// What is said of it in the end, once somebody has asked.
+    pub(crate) told: OnceLock<Arc<ObjectStatus>>,
+}
+
+impl RouteStatus {
+    /// The Gateways at whose listeners it attaches.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.attachments.iter().filter_map(|attachment| match attachment {
+            Attachment::Listener { gateway, .. } => Some(gateway),
+            Attachment::Service { .. } | Attachment::Entry { .. } => None,
+        })
+    }
 }
 
 /// What a route's status says of one parent.
