@@ -173,6 +173,7 @@ fn shape_of(kind: &KnownKind) -> Option<(Api, Shape)> {
             "TLSRoute" => g::TlsRoute::shape(),
             "TCPRoute" => g::TcpRoute::shape(),
             "UDPRoute" => g::UdpRoute::shape(),
+            "ListenerSet" => g::ListenerSet::shape(),
             "BackendTLSPolicy" => g::BackendTlsPolicy::shape(),
             "ReferenceGrant" => g::ReferenceGrant::shape(),
             _ => return None,

@@ -96,6 +96,8 @@ objects! {
     TcpRoute(gateway_api::TcpRoute),
     /// Gateway API UDPRoute.
     UdpRoute(gateway_api::UdpRoute),
+    /// Gateway API ListenerSet.
+    ListenerSet(gateway_api::ListenerSet),
     /// Gateway API BackendTLSPolicy.
     BackendTlsPolicy(gateway_api::BackendTlsPolicy),
     /// Gateway API ReferenceGrant.

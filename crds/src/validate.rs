@@ -72,6 +72,7 @@ pub(crate) fn validate(meta: &Meta, object: &Object, issues: &mut Vec<Issue>) {
         | Object::HttpRoute(_)
         | Object::GrpcRoute(_)
         | Object::BackendTlsPolicy(_)
+        | Object::ListenerSet(_)
         | Object::ReferenceGrant(_)
         | Object::PolicyTest(_)
         | Object::Broken(_)

@@ -61,6 +61,8 @@ pub struct Inputs {
     pub tls_routes: Objects<gateway_api::TlsRoute>,
     /// Gateway API TCPRoutes.
     pub tcp_routes: Objects<gateway_api::TcpRoute>,
+    /// Gateway API ListenerSets.
+    pub listener_sets: Objects<gateway_api::ListenerSet>,
     /// Gateway API UDPRoutes.
     pub udp_routes: Objects<gateway_api::UdpRoute>,
     /// Gateway API BackendTLSPolicies.

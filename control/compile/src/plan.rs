@@ -12,7 +12,7 @@ use crate::{
     inputs::{GatewayKind, Inputs, core},
     lower::client::Proxy,
     object::{self, ObjectKey},
-    resolve::gateways,
+    resolve::{gateway_api::attached_sets, gateways},
 };
 
 /// Pods and gateways, each list sorted by namespace and name.
@@ -127,9 +127,11 @@ fn gateway_ports(
     };
     let declared: BTreeSet<u16> = match kind {
         GatewayKind::GatewayApi => {
-            let listeners =
-                inputs.api_gateways.get(gateway).map(|gateway| gateway.spec.listeners.as_slice()).unwrap_or_default();
-            listeners.iter().filter(|listener| listener.protocol != "UDP").map(|listener| listener.port).collect()
+            let gateway = inputs.api_gateways.get(gateway);
+            let sets = gateway.map(|gateway| attached_sets(inputs, gateway)).unwrap_or_default();
+            let own = gateway.iter().flat_map(|gateway| &gateway.spec.listeners);
+            let listeners = own.chain(sets.iter().flat_map(|set| &set.spec.listeners));
+            listeners.filter(|listener| listener.protocol != "UDP").map(|listener| listener.port).collect()
         }
         GatewayKind::Istio => inputs
             .gateways

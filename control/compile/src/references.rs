@@ -2,13 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use palisade_crds::gateway_api::ObjectReference;
+use palisade_crds::gateway_api::{Listener, ObjectReference, SecretObjectReference};
 
 use crate::{
     infrastructure::{reference_of_class, reference_of_gateway},
     inputs::{CONTROLLER, Inputs, is_served_class},
     object::selects,
-    resolve::gateway_api::{GROUP, Grants, Referrer},
+    resolve::gateway_api::{GROUP, Grants, Referrer, attached_sets},
 };
 
 /// Kinds of objects that hold certificates.
@@ -46,16 +46,14 @@ pub fn references(inputs: &Inputs) -> BTreeSet<Reference> {
             found.add(ReferenceKind::ConfigMap, &key.namespace, &key.name);
         }
         let from = Referrer { group: GROUP, kind: "Gateway", namespace: own };
-        let certificates =
-            gateway.spec.listeners.iter().flat_map(|listener| &listener.tls).flat_map(|tls| &tls.certificate_refs);
+        found.certificates(&gateway.spec.listeners, from, &grants);
+        for set in attached_sets(inputs, gateway) {
+            let from = Referrer { group: GROUP, kind: "ListenerSet", namespace: &set.head.key.namespace };
+            found.certificates(&set.spec.listeners, from, &grants);
+        }
         let shown = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
-        let shown = shown.and_then(|backend| backend.client_certificate_ref.as_ref());
-        for reference in certificates.chain(shown) {
-            let namespace = reference.namespace.as_deref().unwrap_or(own);
-            let is_secret = reference.group.is_empty() && reference.kind == "Secret";
-            if is_secret && grants.permits(from, namespace, "", "Secret", &reference.name) {
-                found.add(ReferenceKind::Secret, namespace, &reference.name);
-            }
+        if let Some(reference) = shown.and_then(|backend| backend.client_certificate_ref.as_ref()) {
+            found.certificate(reference, from, &grants);
         }
         let Some(frontend) = gateway.spec.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) else { continue };
         let settings = std::iter::once(&frontend.default).chain(frontend.per_port.iter().map(|port| &port.tls));
@@ -86,6 +84,21 @@ pub fn references(inputs: &Inputs) -> BTreeSet<Reference> {
 struct Found(BTreeSet<Reference>);
 
 impl Found {
+    /// Certificates of listeners.
+    fn certificates(&mut self, listeners: &[Listener], from: Referrer<'_>, grants: &Grants) {
+        let references = listeners.iter().flat_map(|listener| &listener.tls).flat_map(|tls| &tls.certificate_refs);
+        references.for_each(|reference| self.certificate(reference, from, grants));
+    }
+
+    /// A certificate, where it may be read.
+    fn certificate(&mut self, reference: &SecretObjectReference, from: Referrer<'_>, grants: &Grants) {
+        let namespace = reference.namespace.as_deref().unwrap_or(from.namespace);
+        let is_secret = reference.group.is_empty() && reference.kind == "Secret";
+        if is_secret && grants.permits(from, namespace, "", "Secret", &reference.name) {
+            self.add(ReferenceKind::Secret, namespace, &reference.name);
+        }
+    }
+
     /// What Istio's documents name: a Secret in the namespace of the pod that needs it.
     fn of_istio(&mut self, inputs: &Inputs) {
         let mut gateways: BTreeSet<&Arc<str>> = BTreeSet::new();

@@ -143,6 +143,7 @@ const GATEWAY_API: &[Input] = &[
     Input::TlsRoutes,
     Input::TcpRoutes,
     Input::UdpRoutes,
+    Input::ListenerSets,
     Input::BackendTlsPolicies,
     Input::ServiceEntries,
     Input::ReferenceGrants,

@@ -8,6 +8,7 @@ mod features;
 mod gateway;
 mod holds;
 mod istio;
+mod listener_set;
 mod render;
 mod route;
 
@@ -72,6 +73,8 @@ pub enum Body {
     },
     /// A Gateway of the Gateway API.
     Gateway(GatewayStatus),
+    /// A ListenerSet.
+    ListenerSet(ListenerSetStatus),
     /// A route: our entries of `parents`.
     Route {
         /// One for each parent that is ours.
@@ -101,8 +104,23 @@ pub struct GatewayStatus {
     pub addresses: Vec<(&'static str, String)>,
     /// In document order.
     pub listeners: Vec<ListenerStatus>,
+    /// ListenerSets that are attached; `None` = none asks.
+    pub attached_sets: Option<usize>,
     /// The Gateway itself, as the one whose proxies are asked.
     pub key: ObjectKey,
+}
+
+/// The status of a ListenerSet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerSetStatus {
+    /// `Accepted`.
+    pub accepted: Condition,
+    /// Why it cannot be programmed whatever proxies say.
+    pub obstacle: Option<Condition>,
+    /// In document order.
+    pub listeners: Vec<ListenerStatus>,
+    /// The Gateway whose proxies are asked.
+    pub gateway: ObjectKey,
 }
 
 /// The status of a listener.

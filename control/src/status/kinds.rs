@@ -25,9 +25,10 @@ const NETWORKING: &str = "networking.istio.io";
 const SECURITY: &str = "security.istio.io";
 
 /// Group, kind, shape.
-const KINDS: [(&str, &str, Shape); 23] = [
+const KINDS: [(&str, &str, Shape); 24] = [
     (GATEWAY_API, "GatewayClass", Shape::Own),
     (GATEWAY_API, "Gateway", Shape::Own),
+    (GATEWAY_API, "ListenerSet", Shape::Own),
     (GATEWAY_API, "HTTPRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "GRPCRoute", Shape::Entries { list: "parents", reference: "parentRef" }),
     (GATEWAY_API, "TLSRoute", Shape::Entries { list: "parents", reference: "parentRef" }),

@@ -47,10 +47,9 @@ pub(super) const RECORDS: &[Record] = &[
     ),
     some(
         "Gateway",
-        &["gatewayClassName", "listeners", "tls", "infrastructure"],
+        &["gatewayClassName", "listeners", "tls", "infrastructure", "allowedListeners"],
         &[
             ("addresses", Partly("`IPAddress`, and `Hostname` with the name of a Service; only in a cluster")),
-            ("allowedListeners", Unsupported("ListenerSets are not read")),
             ("defaultScope", Unsupported("routes attach to it by naming it")),
         ],
     ),
@@ -62,6 +61,12 @@ pub(super) const RECORDS: &[Record] = &[
             ("parametersRef", Partly("a ConfigMap; only in a cluster, where something is made for the Gateway")),
         ],
     ),
+    all("ParametersReference", &["group", "kind", "name", "namespace"]),
+    all("GatewayAddress", &["type", "value"]),
+    all("AllowedListeners", &["namespaces"]),
+    all("ListenerNamespaces", &["from", "selector"]),
+    all("ListenerSet", &["parentRef", "listeners"]),
+    all("ParentGatewayReference", &["group", "kind", "name", "namespace"]),
     all("Listener", &["name", "hostname", "port", "protocol", "tls", "allowedRoutes"]),
     some(
         "ListenerTlsConfig",

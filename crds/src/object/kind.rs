@@ -79,7 +79,7 @@ pub static KNOWN_KINDS: &[KnownKind] = &[
     known(gateway_api::GROUP, "TCPRoute", &["v1", "v1alpha2"], Support::Served),
     known(gateway_api::GROUP, "UDPRoute", &["v1", "v1alpha2"], Support::Served),
     known(gateway_api::GROUP, "BackendTLSPolicy", &["v1", "v1alpha3"], Support::Served),
-    known(gateway_api::GROUP, "ListenerSet", &["v1"], Support::Checked),
+    known(gateway_api::GROUP, "ListenerSet", &["v1"], Support::Served),
     known(NETWORKING, "Gateway", &["v1", "v1beta1", "v1alpha3"], Support::Served),
     known(NETWORKING, "VirtualService", &["v1", "v1beta1", "v1alpha3"], Support::Served),
     known(NETWORKING, "DestinationRule", &["v1", "v1beta1", "v1alpha3"], Support::Served),

@@ -130,6 +130,7 @@ fn typed(known: &KnownKind, value: &Value, fields: &Map<String, Value>, issues: 
         (gateway_api::GROUP, "GRPCRoute") => required_spec::<gateway_api::GrpcRoute>(known, fields, issues),
         (gateway_api::GROUP, "TLSRoute") => required_spec::<gateway_api::TlsRoute>(known, fields, issues),
         (gateway_api::GROUP, "TCPRoute") => required_spec::<gateway_api::TcpRoute>(known, fields, issues),
+        (gateway_api::GROUP, "ListenerSet") => required_spec::<gateway_api::ListenerSet>(known, fields, issues),
         (gateway_api::GROUP, "UDPRoute") => required_spec::<gateway_api::UdpRoute>(known, fields, issues),
         (gateway_api::GROUP, "BackendTLSPolicy") => {
             required_spec::<gateway_api::BackendTlsPolicy>(known, fields, issues)

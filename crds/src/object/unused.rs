@@ -6,12 +6,11 @@ use super::read::spec_of;
 use super::{KnownKind, Meta};
 use crate::issue::Issue;
 use crate::schema::Decode;
-use crate::{gateway_api, istio, validate};
+use crate::{istio, validate};
 
 /// Checks a document of such a kind; `false` for every other kind.
 pub(super) fn check(known: &KnownKind, meta: &Meta, fields: &Map<String, Value>, issues: &mut Vec<Issue>) -> bool {
     match (known.group, known.kind) {
-        (gateway_api::GROUP, "ListenerSet") => drop(required::<gateway_api::ListenerSet>(known, fields, issues)),
         (_, "WorkloadGroup") => {
             let group = required::<istio::WorkloadGroup>(known, fields, issues);
             validate::unused(meta, group.as_ref(), validate::workload_group, issues);

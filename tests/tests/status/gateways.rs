@@ -285,7 +285,9 @@ async fn foreign(stand: &Stand<'_>) -> anyhow::Result<()> {
 /// A Gateway that names a Service is run by that Service's pods.
 async fn named_service(stand: &Stand<'_>) -> anyhow::Result<()> {
     let rest = "  addresses: [{type: Hostname, value: taken-palisade.provisioned.svc.cluster.local}]";
-    stand.cluster.apply(&gateway("manual", "palisade", rest)).await?;
+    // The ports of the other Gateway of these pods are taken.
+    let beside = gateway("manual", "palisade", rest).replace("port: 80,", "port: 81,").replace("8080", "8081");
+    stand.cluster.apply(&beside).await?;
     until("the address of the Service", SOON, async || {
         let told = told(&conditions(stand, "manual").await?, "Programmed")?;
         ensure!(told == "False AddressNotAssigned", "{told}");

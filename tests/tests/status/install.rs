@@ -45,7 +45,7 @@ apiVersion: palisade.dev/v1alpha1
 kind: CedarPolicy
 metadata: {name: reads, namespace: installed}
 spec:
-  policies: 'permit (principal, action == Action::\"HttpRequest\", resource) when { context.request.method == \"GET\" };'
+  policies: 'permit (principal, action in Mesh::Action::\"l7\", resource is Mesh::Workload) when { context.http.method == \"GET\" };'
 ---
 apiVersion: v1
 kind: Service

@@ -9,7 +9,7 @@ use crate::{
     infrastructure::{is_manual, label_value, object_name, ports},
     inputs::{Inputs, core, served_gateways::ServedGateways},
     object::{Head, Object, ObjectKey, selects},
-    resolve::gateway_api::ListenerProtocol,
+    resolve::gateway_api::{ListenerProtocol, attached_sets},
 };
 
 /// Label of pods that serve a Gateway API Gateway.
@@ -105,7 +105,9 @@ pub(super) fn missing_services(inputs: &Inputs) -> Vec<Object<core::Service>> {
         if !is_served_class(inputs, class) || is_there {
             continue;
         }
-        let listeners = gateway.spec.listeners.iter();
+        let of_sets = attached_sets(inputs, gateway);
+        let of_sets = of_sets.iter().flat_map(|set| &set.spec.listeners);
+        let listeners = gateway.spec.listeners.iter().chain(of_sets);
         let listeners = listeners.map(|own| (own.name.as_str(), own.port, ListenerProtocol::of(own)));
         let ports = ports(listeners).into_iter().map(|exposed| core::ServicePort {
             name: exposed.name,

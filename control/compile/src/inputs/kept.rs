@@ -41,7 +41,7 @@ pub struct KeptInputs {
 macro_rules! each_kind {
     ($inputs:ident, $objects:ident => $do:expr) => {{
         each_kind!(@ $inputs, $objects => $do, services endpoint_slices pods secrets config_maps gateway_classes api_gateways
-            http_routes grpc_routes tls_routes tcp_routes udp_routes backend_tls_policies reference_grants gateways
+            http_routes grpc_routes tls_routes tcp_routes udp_routes listener_sets backend_tls_policies reference_grants gateways
             virtual_services destination_rules service_entries workload_entries sidecars authorization_policies peer_authentications
             request_authentications cedar_policies)
     }};

@@ -84,6 +84,8 @@ inputs! {
     TcpRoutes: tcp_routes,
     /// UDPRoutes.
     UdpRoutes: udp_routes,
+    /// ListenerSets.
+    ListenerSets: listener_sets,
     /// BackendTLSPolicies.
     BackendTlsPolicies: backend_tls_policies,
     /// CedarPolicies.
@@ -123,6 +125,7 @@ impl Inputs {
             tls_routes,
             tcp_routes,
             udp_routes,
+            listener_sets,
             backend_tls_policies,
             cedar_policies,
             broken_policies: _,
@@ -151,6 +154,7 @@ impl Inputs {
         tls_routes.adopt(&other.tls_routes);
         tcp_routes.adopt(&other.tcp_routes);
         udp_routes.adopt(&other.udp_routes);
+        listener_sets.adopt(&other.listener_sets);
         backend_tls_policies.adopt(&other.backend_tls_policies);
         cedar_policies.adopt(&other.cedar_policies);
     }

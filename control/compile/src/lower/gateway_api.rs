@@ -40,7 +40,8 @@ pub(crate) fn add(assembly: &mut Assembly<'_>, policies: &Arc<str>) -> Result<()
     }
     for (declared_port, listeners) in by_port {
         let chains: Arc<[Chain]> = chains(assembly, &listeners)?.into();
-        let origins: BTreeSet<Origin> = listeners.iter().map(|(gateway, _)| gateway.head.origin()).collect();
+        let origins = listeners.iter().flat_map(|(gateway, own)| [gateway.head.origin(), own.origin.clone()]);
+        let origins: Vec<Origin> = origins.collect();
         for port in gateways::target_ports(&resolved.inputs, client.proxy(), declared_port) {
             let key: Arc<str> = format!("0.0.0.0:{port}").into();
             if assembly.has(ResourceKind::Listener, &key) {
@@ -70,11 +71,12 @@ fn add_datagrams(
     policies: &Arc<str>,
 ) -> Result<(), HashError> {
     let client = assembly.client;
+    let place = place(assembly, gateway, listener);
     let routes: Arc<[Arc<str>]> = match listener.routes.first() {
-        Some(Attached { route, hosts: _ }) => [add_l4(assembly, &listener.name, route, &[])?].into(),
+        Some(Attached { route, hosts: _ }) => [add_l4(assembly, &place, route, &[])?].into(),
         None => [].into(),
     };
-    let name = Arc::clone(&listener.name);
+    let (name, origin) = (Arc::clone(&listener.name), &listener.origin);
     let chain = Chain { name, sni: [].into(), tls: None, handler: ChainHandler::Tcp { routes } };
     for port in gateways::datagram_ports(&client.resolved.inputs, client.proxy(), listener.port) {
         let key: Arc<str> = format!("0.0.0.0:{port}/udp").into();
@@ -91,7 +93,7 @@ fn add_datagrams(
             detects_misdirected: false,
             is_udp: true,
         };
-        assembly.add(Resource::Listener(listener), [gateway.head.origin()])?;
+        assembly.add(Resource::Listener(listener), [gateway.head.origin(), origin.clone()])?;
     }
     Ok(())
 }
@@ -105,9 +107,21 @@ const fn is_https(chain: &Chain) -> bool {
     }
 }
 
+/// A listener by a name that no other listener of the proxy has.
+fn place(assembly: &Assembly<'_>, gateway: &ResolvedGateway, listener: &ResolvedListener) -> Arc<str> {
+    match (&listener.set, assembly.client.served_gateways().count()) {
+        (None, 0 | 1) => Arc::clone(&listener.name),
+        (None, _) => format!("{}:{}", gateway.head.key, listener.name).into(),
+        (Some(set), _) => format!("{set}:{}", listener.name).into(),
+    }
+}
+
 /// The route table of a listener.
-fn table(gateway: &ObjectKey, listener: &str) -> Arc<str> {
-    format!("gateway:{gateway}:{listener}").into()
+fn table(gateway: &ObjectKey, listener: &ResolvedListener) -> Arc<str> {
+    match &listener.set {
+        None => format!("gateway:{gateway}:{}", listener.name).into(),
+        Some(set) => format!("gateway:{gateway}:{set}:{}", listener.name).into(),
+    }
 }
 
 fn chains(
@@ -118,7 +132,7 @@ fn chains(
     let mut by_sni: BTreeMap<HostPattern, Chain> = BTreeMap::new();
     let mut name: Arc<str> = "".into();
     for (gateway, listener) in listeners {
-        let table = table(&gateway.head.key, &listener.name);
+        let (table, place) = (table(&gateway.head.key, listener), place(assembly, gateway, listener));
         let handler = match listener.protocol {
             ListenerProtocol::Http => {
                 add_table(assembly, gateway, listener, &table)?;
@@ -139,12 +153,12 @@ fn chains(
                 let mut routes = Vec::new();
                 for attached in &listener.routes {
                     let hosts = if attached.route.kind == RouteKind::Tls { &*attached.hosts } else { &[] };
-                    routes.push(add_l4(assembly, &listener.name, &attached.route, hosts)?);
+                    routes.push(add_l4(assembly, &place, &attached.route, hosts)?);
                 }
                 Ok(ChainHandler::Tcp { routes: routes.into() })
             }
             ListenerProtocol::TlsPassthrough => {
-                for (host, chain) in passthrough(assembly, listener)? {
+                for (host, chain) in passthrough(assembly, listener, &place)? {
                     by_sni.entry(host).or_insert(chain);
                 }
                 continue;
@@ -152,7 +166,7 @@ fn chains(
             ListenerProtocol::Tcp => {
                 // Without anything to tell connections apart the oldest route has them all.
                 let routes = match listener.routes.first() {
-                    Some(Attached { route, hosts: _ }) => [add_l4(assembly, &listener.name, route, &[])?].into(),
+                    Some(Attached { route, hosts: _ }) => [add_l4(assembly, &place, route, &[])?].into(),
                     None => [].into(),
                 };
                 let name = Arc::clone(&listener.name);
@@ -184,10 +198,11 @@ fn chains(
 fn passthrough(
     assembly: &mut Assembly<'_>,
     listener: &ResolvedListener,
+    place: &str,
 ) -> Result<BTreeMap<HostPattern, Chain>, HashError> {
     let mut chains = BTreeMap::new();
     for attached in &listener.routes {
-        let key = add_l4(assembly, &listener.name, &attached.route, &attached.hosts)?;
+        let key = add_l4(assembly, place, &attached.route, &attached.hosts)?;
         for host in attached.hosts.iter() {
             let sni: Arc<[HostPattern]> = if *host == HostPattern::Any { [].into() } else { [host.clone()].into() };
             let handler = ChainHandler::Tcp { routes: [Arc::clone(&key)].into() };
@@ -287,7 +302,10 @@ fn add_table(
             https_redirect: false,
             entries: entries.into(),
         };
-        assembly.add(Resource::VirtualHost(virtual_host), std::iter::once(gateway.head.origin()).chain(origins))?;
+        assembly.add(
+            Resource::VirtualHost(virtual_host),
+            [listener.origin.clone(), gateway.head.origin()].into_iter().chain(origins),
+        )?;
     }
     Ok(())
 }

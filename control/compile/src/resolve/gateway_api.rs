@@ -8,18 +8,20 @@ mod client_roots;
 mod grants;
 mod listeners;
 pub(crate) mod routes;
+mod sets;
 mod shared;
 pub(crate) mod status;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::gateway_api::{Listener as Written, ParentReference, TlsMode};
-use palisade_model::{host::HostPattern, listener::ClientValidation};
+use palisade_crds::gateway_api::{AllowedRoutes, Listener as Written, ParentReference, TlsMode};
+use palisade_model::{host::HostPattern, listener::ClientValidation, origin::Origin};
 
 pub(crate) use backend_certificate::BackendCertificate;
 pub(crate) use backend_tls::{BackendTls, BackendTlsPolicies};
 pub(crate) use grants::{Grants, Referrer};
 pub(crate) use routes::{Route, RouteKind};
+pub(crate) use sets::attached as attached_sets;
 
 use crate::{
     inputs::{Input, Inputs, ServedGateways, is_served_class},
@@ -36,6 +38,7 @@ pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
 /// All that decides about a route besides the route.
 const CIRCUMSTANCES: &[Input] = &[
     Input::ApiGateways,
+    Input::ListenerSets,
     Input::GatewayClasses,
     Input::BackendTlsPolicies,
     Input::ServiceEntries,
@@ -67,12 +70,25 @@ pub(crate) struct GatewayApi {
 pub(crate) struct ResolvedGateway {
     /// Metadata.
     pub(crate) head: Head,
-    /// Listeners in document order.
+    /// Listeners in document order, then those of the ListenerSets that are attached, older ones first.
     pub(crate) listeners: Vec<ResolvedListener>,
+    /// The ListenerSets that name it, whether they may or not.
+    pub(crate) sets: Vec<ResolvedSet>,
     /// What it shows to backends.
     pub(crate) backend_certificate: BackendCertificate,
     /// What its status says.
     pub(crate) status: status::GatewayStatus,
+}
+
+/// A ListenerSet that names a Gateway.
+#[derive(Debug, PartialEq)]
+pub(crate) struct ResolvedSet {
+    /// Metadata.
+    pub(crate) head: Head,
+    /// The Gateway lets it.
+    pub(crate) is_allowed: bool,
+    /// What its status says of its listeners.
+    pub(crate) listeners: Vec<status::ListenerStatus>,
 }
 
 /// A listener.
@@ -96,6 +112,12 @@ pub(crate) struct ResolvedListener {
     pub(crate) frontend: Option<ClientValidation>,
     /// No conflict or mistake keeps it from being served.
     pub(crate) is_accepted: bool,
+    /// Routes that may attach.
+    pub(crate) allowed_routes: AllowedRoutes,
+    /// The document that it stands in.
+    pub(crate) origin: Origin,
+    /// The ListenerSet that it stands in; `None` = the Gateway itself.
+    pub(crate) set: Option<ObjectKey>,
     /// Routes in age order.
     pub(crate) routes: Vec<Attached>,
 }
@@ -177,6 +199,14 @@ impl ListenerProtocol {
     }
 }
 
+impl ResolvedGateway {
+    /// Each listener with what a status says of it.
+    fn with_statuses(&mut self) -> impl Iterator<Item = (&mut ResolvedListener, &mut status::ListenerStatus)> {
+        let of_sets = self.sets.iter_mut().flat_map(|set| &mut set.listeners);
+        self.listeners.iter_mut().zip(self.status.listeners.iter_mut().chain(of_sets))
+    }
+}
+
 impl GatewayApi {
     /// Resolves listeners and attaches routes, oldest first.
     /// A route whose document is as it was `before` is the very same.
@@ -188,6 +218,7 @@ impl GatewayApi {
             .filter(|gateway| is_served_class(inputs, &gateway.spec.gateway_class_name))
             .map(|gateway| (gateway.head.key.clone(), listeners::resolve(inputs, gateway, &grants)))
             .collect();
+        sets::attach(inputs, &mut gateways, &grants);
         shared::settle(inputs, &mut gateways);
         let seen = inputs.only(&[CIRCUMSTANCES]);
         let (routes, made) = routes::all(inputs, before.map(|before| &before.made));
@@ -210,7 +241,9 @@ impl GatewayApi {
         }
         let attach::Places { gateways: _, services, entries } = places;
         for gateway in gateways.values_mut() {
-            gateway.status.count_routes(&gateway.listeners);
+            for (listener, told) in gateway.with_statuses() {
+                told.attached_routes = u32::try_from(listener.routes.len()).unwrap_or(u32::MAX);
+            }
         }
         let gateways = gateways.into_iter().map(|(key, gateway)| (key, Arc::new(gateway))).collect();
         let backend_tls = BackendTlsPolicies::new(inputs);
@@ -307,8 +340,16 @@ fn status_of(
             // A Gateway of another controller's class is not ours to speak about.
             (GROUP, "Gateway") if inputs.api_gateways.contains_key(&key) && !gateways.contains_key(&key) => continue,
             (GROUP, "Gateway") => match gateways.get(&key) {
-                Some(gateway) => attach::to_gateway(inputs, gateway, &route, parent, &mut attachments),
+                Some(gateway) => attach::to_gateway(inputs, gateway, None, &route, parent, &mut attachments),
                 None => status::refused("Accepted", "NoMatchingParent", "the Gateway does not exist"),
+            },
+            (GROUP, "ListenerSet") => match (sets::parent(inputs, &key), inputs.listener_sets.contains_key(&key)) {
+                (None, false) => status::refused("Accepted", "NoMatchingParent", "the ListenerSet does not exist"),
+                (owner, _) => match owner.and_then(|owner| gateways.get(&owner)) {
+                    Some(gateway) => attach::to_gateway(inputs, gateway, Some(&key), &route, parent, &mut attachments),
+                    // It is attached to a Gateway of another controller, or to none.
+                    None => continue,
+                },
             },
             ("" | "core", "Service") | (ISTIO_GROUP, "ServiceEntry") if route.kind == RouteKind::Udp => {
                 status::refused("Accepted", "UnsupportedValue", "the mesh carries no datagrams: only Gateways take it")
@@ -317,7 +358,11 @@ fn status_of(
             (ISTIO_GROUP, "ServiceEntry") => attach::to_entry(inputs, &route, parent, &mut attachments),
             _ => continue,
         };
-        let exists = parent.kind != "Gateway" || gateways.contains_key(&key);
+        let exists = match parent.kind.as_str() {
+            "Gateway" => gateways.contains_key(&key),
+            "ListenerSet" => inputs.listener_sets.contains_key(&key),
+            _ => true,
+        };
         let (parent, resolved_refs) = (parent.clone(), resolved_refs.clone());
         parents.push(status::ParentStatus { index, parent, exists, accepted, resolved_refs });
     }

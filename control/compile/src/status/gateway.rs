@@ -7,6 +7,7 @@ use palisade_crds::gateway_api::{FrontendValidationMode, Gateway};
 use super::{
     Body, Condition, GatewayStatus, ListenerStatus, ObjectStatus, StatusOptions, Trouble,
     addresses::{self, Addresses},
+    listener_set,
 };
 use crate::{
     infrastructure,
@@ -61,7 +62,9 @@ pub(super) fn gateways(
 ) {
     for gateway in resolved.gateway_api.gateways() {
         let Some(document) = resolved.inputs.api_gateways.get(&gateway.head.key) else { continue };
-        let body = Body::Gateway(one(resolved, gateway, document, options.troubles.get(&gateway.head.key)));
+        let mut status = one(resolved, gateway, document, options.troubles.get(&gateway.head.key));
+        status.attached_sets = listener_set::add(gateway, &status, objects);
+        let body = Body::Gateway(status);
         objects.insert(ObjectName::of(&gateway.head), Arc::new(ObjectStatus { origin: gateway.head.origin(), body }));
     }
 }
@@ -96,7 +99,7 @@ fn one(
         Condition::holds("InsecureFrontendValidationMode", "ConfigurationChanged")
             .saying("clients whose certificates are missing or wrong are served: backends have to tell them apart")
     }));
-    GatewayStatus { conditions, obstacle, addresses, listeners, key: gateway.head.key.clone() }
+    GatewayStatus { conditions, obstacle, addresses, listeners, attached_sets: None, key: gateway.head.key.clone() }
 }
 
 /// Whether `spec.tls.frontend` asks for certificates without insisting on them, on any port.
@@ -159,7 +162,7 @@ fn obstacle(
     addresses.found.is_empty().then(|| Condition::fails("Programmed", "AddressNotAssigned", "it has no address yet"))
 }
 
-fn listener(listener: &status::ListenerStatus) -> ListenerStatus {
+pub(super) fn listener(listener: &status::ListenerStatus) -> ListenerStatus {
     let status::ListenerStatus { name, attached_routes, conflict, overlaps, kinds, accepted, resolved_refs } = listener;
     let conflicted = match conflict {
         Some(reason) => Condition::holds("Conflicted", reason).saying("another listener of the port stands in the way"),

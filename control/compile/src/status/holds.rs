@@ -93,6 +93,7 @@ fn held<'a>(inputs: &'a Inputs, key: &ObjectKey, wanted: &Kind) -> Option<(&'a H
         Kind::GrpcRoute(wanted) => same(&inputs.grpc_routes, key, wanted),
         Kind::TlsRoute(wanted) => same(&inputs.tls_routes, key, wanted),
         Kind::TcpRoute(wanted) => same(&inputs.tcp_routes, key, wanted),
+        Kind::ListenerSet(wanted) => same(&inputs.listener_sets, key, wanted),
         Kind::UdpRoute(wanted) => same(&inputs.udp_routes, key, wanted),
         Kind::BackendTlsPolicy(wanted) => same(&inputs.backend_tls_policies, key, wanted),
         Kind::ReferenceGrant(wanted) => same(&inputs.reference_grants, key, wanted),
@@ -148,6 +149,7 @@ pub(super) fn heads(inputs: &Inputs) -> impl Iterator<Item = &Head> {
         .chain(of(&inputs.tls_routes))
         .chain(of(&inputs.tcp_routes))
         .chain(of(&inputs.udp_routes))
+        .chain(of(&inputs.listener_sets))
         .chain(of(&inputs.backend_tls_policies))
         .chain(of(&inputs.reference_grants))
         .chain(of_istio(inputs))

@@ -5,8 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Acks, Attachment, Body, CONTROLLER_NAME, Concern, Condition, GatewayStatus, ListenerStatus, ObjectStatus,
-    Reference, SUPPORTED_FEATURES, WholeStatus,
+    Acks, Attachment, Body, CONTROLLER_NAME, Concern, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus,
+    ObjectStatus, Reference, SUPPORTED_FEATURES, WholeStatus,
 };
 use crate::resolve::gateway_api::GROUP;
 
@@ -29,6 +29,7 @@ impl ObjectStatus {
                 json!({"conditions": list(conditions, generation), "supportedFeatures": features})
             }
             Body::Gateway(gateway) => self.gateway(gateway, acks),
+            Body::ListenerSet(set) => self.listener_set(set, acks),
             Body::Route { parents, concern } => {
                 json!({"parents": self.attachments("parentRef", parents, concern, acks)})
             }
@@ -44,6 +45,7 @@ impl ObjectStatus {
         match &self.body {
             Body::Class { conditions: _ } => None,
             Body::Gateway(gateway) => Some(Concern::Gateways(vec![gateway.key.clone()])),
+            Body::ListenerSet(set) => Some(Concern::Gateways(vec![set.gateway.clone()])),
             Body::Route { parents: _, concern } | Body::Ancestors { ancestors: _, concern } => Some(concern.clone()),
             Body::Object(whole) => whole.concern.clone(),
         }
@@ -61,6 +63,11 @@ impl ObjectStatus {
                 let own = gateway.conditions.iter().filter(|condition| !condition.is_true());
                 let listeners = gateway.listeners.iter().flat_map(|listener| &listener.conditions);
                 own.chain(listeners.filter(|c| matches!(c.kind, "Accepted") && !c.is_true())).collect()
+            }
+            Body::ListenerSet(set) => {
+                let listeners = set.listeners.iter().flat_map(|listener| &listener.conditions);
+                let listeners = listeners.filter(|own| own.kind == "Accepted");
+                std::iter::once(&set.accepted).chain(listeners).filter(|condition| !condition.is_true()).collect()
             }
             Body::Route { parents: entries, concern: _ } | Body::Ancestors { ancestors: entries, concern: _ } => {
                 of_attachments(entries)
@@ -80,27 +87,33 @@ impl ObjectStatus {
         let acked = acks.programmed(&self.origin, &Concern::Gateways(vec![gateway.key.clone()])).programmed();
         let programmed = gateway.obstacle.clone().unwrap_or_else(|| acked.clone());
         let conditions: Vec<Condition> = gateway.conditions.iter().cloned().chain([programmed]).collect();
-        let listener = |listener: &ListenerStatus| {
-            let ListenerStatus { name, kinds, attached_routes, conditions, is_valid } = listener;
-            let programmed = match is_valid {
-                true => acked.clone(),
-                false => Condition::fails("Programmed", "Invalid", "the listener is not served as written"),
-            };
-            let conditions: Vec<Condition> = conditions.iter().cloned().chain([programmed]).collect();
-            let kinds: Vec<Value> = kinds.iter().map(|kind| json!({"group": GROUP, "kind": kind})).collect();
-            json!({
-                "name": name,
-                "supportedKinds": kinds,
-                "attachedRoutes": attached_routes,
-                "conditions": list(&conditions, generation),
-            })
-        };
         let addresses: Vec<Value> =
             gateway.addresses.iter().map(|(kind, value)| json!({"type": kind, "value": value})).collect();
-        json!({
+        let listeners = gateway.listeners.iter().map(|own| listener(own, &acked, "Invalid", generation));
+        let mut status = json!({
             "addresses": addresses,
             "conditions": list(&conditions, generation),
-            "listeners": gateway.listeners.iter().map(listener).collect::<Vec<_>>(),
+            "listeners": listeners.collect::<Vec<_>>(),
+        });
+        // Older releases of the Gateway API know neither ListenerSets nor this field.
+        if let (Some(attached), Some(fields)) = (gateway.attached_sets, status.as_object_mut()) {
+            fields.insert("attachedListenerSets".to_owned(), attached.into());
+        }
+        status
+    }
+
+    fn listener_set(&self, set: &ListenerSetStatus, acks: &dyn Acks) -> Value {
+        let generation = self.origin.generation;
+        let acked = acks.programmed(&self.origin, &Concern::Gateways(vec![set.gateway.clone()])).programmed();
+        let programmed = set.obstacle.clone().unwrap_or_else(|| acked.clone());
+        let listeners = set.listeners.iter().map(|own| {
+            let conflict =
+                own.conditions.iter().find(|condition| condition.kind == "Conflicted" && condition.is_true());
+            listener(own, &acked, conflict.map_or("Invalid", |conflict| conflict.reason), generation)
+        });
+        json!({
+            "conditions": list(&[set.accepted.clone(), programmed], generation),
+            "listeners": listeners.collect::<Vec<_>>(),
         })
     }
 
@@ -174,6 +187,23 @@ impl Reference {
         }
         Value::Object(fields)
     }
+}
+
+/// A listener; `refusal` is the reason of one that is not served.
+fn listener(listener: &ListenerStatus, acked: &Condition, refusal: &'static str, generation: i64) -> Value {
+    let ListenerStatus { name, kinds, attached_routes, conditions, is_valid } = listener;
+    let programmed = match is_valid {
+        true => acked.clone(),
+        false => Condition::fails("Programmed", refusal, "the listener is not served as written"),
+    };
+    let conditions: Vec<Condition> = conditions.iter().cloned().chain([programmed]).collect();
+    let kinds: Vec<Value> = kinds.iter().map(|kind| json!({"group": GROUP, "kind": kind})).collect();
+    json!({
+        "name": name,
+        "supportedKinds": kinds,
+        "attachedRoutes": attached_routes,
+        "conditions": list(&conditions, generation),
+    })
 }
 
 fn short(text: &str) -> &str {

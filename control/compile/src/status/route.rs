@@ -21,9 +21,11 @@ pub(super) fn routes(resolved: &Resolved, objects: &mut BTreeMap<ObjectName, Arc
 }
 
 fn of_route(route: &status::RouteStatus) -> ObjectStatus {
+    let attached = route.gateways();
     let status::RouteStatus { route, parents, .. } = route;
     let head = &route.head;
-    let mut gateways = Vec::new();
+    // A ListenerSet's Gateway is told by where the route is.
+    let mut gateways: Vec<ObjectKey> = attached.cloned().collect();
     let mut is_mesh_wide = false;
     let mut entries: Vec<Attachment> = Vec::new();
     for parent in parents.iter().filter(|parent| parent.exists) {
@@ -31,7 +33,7 @@ fn of_route(route: &status::RouteStatus) -> ObjectStatus {
         if parent.kind == "Gateway" {
             let namespace = parent.namespace.clone().unwrap_or_else(|| head.key.namespace.to_string());
             gateways.push(ObjectKey::new(namespace, parent.name.as_str()));
-        } else {
+        } else if parent.kind != "ListenerSet" {
             is_mesh_wide = true;
         }
         let reference = reference(parent);

@@ -12,6 +12,7 @@ mod gateways;
 mod golden;
 mod incremental;
 mod inputs;
+mod listener_sets;
 mod policies;
 mod samples;
 mod semantics;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_crds::gateway_api::{FromNamespaces, LabelSelector, Listener as Written, ParentReference};
+use palisade_crds::gateway_api::{AllowedRoutes, FromNamespaces, LabelSelector, ParentReference};
 use palisade_model::host::HostPattern;
 
 use super::{Attached, GROUP, ResolvedGateway, Route, RouteKind, ServiceRoute, parent_key, status};
@@ -63,25 +63,36 @@ fn attach(places: &mut BTreeMap<ObjectKey, Vec<ServiceRoute>>, key: &ObjectKey, 
     }
 }
 
-/// Attaches a route to every listener that its parent reference names and that allows it; gives the `Accepted` condition.
+/// Attaches a route to every listener that its parent reference names and that allows it: to those of a Gateway itself, or of a
+/// ListenerSet; gives the `Accepted` condition.
 pub(super) fn to_gateway(
     inputs: &Inputs,
     gateway: &ResolvedGateway,
+    set: Option<&ObjectKey>,
     route: &Route,
     parent: &ParentReference,
     attachments: &mut Vec<Attachment>,
 ) -> status::Condition {
-    let document = inputs.api_gateways.get(&gateway.head.key);
+    if set.is_some_and(|set| !gateway.sets.iter().any(|own| own.is_allowed && own.head.key == *set)) {
+        return status::refused("Accepted", "NotAllowedByListeners", "the Gateway does not allow the ListenerSet");
+    }
     let mut refusal = Refusal::NoListener;
     let mut is_attached = false;
-    for (index, listener) in gateway.listeners.iter().enumerate() {
+    let listeners = gateway.listeners.iter().enumerate();
+    for (index, listener) in listeners.filter(|(_, listener)| listener.set.as_ref() == set) {
         let is_named = parent.section_name.as_deref().is_none_or(|name| *name == *listener.name)
             && parent.port.is_none_or(|port| port == listener.port);
-        let written = document.and_then(|document| document.spec.listeners.iter().find(|w| *w.name == *listener.name));
-        let Some(written) = written.filter(|_| is_named) else { continue };
+        if !is_named {
+            continue;
+        }
         if !route.kind.suits(listener.protocol)
-            || !allows_kind(written, route.kind)
-            || !allows_namespace(inputs, written, &gateway.head.key.namespace, &route.head.key.namespace)
+            || !allows_kind(&listener.allowed_routes, route.kind)
+            || !allows_namespace(
+                inputs,
+                &listener.allowed_routes,
+                &listener.origin.namespace,
+                &route.head.key.namespace,
+            )
         {
             refusal = refusal.max(Refusal::NotAllowed);
             continue;
@@ -165,26 +176,27 @@ pub(super) fn to_entry(
     status::accepted("Accepted", "Accepted")
 }
 
-fn allows_kind(written: &Written, route: RouteKind) -> bool {
-    let kinds = &written.allowed_routes.kinds;
+fn allows_kind(allowed: &AllowedRoutes, route: RouteKind) -> bool {
+    let kinds = &allowed.kinds;
     kinds.is_empty() || kinds.iter().any(|kind| kind.group == GROUP && kind.kind == route.as_str())
 }
 
-fn allows_namespace(inputs: &Inputs, written: &Written, own: &str, route: &str) -> bool {
-    let namespaces = &written.allowed_routes.namespaces;
+fn allows_namespace(inputs: &Inputs, allowed: &AllowedRoutes, own: &str, route: &str) -> bool {
+    let namespaces = &allowed.namespaces;
     match namespaces.from {
         FromNamespaces::All => true,
         FromNamespaces::Same => own == route,
-        FromNamespaces::Selector => match &namespaces.selector {
-            None => false,
-            Some(selector) => {
-                let mut labels = inputs.namespace(route).labels;
-                // Every namespace has it, also one that no document describes.
-                labels.insert(NAMESPACE_NAME.to_owned(), route.to_owned());
-                matches_labels(selector, &labels)
-            }
-        },
+        FromNamespaces::Selector => selects_namespace(inputs, namespaces.selector.as_ref(), route),
     }
+}
+
+/// Whether a selector takes a namespace; one that is not written takes none.
+pub(super) fn selects_namespace(inputs: &Inputs, selector: Option<&LabelSelector>, namespace: &str) -> bool {
+    let Some(selector) = selector else { return false };
+    let mut labels = inputs.namespace(namespace).labels;
+    // Every namespace has it, also one that no document describes.
+    labels.insert(NAMESPACE_NAME.to_owned(), namespace.to_owned());
+    matches_labels(selector, &labels)
 }
 
 /// Kubernetes label selector semantics: everything that is written must hold; an unknown operator never does.

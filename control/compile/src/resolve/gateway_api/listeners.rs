@@ -13,25 +13,54 @@ use super::{
 };
 use crate::{
     inputs::Inputs,
-    object::{Object, ObjectKey},
+    object::{Head, Object, ObjectKey},
     resolve::secrets::{is_certificate, secret_key},
 };
 
 /// Ports of the proxy itself: admin, metrics, readiness.
 const OWN_PORTS: [u16; 3] = [15000, 15020, 15021];
 
+/// The document that listeners stand in: a Gateway, or a ListenerSet that is attached to it.
+#[derive(Clone, Copy)]
+pub(super) struct Home<'a> {
+    /// Metadata.
+    pub(super) head: &'a Head,
+    /// The set; `None` = the Gateway itself.
+    pub(super) set: Option<&'a ObjectKey>,
+    /// All of its listeners.
+    pub(super) listeners: &'a [Written],
+}
+
 /// Resolves a Gateway's own parts; routes attach later.
 pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grants) -> ResolvedGateway {
+    let home = Home { head: &gateway.head, set: None, listeners: &gateway.spec.listeners };
+    let (listeners, statuses) = resolve_all(inputs, gateway, home, grants);
+    ResolvedGateway {
+        head: gateway.head.clone(),
+        listeners,
+        sets: Vec::new(),
+        backend_certificate: BackendCertificate::of(inputs, gateway, grants),
+        status: status::GatewayStatus { listeners: statuses },
+    }
+}
+
+/// Resolves the listeners of a document.
+pub(super) fn resolve_all(
+    inputs: &Inputs,
+    gateway: &Object<Gateway>,
+    home: Home<'_>,
+    grants: &Grants,
+) -> (Vec<ResolvedListener>, Vec<status::ListenerStatus>) {
     let mut listeners = Vec::new();
     let mut statuses = Vec::new();
-    for written in &gateway.spec.listeners {
+    for written in home.listeners {
         let protocol = ListenerProtocol::of(written);
-        let conflict = conflict(written, protocol, &gateway.spec.listeners);
+        let conflict = conflict(written, protocol, home.listeners);
         let hostname = match written.hostname.as_deref() {
             None | Some("") => Some(HostPattern::Any),
             Some(text) => text.parse().ok(),
         };
-        let (certificates, resolved_refs) = certificates(inputs, gateway, written, protocol, grants);
+        let (certificates, resolved_refs) = certificates(inputs, home, written, protocol, grants);
         let frontend = frontend(gateway, written.port, protocol);
         let roots = frontend_of(gateway, written.port, protocol)
             .map(|(validation, _)| ClientRoots::of(inputs, gateway, grants, validation));
@@ -60,6 +89,9 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             certificates,
             frontend,
             is_accepted: accepted.is_true,
+            allowed_routes: written.allowed_routes.clone(),
+            origin: home.head.origin(),
+            set: home.set.cloned(),
             routes: Vec::new(),
         });
         let (accepted, resolved_refs) = match roots {
@@ -70,18 +102,13 @@ pub(super) fn resolve(inputs: &Inputs, gateway: &Object<Gateway>, grants: &Grant
             name: written.name.as_str().into(),
             attached_routes: 0,
             conflict,
-            overlaps: overlaps(written, protocol, &gateway.spec.listeners),
+            overlaps: overlaps(written, protocol, home.listeners),
             kinds: supported_kinds(written, protocol),
             accepted,
             resolved_refs,
         });
     }
-    ResolvedGateway {
-        head: gateway.head.clone(),
-        listeners,
-        backend_certificate: BackendCertificate::of(inputs, gateway, grants),
-        status: status::GatewayStatus { listeners: statuses },
-    }
+    (listeners, statuses)
 }
 
 /// What `spec.tls.frontend` asks of the clients of a port.
@@ -135,7 +162,7 @@ fn conflict(written: &Written, protocol: ListenerProtocol, all: &[Written]) -> O
 /// Keys of the certificates that may be read, and the condition that says whether all of them may.
 fn certificates(
     inputs: &Inputs,
-    gateway: &Object<Gateway>,
+    home: Home<'_>,
     written: &Written,
     protocol: ListenerProtocol,
     grants: &Grants,
@@ -153,14 +180,15 @@ fn certificates(
         }
     };
     for reference in references {
-        let own = &gateway.head.key.namespace;
+        let own = &home.head.key.namespace;
         let namespace = reference.namespace.as_deref().unwrap_or(own);
-        let from = Referrer { group: GROUP, kind: "Gateway", namespace: own };
+        let from = Referrer { group: GROUP, kind: &home.head.kind, namespace: own };
         if !reference.group.is_empty() || reference.kind != "Secret" {
             let message = format!("`{}/{}` is not a kind of certificate", reference.group, reference.kind);
             refuse("InvalidCertificateRef", &message);
         } else if !grants.permits(from, namespace, "", "Secret", &reference.name) {
-            let message = format!("no ReferenceGrant lets this Gateway use secret `{namespace}/{}`", reference.name);
+            let message =
+                format!("no ReferenceGrant lets this {} use secret `{namespace}/{}`", home.head.kind, reference.name);
             refuse("RefNotPermitted", &message);
         } else {
             let key = ObjectKey::new(namespace, reference.name.as_str());

@@ -1,8 +1,8 @@
-//! Gateways that the same pods serve: what an older one has on a port, a younger one cannot have.
+//! Listeners that share pods: what older ones have on a port, younger ones cannot have.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{ResolvedGateway, status};
+use super::{ListenerProtocol, ResolvedGateway, ResolvedListener, status};
 use crate::{
     infrastructure::{named_services, object_name},
     inputs::Inputs,
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A listener that stands: its port, what is spoken on the socket, and its hosts.
-type Standing = (u16, u8, String);
+pub(super) type Standing = (u16, u8, String);
 
 /// Decides conflicts between Gateways that lead to the same Service.
 pub(super) fn settle(inputs: &Inputs, gateways: &mut BTreeMap<ObjectKey, ResolvedGateway>) {
@@ -37,36 +37,41 @@ pub(super) fn settle(inputs: &Inputs, gateways: &mut BTreeMap<ObjectKey, Resolve
         let mut standing: Vec<Standing> = Vec::new();
         for key in sharing {
             if let Some(gateway) = gateways.get_mut(&key) {
-                standing.extend(stand_beside(gateway, &standing));
+                take_down(gateway.with_statuses(), &standing, "an older Gateway that the same pods serve has it");
+                standing.extend(standing_of(&gateway.listeners));
             }
         }
     }
 }
 
-/// Takes down what cannot stand beside the listeners of older Gateways, and gives what does.
-fn stand_beside(gateway: &mut ResolvedGateway, standing: &[Standing]) -> Vec<Standing> {
-    let mut own = Vec::new();
-    for (listener, told) in gateway.listeners.iter_mut().zip(&mut gateway.status.listeners) {
-        if !listener.is_accepted {
-            continue;
-        }
+/// What stands of some listeners.
+pub(super) fn standing_of(listeners: &[ResolvedListener]) -> Vec<Standing> {
+    let standing = listeners.iter().filter(|listener| listener.is_accepted);
+    standing.map(|own| (own.port, own.protocol.transport(), own.hostname.to_string())).collect()
+}
+
+/// Takes down what cannot stand beside others.
+pub(super) fn take_down<'a>(
+    listeners: impl Iterator<Item = (&'a mut ResolvedListener, &'a mut status::ListenerStatus)>,
+    standing: &[Standing],
+    message: &str,
+) {
+    let udp = ListenerProtocol::Udp.transport();
+    for (listener, told) in listeners.filter(|(listener, _)| listener.is_accepted) {
         let (transport, host) = (listener.protocol.transport(), listener.hostname.to_string());
-        let on_port = || standing.iter().filter(|(port, ..)| *port == listener.port);
-        let conflict = if on_port().any(|(_, other, _)| *other != transport) {
-            Some("ProtocolConflict")
-        } else if on_port().any(|(.., other)| *other == host) {
-            Some("HostnameConflict")
-        } else {
-            None
+        // UDP sockets are apart from TCP sockets.
+        let rivals = || {
+            standing.iter().filter(|(port, other, _)| *port == listener.port && (*other == udp) == (transport == udp))
         };
-        match conflict {
-            Some(reason) => {
-                listener.is_accepted = false;
-                told.conflict = Some(reason);
-                told.accepted = status::refused("Accepted", reason, "an older Gateway that the same pods serve has it");
-            }
-            None => own.push((listener.port, transport, host)),
-        }
+        let reason = if rivals().any(|(_, other, _)| *other != transport) {
+            "ProtocolConflict"
+        } else if rivals().any(|(.., other)| *other == host) {
+            "HostnameConflict"
+        } else {
+            continue;
+        };
+        listener.is_accepted = false;
+        told.conflict = Some(reason);
+        told.accepted = status::refused("Accepted", reason, message);
     }
-    own
 }

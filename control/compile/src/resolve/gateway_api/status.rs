@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use palisade_crds::gateway_api::{HttpBackendRef, LocalObjectReference, ParentReference};
 
-use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route, RouteKind, attach::Attachment};
+use super::{GROUP, Grants, ISTIO_GROUP, Referrer, Route, RouteKind, attach::Attachment};
 use crate::{
     inputs::{Inputs, core::ServicePort},
     object::{Head, ObjectKey},
@@ -63,6 +63,16 @@ pub(crate) struct RouteStatus {
     pub(crate) told: OnceLock<Arc<ObjectStatus>>,
 }
 
+impl RouteStatus {
+    /// The Gateways at whose listeners it attaches.
+    pub(crate) fn gateways(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.attachments.iter().filter_map(|attachment| match attachment {
+            Attachment::Listener { gateway, .. } => Some(gateway),
+            Attachment::Service { .. } | Attachment::Entry { .. } => None,
+        })
+    }
+}
+
 /// What a route's status says of one parent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ParentStatus {
@@ -93,15 +103,6 @@ pub(super) fn accepted(condition_type: &'static str, reason: &'static str) -> Co
 /// A condition that does not hold.
 pub(super) fn refused(condition_type: &'static str, reason: &'static str, message: &str) -> Condition {
     Condition { condition_type, is_true: false, reason, message: message.into() }
-}
-
-impl GatewayStatus {
-    /// Counts the routes of each listener.
-    pub(super) fn count_routes(&mut self, listeners: &[ResolvedListener]) {
-        for (status, listener) in self.listeners.iter_mut().zip(listeners) {
-            status.attached_routes = u32::try_from(listener.routes.len()).unwrap_or(u32::MAX);
-        }
-    }
 }
 
 /// The condition `ResolvedRefs` of a route: all of its backends exist and may be referred to.
