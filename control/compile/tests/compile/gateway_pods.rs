@@ -35,6 +35,9 @@ fn secret(namespace: &str, name: &str) -> String {
     )
 }
 
+/// A Gateway without a server is rejected.
+const SERVER: &str = "{port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}";
+
 const INGRESS: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: ingress, namespace: infra}\n\
                        spec: {selector: {app: ingress}, ports: [{name: h, port: 80}, {name: s, port: 443}]}\n---\n";
 
