@@ -89,7 +89,6 @@ spec:
     );
     let expected = [
         ("PLS0301", "spec.rules[1].backendRefs[0].filters[0].requestMirror"),
-        ("PLS0301", "spec.rules[1].sessionPersistence"),
         ("PLS0302", "spec.rules[1].filters[0].extensionRef"),
     ];
     let mut sorted = found.clone();
