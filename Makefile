@@ -1,11 +1,23 @@
 # Thin: each target calls a script or cargo. `make demo` and `make test` are the two commands of the README.
 
 SCRIPTS := deploy/scripts
-.PHONY: demo test test-long build bench lint golden conformance prerequisites
+.PHONY: demo demo-kubernetes test test-long test-node images build bench bench-control lint golden conformance prerequisites
 
 demo:
 	@$(SCRIPTS)/prerequisites build demo
 	@$(SCRIPTS)/demo
+
+demo-kubernetes:
+	@$(SCRIPTS)/prerequisites build demo node
+	@$(SCRIPTS)/demo-kubernetes
+
+images:
+	@$(SCRIPTS)/prerequisites build images
+	@$(SCRIPTS)/images
+
+test-node:
+	@$(SCRIPTS)/prerequisites build demo node
+	@$(SCRIPTS)/test-node
 
 test:
 	@$(SCRIPTS)/prerequisites build demo test
@@ -30,6 +42,11 @@ bench-%:
 lint:
 	@$(SCRIPTS)/prerequisites build lint
 	@$(SCRIPTS)/lint
+
+# The only one that needs a Kubernetes API server.
+bench-control:
+	@$(SCRIPTS)/prerequisites build test
+	@$(SCRIPTS)/bench control
 
 golden:
 	@PALISADE_GOLDEN=write $(SCRIPTS)/test golden

@@ -16,11 +16,25 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The longest answer that is read.
 const BODY_LIMIT_BYTES: usize = 64 << 20;
 
+/// Header of a control plane: replicas whose proxies are not in the answer.
+const MISSING: &str = "x-palisade-missing";
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Of HTTP.
+    pub(crate) status: StatusCode,
+    /// All of it.
+    pub(crate) body: Bytes,
+    /// Replicas whose proxies are not in it.
+    pub(crate) missing: Vec<String>,
+}
+
 /// `GET BASE/PATH`, where `base` is a URL such as `http://127.0.0.1:15014`.
 ///
 /// # Errors
 /// When there is no whole answer within ten seconds.
-pub(crate) async fn get(base: &str, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+pub(crate) async fn get(base: &str, path: &str) -> anyhow::Result<Answer> {
     ask(base, path, None).await
 }
 
@@ -28,16 +42,16 @@ pub(crate) async fn get(base: &str, path: &str) -> anyhow::Result<(StatusCode, B
 ///
 /// # Errors
 /// As [`get`].
-pub(crate) async fn post(base: &str, path: &str, json: String) -> anyhow::Result<(StatusCode, Bytes)> {
+pub(crate) async fn post(base: &str, path: &str, json: String) -> anyhow::Result<Answer> {
     ask(base, path, Some(json)).await
 }
 
-async fn ask(base: &str, path: &str, json: Option<String>) -> anyhow::Result<(StatusCode, Bytes)> {
+async fn ask(base: &str, path: &str, json: Option<String>) -> anyhow::Result<Answer> {
     let url = format!("{}{path}", base.trim_end_matches('/'));
     timeout(LIMIT, exchange(&url, json)).await.with_context(|| format!("`{url}` gave no answer within {LIMIT:?}"))?
 }
 
-async fn exchange(url: &str, json: Option<String>) -> anyhow::Result<(StatusCode, Bytes)> {
+async fn exchange(url: &str, json: Option<String>) -> anyhow::Result<Answer> {
     let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
     if uri.scheme_str() != Some("http") {
         bail!("`{url}` is not an http URL");
@@ -61,10 +75,12 @@ async fn exchange(url: &str, json: Option<String>) -> anyhow::Result<(StatusCode
     };
     let answer = sender.send_request(request).await.with_context(|| format!("`{url}` failed"))?;
     let status = answer.status();
+    let told = answer.headers().get(MISSING).and_then(|value| value.to_str().ok());
+    let missing = told.into_iter().flat_map(|text| text.split("; ")).map(str::to_owned).collect();
     let body = match Limited::new(answer.into_body(), BODY_LIMIT_BYTES).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) => bail!("the answer of `{url}` broke off: {error}"),
     };
     driver.abort();
-    Ok((status, body))
+    Ok(Answer { status, body, missing })
 }

@@ -34,7 +34,7 @@ mod relay;
 mod services;
 mod tokens;
 
-pub(crate) use directory::running_control;
+pub(crate) use directory::find_control;
 pub(crate) use holder::run as run_pod;
 pub(crate) use launch::DevLaunch;
 

@@ -11,7 +11,11 @@ use palisade_control::{
 };
 use tokio::time::Instant;
 
-use crate::{ask, control::ControlOptions, options::OutputFormat};
+use crate::{
+    ask,
+    control::ControlOptions,
+    options::{ClusterOptions, OutputFormat},
+};
 
 /// Between two tries of a step that is waited for.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -36,6 +40,8 @@ enum Command {
 struct Status {
     #[command(flatten)]
     control: ControlOptions,
+    #[command(flatten)]
+    cluster: ClusterOptions,
     /// `text` for people, `json` for programs.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -58,6 +64,8 @@ struct Rotate {
     wait: u64,
     #[command(flatten)]
     control: ControlOptions,
+    #[command(flatten)]
+    cluster: ClusterOptions,
     /// `text` for people, `json` for programs.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -78,8 +86,10 @@ impl Identity {
 
 impl Status {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let url = self.control.url()?;
-        let (code, body) = runtime()?.block_on(ask::get(&url, "/identity"))?;
+        let ask::Answer { status: code, body, missing: _ } = runtime()?.block_on(async {
+            let control = self.control.reach(&self.cluster).await?;
+            ask::get(&control.url, "/identity").await
+        })?;
         if !code.is_success() {
             bail!("the control plane answered {code}: {}", String::from_utf8_lossy(&body));
         }
@@ -96,13 +106,14 @@ impl Status {
 
 impl Rotate {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let url = self.control.url()?;
         let direction = if self.back { Direction::Back } else { Direction::Forward };
         let question = serde_json::to_string(&StepQuestion { direction, is_dry_run: self.dry_run })?;
         let answer: StepAnswer = runtime()?.block_on(async {
+            let control = self.control.reach(&self.cluster).await?;
             let until = Instant::now() + Duration::from_secs(self.wait);
             loop {
-                let (code, body) = ask::post(&url, "/identity/step", question.clone()).await?;
+                let ask::Answer { status: code, body, missing: _ } =
+                    ask::post(&control.url, "/identity/step", question.clone()).await?;
                 let is_over = Instant::now() >= until;
                 if code == StatusCode::CONFLICT || (!code.is_success() && is_over) {
                     bail!("{}", String::from_utf8_lossy(&body).trim());

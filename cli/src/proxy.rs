@@ -7,7 +7,11 @@ use clap::Subcommand;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::{ask, control::ControlOptions, options::OutputFormat};
+use crate::{
+    ask,
+    control::ControlOptions,
+    options::{ClusterOptions, OutputFormat},
+};
 
 mod table;
 
@@ -26,7 +30,7 @@ enum Command {
 
 /// List connected proxies: what they should hold, acknowledged last, and refused last.
 ///
-/// Exit code 1 when one of them does not do all that it should.
+/// Exit code 1 when one of them does not do all that it should, or a replica of the control plane could not be asked about its own.
 #[derive(Debug, clap::Args)]
 struct Status {
     /// Only proxies of this namespace.
@@ -34,6 +38,8 @@ struct Status {
     namespace: String,
     #[command(flatten)]
     control: ControlOptions,
+    #[command(flatten)]
+    cluster: ClusterOptions,
     /// `text` and `wide` for people, `json` and `jsonl` for programs.
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -50,6 +56,8 @@ struct Config {
     kind: Option<String>,
     #[command(flatten)]
     control: ControlOptions,
+    #[command(flatten)]
+    cluster: ClusterOptions,
     /// `text` for people (`wide`: with what each was made from), `json` for programs (with the resources themselves).
     #[arg(short, long, value_enum, default_value_t)]
     output: OutputFormat,
@@ -70,7 +78,7 @@ impl Proxy {
 
 impl Status {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let (_, page) = page(&self.control, "/proxies")?;
+        let (_, page, missing) = page(&self.control, &self.cluster, "/proxies")?;
         let all = page.as_array().context("the control plane's answer is no list")?;
         let is_meant = |proxy: &&Value| self.namespace.is_empty() || text(proxy, "namespace") == self.namespace;
         let proxies: Vec<&Value> = all.iter().filter(is_meant).collect();
@@ -86,8 +94,9 @@ impl Status {
             // JSON is YAML.
             OutputFormat::Json | OutputFormat::Yaml => println!("{}", serde_json::to_string_pretty(&proxies)?),
         }
+        missing.iter().for_each(|replica| eprintln!("not listed: {replica}"));
         let is_behind = proxies.iter().any(|proxy| table::state(proxy) != "current");
-        Ok(if is_behind { ExitCode::from(1) } else { ExitCode::SUCCESS })
+        Ok(if is_behind || !missing.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
     }
 }
 
@@ -96,9 +105,10 @@ impl Config {
         let Some((namespace, name)) = self.pod.split_once('/').filter(|(ns, name)| is_name(ns) && is_name(name)) else {
             bail!("`{}` is not of the form NAMESPACE/POD", self.pod);
         };
-        let (status, mut page) = page(&self.control, &format!("/proxies/{namespace}/{name}"))?;
+        let (status, mut page, missing) = page(&self.control, &self.cluster, &format!("/proxies/{namespace}/{name}"))?;
         if status == StatusCode::NOT_FOUND {
             eprintln!("no proxy of pod {namespace}/{name} is connected");
+            missing.iter().for_each(|replica| eprintln!("not asked: {replica}"));
             return Ok(ExitCode::from(1));
         }
         if let (Some(kind), Some(content)) = (&self.kind, page.get_mut("content").and_then(Value::as_object_mut)) {
@@ -115,14 +125,21 @@ impl Config {
     }
 }
 
-fn page(control: &ControlOptions, path: &str) -> anyhow::Result<(StatusCode, Value)> {
-    let url = control.url()?;
+/// A page of the control plane, and the replicas that are missing in it.
+fn page(
+    control: &ControlOptions,
+    cluster: &ClusterOptions,
+    path: &str,
+) -> anyhow::Result<(StatusCode, Value, Vec<String>)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (status, body) = runtime.block_on(ask::get(&url, path))?;
+    let ask::Answer { status, body, missing } = runtime.block_on(async {
+        let control = control.reach(cluster).await?;
+        ask::get(&control.url, path).await
+    })?;
     if !status.is_success() && status != StatusCode::NOT_FOUND {
         bail!("the control plane answered {status}: {}", String::from_utf8_lossy(&body));
     }
-    Ok((status, serde_json::from_slice(&body).context("the control plane's answer is not JSON")?))
+    Ok((status, serde_json::from_slice(&body).context("the control plane's answer is not JSON")?, missing))
 }
 
 fn is_name(text: &str) -> bool {

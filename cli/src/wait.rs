@@ -69,13 +69,13 @@ impl Wait {
     /// # Errors
     /// When the control plane cannot be asked, or documents cannot be read.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let url = self.control.url()?;
         let question = serde_json::to_string(&self.question()?)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let deadline = Instant::now() + self.timeout;
         let answers = runtime.block_on(async {
+            let control = self.control.reach(&self.documents.cluster).await?;
             loop {
-                let answers = answers(&url, question.clone()).await?;
+                let answers = answers(&control.url, question.clone()).await?;
                 let is_over = Instant::now() >= deadline;
                 if is_over || self.open(&answers).next().is_none() {
                     return anyhow::Ok(answers);
@@ -196,7 +196,7 @@ impl Goal {
 }
 
 async fn answers(url: &str, question: String) -> anyhow::Result<Vec<StatusAnswer>> {
-    let (status, body) = ask::post(url, "/status", question).await?;
+    let ask::Answer { status, body, missing: _ } = ask::post(url, "/status", question).await?;
     match status {
         StatusCode::OK => serde_json::from_slice(&body).context("the control plane's answer is not understood"),
         // It has just started.

@@ -262,3 +262,45 @@ fn a_listeners_option_may_ask_for_client_certificates() {
     let (refused, served) = ("peer-refused", "redirect");
     assert_eq!(reasons, [refused, refused, served, served, refused, served, refused]);
 }
+
+/// Cases are judged with whatever stands in a Secret; that a running gateway could not use it is said.
+#[test]
+fn certificates_that_no_gateway_could_use_are_named() {
+    let pair = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+    let (pem, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
+    let servers =
+        "{port: {number: 443, name: https, protocol: HTTPS}, hosts: ['*'], tls: {mode: SIMPLE, credentialName: c}}";
+    let said = |certificate: &str, key: &str| {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "c", "namespace": "edge"},
+            "stringData": {"tls.crt": certificate, "tls.key": key},
+        });
+        let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: front, namespace: edge, labels: {app: front}}\n\
+                   spec: {containers: [{name: proxy, image: i}]}\nstatus: {podIP: 10.9.0.1}\n---\n";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("all.yaml");
+        std::fs::write(&file, format!("{pod}{}{secret}\n", gateway(servers))).unwrap();
+        let mut case = connection(443);
+        case["tls"] = json!({"sni": "a.example"});
+        case["http"] = json!({"method": "GET", "authority": "a.example", "path": "/"});
+        let cases = folder.path().join("cases.jsonl");
+        std::fs::write(&cases, format!("{case}\n{case}\n")).unwrap();
+        let palisade = |command: &str| {
+            let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_palisade"));
+            program.args([command, "-o", "jsonl", "-f"]).arg(&file);
+            program
+        };
+        let judged = palisade("eval").arg("--cases").arg(&cases).output().unwrap();
+        let answers = String::from_utf8(judged.stdout).unwrap();
+        assert_eq!(answers.matches("tls-terminated").count(), 2, "{answers}");
+        let analyzed = String::from_utf8(palisade("analyze").output().unwrap().stdout).unwrap();
+        (String::from_utf8(judged.stderr).unwrap().matches("fails the handshakes").count(), analyzed)
+    };
+    let (warnings, analyzed) = said(&pem, &key);
+    assert!(warnings == 0 && !analyzed.contains("handshakes fail"), "{analyzed}");
+    let (warnings, analyzed) = said("a certificate", "its key");
+    assert!(warnings == 1 && analyzed.contains("cannot be read in secret `edge/c`"), "{analyzed}");
+    // Only trying tells a key that is another's.
+    assert_eq!(said(&pem, &other.signing_key.serialize_pem()).0, 1);
+}

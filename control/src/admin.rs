@@ -14,19 +14,23 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use palisade_model::origin::Origin;
+use bytes::Bytes;
+use palisade_model::{origin::Origin, settings::WorkloadRef};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 mod decisions;
 mod identity;
+mod pages;
 mod proxy;
 mod status;
 
+pub(crate) use pages::{Answer, Page, here};
 pub use status::{AskedName, Count, StatusAnswer, StatusQuestion};
+pub(crate) use status::{OwnStatus, of_own_proxies};
 
-use crate::{fleet::ProxyRecord, jwks::KeyStatus, rotation::Rotation, serve::Shared};
+use crate::{fleet::ProxyRecord, jwks::KeyStatus, replicas::whole, rotation::Rotation, serve::Shared};
 
 /// How long proxies may take to explain a decision.
 const EXPLAIN: Duration = Duration::from_secs(2);
@@ -45,8 +49,8 @@ pub async fn serve(
     let asked = Arc::clone(&rotation);
     let pages = Router::new()
         .route("/proxies", get(proxies))
-        .route("/proxies/{namespace}/{name}", get(proxy::page))
-        .route("/status", post(status::answer).layer(DefaultBodyLimit::max(status::MAX_QUESTION_BYTES)))
+        .route("/proxies/{namespace}/{name}", get(proxy))
+        .route("/status", post(status).layer(DefaultBodyLimit::max(status::MAX_QUESTION_BYTES)))
         .route("/identity", get(move || identity::page(asked)))
         .route("/identity/step", post(move |question| identity::step(rotation, question)))
         .route("/reports", get(reports))
@@ -97,8 +101,16 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-async fn proxies(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    Json(shared.fleet().proxies().iter().map(describe).collect())
+async fn proxies(State(shared): State<Arc<Shared>>) -> Answer {
+    whole(&shared, Page::Proxies).await
+}
+
+async fn proxy(State(shared): State<Arc<Shared>>, Path((namespace, name)): Path<(String, String)>) -> Answer {
+    whole(&shared, Page::Proxy(WorkloadRef { namespace: namespace.into(), name: name.into() })).await
+}
+
+async fn status(State(shared): State<Arc<Shared>>, question: Bytes) -> Answer {
+    whole(&shared, Page::Status(question)).await
 }
 
 async fn reports(State(shared): State<Arc<Shared>>) -> Json<Value> {
@@ -136,13 +148,7 @@ async fn why(State(shared): State<Arc<Shared>>, Path(decision): Path<String>) ->
     if decision.is_empty() || decision.len() > 128 || !decision.bytes().all(|byte| byte.is_ascii_graphic()) {
         return (StatusCode::BAD_REQUEST, Json(json!({"error": "not a decision id"}))).into_response();
     }
-    match shared.fleet().explain(&decision, EXPLAIN).await {
-        Some(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-        None => {
-            let error = format!("no connected proxy knows decision `{decision}`");
-            (StatusCode::NOT_FOUND, Json(json!({"error": error}))).into_response()
-        }
-    }
+    whole(&shared, Page::Why(decision)).await.into_response()
 }
 
 fn describe(record: &ProxyRecord) -> Value {

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use kube::Client;
-use palisade_compile::Mesh;
+use palisade_compile::{Mesh, Revisions};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +45,7 @@ const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// What all reviews share.
 pub struct Admission {
     mesh: MeshWatch,
-    revision: String,
+    revisions: Revisions,
     injection: InjectionSettings,
     readers: Semaphore,
     slots: Semaphore,
@@ -53,11 +53,11 @@ pub struct Admission {
 
 impl Admission {
     /// Admission by the newest mesh, for documents of this revision.
-    pub fn new(mesh: MeshWatch, revision: impl Into<String>, injection: InjectionSettings) -> Arc<Self> {
-        let revision = revision.into();
-        let injection = InjectionSettings { revision: revision.clone(), ..injection };
+    pub fn new(mesh: MeshWatch, revisions: impl Into<Revisions>, injection: InjectionSettings) -> Arc<Self> {
+        let revisions = revisions.into();
+        let injection = InjectionSettings { revision: revisions.name().to_string(), ..injection };
         let (readers, slots) = (Semaphore::new(READ_AT_ONCE), Semaphore::new(AT_ONCE));
-        Arc::new(Self { mesh, revision, injection, readers, slots })
+        Arc::new(Self { mesh, revisions, injection, readers, slots })
     }
 
     /// The newest mesh; `None` before the first is compiled.
@@ -112,7 +112,7 @@ pub async fn start(
     let (names, addresses) = serving_names(&options, &namespace);
     let identity = ServingIdentity::issue(&authority.current(), names, addresses, SERVING_LIFETIME)?;
     let tls = identity.anonymous_config()?;
-    let admission = Admission::new(mesh, options.revision.clone(), injection);
+    let admission = Admission::new(mesh, options.revisions(), injection);
     tracing::info!(%address, revision = %options.revision, "webhooks ready");
     Ok(tokio::spawn(async move {
         let changes = authority.follow();

@@ -29,6 +29,7 @@ mod steps;
 
 pub(crate) use cacerts::{read_material, stamp, write_material};
 pub use live::LiveAuthority;
+pub(crate) use material::pem;
 pub(crate) use material::{CERTIFICATE, CHAIN, KEY, Material, OTHER_CERTIFICATE, OTHER_KEY, PHASE, REVOKED, ROOTS};
 pub use revoked::RevocationSummary;
 pub(crate) use steps::Other;
@@ -291,7 +292,7 @@ impl PublicKeyData for CaKey {
 }
 
 /// The key of a request that is signed by that key.
-fn requested_key(csr_pem: &str) -> Result<SubjectPublicKeyInfo, SignError> {
+pub(crate) fn requested_key(csr_pem: &str) -> Result<SubjectPublicKeyInfo, SignError> {
     use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject};
     if csr_pem.len() > MAX_CSR_BYTES {
         return Err(SignError::Request(format!("longer than {MAX_CSR_BYTES} bytes")));

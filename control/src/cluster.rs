@@ -1,12 +1,15 @@
 //! The way to a Kubernetes API server: which one, as whom, over TLS that depends on nobody else in the process.
 
+mod forward;
 mod transport;
 
 use std::{
     env, fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
 
+pub use forward::{Forward, ForwardError, forward, ready_pods};
 use kube::{
     Client, Config,
     config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
@@ -20,6 +23,9 @@ const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/name
 
 /// Set in every pod: the address of the API server.
 const IN_CLUSTER: &str = "KUBERNETES_SERVICE_HOST";
+
+/// The address of this pod, where its manifest says so (`fieldRef: status.podIP`).
+const POD_IP: &str = "POD_IP";
 
 /// Why there is no way to a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +84,16 @@ pub async fn client(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<
 /// Whether this process runs in a pod, which the cluster's Services lead to.
 pub fn is_pod() -> bool {
     env::var_os(IN_CLUSTER).is_some()
+}
+
+/// Where other processes of the cluster reach what listens here: at its own address; where it listens at all of them, at the one
+/// that the pod was given in `$POD_IP`, else on this machine alone.
+pub fn own_address(listen: SocketAddr) -> SocketAddr {
+    if !listen.ip().is_unspecified() {
+        return listen;
+    }
+    let pod = env::var(POD_IP).ok().and_then(|text| text.parse::<IpAddr>().ok());
+    SocketAddr::new(pod.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), listen.port())
 }
 
 /// The namespace that the control plane itself lives in: as given, else that of this pod, else [`CONTROL_NAMESPACE`].

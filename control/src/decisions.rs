@@ -73,7 +73,7 @@ impl DecisionHub {
     ///
     /// # Errors
     /// When too many listen.
-    pub(crate) fn subscribe(
+    pub fn subscribe(
         self: &Arc<Self>,
         namespace: String,
     ) -> Result<impl Stream<Item = DecisionBatch> + use<>, TooManyListeners> {

@@ -28,9 +28,15 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 mod index;
+mod report;
+mod told;
 
 pub use index::ObjectId;
-use index::{Count, Index};
+use index::{Count, Index, Lagging};
+pub(crate) use index::{Part, Sum};
+pub(crate) use report::{Report, ReportedProxy};
+pub(crate) use told::Told;
+use told::{Peer, RemoteProxy};
 
 /// All connected proxies. Locks are held for moments, never across an await.
 #[derive(Debug, Default)]
@@ -43,11 +49,17 @@ pub struct Fleet {
 #[derive(Debug, Default)]
 struct State {
     sessions: BTreeMap<SessionId, ProxyRecord>,
-    /// Of each pod the stream that counts: the newest.
+    /// Of each pod the stream that counts: the newest, at whichever replica.
     newest: BTreeMap<WorkloadRef, SessionId>,
     /// Those that were connected and are not, with what they said last: they may live on.
     departed: BTreeMap<WorkloadRef, Departed>,
     index: Index,
+    /// Streams of proxies at other replicas, as those tell.
+    remote: BTreeMap<SessionId, RemoteProxy>,
+    /// Replicas that tell.
+    peers: BTreeMap<Arc<str>, Peer>,
+    /// What another replica is to hear of the streams here; `None` while nobody listens.
+    unreported: Option<report::Unreported>,
 }
 
 /// One stream of one proxy.
@@ -167,12 +179,12 @@ impl Fleet {
         if let Some(record) = state.sessions.remove(&id)
             && state.newest.get(&record.pod) == Some(&id)
         {
-            let others = state.sessions.iter().rev().find(|(_, other)| other.pod == record.pod).map(|(id, _)| *id);
-            if others.is_none() && state.departed.len() < DEPARTED {
+            let next = state.newest_of(&record.pod);
+            if next.is_none() && state.departed.len() < DEPARTED {
                 let departed = Departed { standing: record.standing, left: SystemTime::now() };
                 state.departed.insert(record.pod.clone(), departed);
             }
-            state.count(record.pod, others);
+            state.count(record.pod, next);
         }
         drop(state);
         self.changed();
@@ -184,8 +196,10 @@ impl Fleet {
         let Some(record) = state.sessions.get_mut(&id) else { return };
         let refused = record.nacked.as_ref().map(|(_, at)| *at);
         let (unofferable, unbound) = (record.unofferable.clone(), record.unbound.clone());
+        let withheld = Arc::clone(&record.withheld);
         change(record);
         let is_refusal = record.nacked.as_ref().map(|(_, at)| *at) != refused || record.unofferable != unofferable;
+        let is_news = is_refusal || record.unbound != unbound || record.withheld != withheld;
         let heard: BTreeSet<ObjectId> = match &record.acked {
             Some((offer, _)) if record.unbound != unbound => {
                 let listeners = record.unbound.keys().chain(unbound.keys());
@@ -201,6 +215,9 @@ impl Fleet {
                 state.index.touch(id);
             }
             state.index.note_changed(heard);
+            if is_news {
+                state.note_session(id);
+            }
         }
         drop(state);
         self.changed();
@@ -260,30 +277,41 @@ impl Fleet {
         tokio::time::timeout(patience, first).await.unwrap_or(None)
     }
 
-    /// How many proxies enforce a user's object at a generation (where documents have none: as it is now).
+    /// How many proxies of all replicas enforce a user's object at a generation (where documents have none: as it is now).
     pub fn enforced(&self, object: &Origin) -> Enforced {
         let state = self.state.lock();
-        state.told(state.index.enforced(object), object)
+        let count = state.index.enforced(object, |id| state.is_counted(id));
+        state.with_replicas(state.told(count, object), object)
     }
 
-    /// How many proxies have swapped in something made from a user's object at a generation.
+    /// How many proxies of this replica enforce it.
+    pub fn enforced_here(&self, object: &Origin) -> Enforced {
+        let state = self.state.lock();
+        state.told(state.index.enforced(object, |id| state.sessions.contains_key(&id)), object)
+    }
+
+    /// How many proxies of all replicas have swapped in something made from a user's object at a generation.
     pub fn programmed(&self, object: &Origin) -> Enforced {
         let state = self.state.lock();
-        let mut programmed = state.told(state.index.programmed(object), object);
-        for record in state.counted().filter(|record| !record.unbound.is_empty()) {
-            if let Some(problem) = record.not_listening(object)
-                && programmed.missing.insert(name(&record.pod), problem).is_none()
-            {
-                programmed.by = programmed.by.saturating_sub(1);
-            }
+        let count = state.index.programmed(object, |id| state.is_counted(id));
+        let mut programmed = state.listening(state.told(count, object), object);
+        for proxy in state.remote.iter().filter(|(id, _)| state.is_counted(**id)).map(|(_, proxy)| proxy) {
+            programmed.without_listener(&proxy.pod, proxy.not_listening(object));
         }
-        programmed
+        state.with_replicas(programmed, object)
     }
 
-    /// How many proxies do all that they should.
+    /// How many proxies of this replica have.
+    pub fn programmed_here(&self, object: &Origin) -> Enforced {
+        let state = self.state.lock();
+        let count = state.index.programmed(object, |id| state.sessions.contains_key(&id));
+        state.listening(state.told(count, object), object)
+    }
+
+    /// How many proxies of this replica do all that they should.
     pub fn in_step(&self) -> Enforced {
         let state = self.state.lock();
-        let mut enforced = Enforced { of: state.newest.len(), ..Enforced::default() };
+        let mut enforced = Enforced { of: state.counted().count(), ..Enforced::default() };
         for record in state.counted() {
             let target = record.target.as_ref().map(|target| target.version());
             let acked = record.acked.as_ref().map(|(offer, _)| offer.snapshot().version());
@@ -308,12 +336,12 @@ impl Fleet {
         state.departed.iter().map(|(pod, departed)| (pod.clone(), departed.clone())).collect()
     }
 
-    /// Pods whose proxies are connected.
+    /// Pods whose proxies are connected, to whichever replica.
     pub fn connected(&self) -> BTreeSet<WorkloadRef> {
         self.state.lock().newest.keys().cloned().collect()
     }
 
-    /// Pods whose proxies have not been told yet what a mesh says.
+    /// Pods whose proxies, at this replica, have not been told yet what a mesh says.
     pub fn behind(&self, epoch: u64) -> BTreeSet<WorkloadRef> {
         let state = self.state.lock();
         state.counted().filter(|record| record.epoch < epoch).map(|record| record.pod.clone()).collect()
@@ -331,7 +359,7 @@ impl Fleet {
 }
 
 impl State {
-    /// Of each pod the newest stream.
+    /// Of each pod the newest stream, where it is one of this replica.
     fn counted(&self) -> impl Iterator<Item = &ProxyRecord> {
         self.newest.values().filter_map(|id| self.sessions.get(id))
     }
@@ -341,6 +369,14 @@ impl State {
         let before = self.newest.get(&pod).copied();
         if let Some(before) = before.filter(|before| Some(*before) != newest) {
             self.index.drop(before);
+            self.note_session(before);
+        }
+        if let Some(newest) = newest.filter(|newest| before != Some(*newest)) {
+            self.note_session(newest);
+        }
+        if let Some(id) = newest.filter(|id| self.remote.contains_key(id)) {
+            self.newest.insert(pod, id);
+            return;
         }
         let Some((id, record)) = newest.and_then(|id| Some((id, self.sessions.get(&id)?))) else {
             self.newest.remove(&pod);
@@ -353,11 +389,34 @@ impl State {
 
     fn told(&self, count: Count, object: &Origin) -> Enforced {
         let Count { by, of, lagging } = count;
-        let reason = |(id, is_generation): (SessionId, bool)| {
-            let record = self.sessions.get(&id)?;
-            Some((name(&record.pod), record.problem(is_generation, Some(object))))
+        let reason = |lagging: Lagging| {
+            let Lagging { session, is_generation, is_withheld } = lagging;
+            if let Some(record) = self.sessions.get(&session) {
+                return Some((name(&record.pod), record.problem(is_generation, Some(object))));
+            }
+            let proxy = self.remote.get(&session)?;
+            Some((name(&proxy.pod), proxy.problem(is_generation, is_withheld)))
         };
         Enforced { by, of, missing: lagging.into_iter().filter_map(reason).collect() }
+    }
+
+    /// Without those of this replica that do not listen where the object says.
+    fn listening(&self, mut programmed: Enforced, object: &Origin) -> Enforced {
+        for record in self.counted().filter(|record| !record.unbound.is_empty()) {
+            programmed.without_listener(&record.pod, record.not_listening(object));
+        }
+        programmed
+    }
+}
+
+impl Enforced {
+    /// A proxy does not listen, for this reason.
+    fn without_listener(&mut self, pod: &WorkloadRef, problem: Option<String>) {
+        if let Some(problem) = problem
+            && self.missing.insert(name(pod), problem).is_none()
+        {
+            self.by = self.by.saturating_sub(1);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod answers;
 pub mod bundle;
 mod reviews;
 pub mod root;
+pub mod trust_bundle;
 
 pub use reviews::TokenReviews;
 

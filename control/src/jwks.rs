@@ -27,6 +27,8 @@ const REFRESH: Duration = Duration::from_secs(20 * 60);
 const RETRY: Duration = Duration::from_secs(60);
 /// Good keys outlive failures for this long (Istio).
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Sources that no document names any more and whose keys are remembered: one that leaves the documents for a moment loses nothing.
+const REMEMBERED: usize = 256;
 /// Sources fetched at once; others wait for their turn, at most for some fetches' time limits.
 const CONCURRENT: usize = 16;
 
@@ -48,7 +50,7 @@ pub struct KeyStatus {
     pub error: Option<Arc<str>>,
 }
 
-/// Keeps the keys of all sources that documents name.
+/// Keeps the keys of all sources that documents name, and for as long as failures are outlived those of sources that they named.
 pub struct KeyKeeper {
     fetcher: Arc<Fetcher>,
     path: Option<PathBuf>,
@@ -65,6 +67,15 @@ struct Source {
     error: Option<Arc<str>>,
     due: Instant,
     is_fetching: bool,
+    /// A document names it.
+    is_wanted: bool,
+}
+
+impl Source {
+    /// Nothing but what was kept of it, which is to be fetched at once when it is wanted.
+    fn new(stored: Option<Stored>) -> Self {
+        Self { stored, error: None, due: Instant::now(), is_fetching: false, is_wanted: false }
+    }
 }
 
 impl KeyKeeper {
@@ -76,10 +87,7 @@ impl KeyKeeper {
         let sources: BTreeMap<KeySource, Source> = kept
             .into_iter()
             .filter(|(_, stored)| stored.age(now) <= KEPT)
-            .map(|(source, stored)| {
-                let state = Source { stored: Some(stored), error: None, due: Instant::now(), is_fetching: false };
-                (source, state)
-            })
+            .map(|(source, stored)| (source, Source::new(Some(stored))))
             .collect();
         let (publish, keys) = watch::channel(Arc::new(keys_of(&sources)));
         let (wanted, wishes) = watch::channel(BTreeSet::new());
@@ -99,7 +107,8 @@ impl KeyKeeper {
         self.follow_wishes();
         loop {
             self.begin(&mut fetches);
-            let due = self.sources.values().filter(|source| !source.is_fetching).map(|source| source.due).min();
+            let due = self.sources.values().filter(|source| source.is_wanted && !source.is_fetching);
+            let due = due.map(|source| source.due).min();
             let has_room = fetches.len() < CONCURRENT;
             let timer = async {
                 match due {
@@ -128,17 +137,39 @@ impl KeyKeeper {
 
     fn follow_wishes(&mut self) {
         let wanted = self.wanted.borrow_and_update().clone();
-        // Kept keys of sources that no document names yet stay until the next write.
-        self.sources.retain(|source, state| wanted.contains(source) || state.is_fetching);
-        for source in wanted {
-            self.sources.entry(source).or_insert_with(|| Source {
-                stored: None,
-                error: None,
-                due: Instant::now(),
-                is_fetching: false,
-            });
+        for (source, state) in &mut self.sources {
+            let is_wanted = wanted.contains(source);
+            if is_wanted && !state.is_wanted {
+                // What is remembered counts meanwhile.
+                state.due = Instant::now();
+            }
+            state.is_wanted = is_wanted;
         }
+        for source in wanted {
+            self.sources.entry(source).or_insert_with(|| Source { is_wanted: true, ..Source::new(None) });
+        }
+        self.forget(SystemTime::now());
         self.publish();
+    }
+
+    /// Drops keys that are too old, and of sources that nobody names those without keys and, if there are too many, the oldest.
+    fn forget(&mut self, now: SystemTime) {
+        for state in self.sources.values_mut() {
+            if state.stored.as_ref().is_some_and(|stored| stored.age(now) > KEPT) && !state.is_wanted {
+                state.stored = None;
+            }
+        }
+        self.sources.retain(|_, state| state.is_wanted || state.is_fetching || state.stored.is_some());
+        let mut unwanted: Vec<(SystemTime, KeySource)> = self
+            .sources
+            .iter()
+            .filter(|(_, state)| !state.is_wanted)
+            .filter_map(|(source, state)| Some((state.stored.as_ref()?.fetched, source.clone())))
+            .collect();
+        unwanted.sort();
+        for (_, source) in unwanted.iter().take(unwanted.len().saturating_sub(REMEMBERED)) {
+            self.sources.remove(source);
+        }
     }
 
     fn begin(&mut self, fetches: &mut JoinSet<(KeySource, Result<String, FetchError>)>) {
@@ -147,7 +178,7 @@ impl KeyKeeper {
             if fetches.len() >= CONCURRENT {
                 return;
             }
-            if state.is_fetching || state.due > now {
+            if !state.is_wanted || state.is_fetching || state.due > now {
                 continue;
             }
             state.is_fetching = true;
@@ -161,11 +192,6 @@ impl KeyKeeper {
 
     fn note(&mut self, source: KeySource, result: Result<String, FetchError>) {
         let now = SystemTime::now();
-        let is_wanted = self.wanted.borrow().contains(&source);
-        if !is_wanted {
-            self.sources.remove(&source);
-            return;
-        }
         let Some(state) = self.sources.get_mut(&source) else { return };
         state.is_fetching = false;
         self.metrics.count_fetch(&source.to_string(), result.is_ok());
@@ -186,6 +212,7 @@ impl KeyKeeper {
                 }
             }
         }
+        self.forget(now);
         self.keep();
         self.publish();
     }
@@ -203,6 +230,7 @@ impl KeyKeeper {
         let status: Arc<[KeyStatus]> = self
             .sources
             .iter()
+            .filter(|(_, state)| state.is_wanted)
             .map(|(source, state)| KeyStatus {
                 source: source.to_string(),
                 fetched: state.stored.as_ref().and_then(|stored| jiff::Timestamp::try_from(stored.fetched).ok()),

@@ -3,7 +3,12 @@
 //! A replica holds it as far as its own clocks say: from before it asked for the last renewal that succeeded, for less time than
 //! the others wait. One that was frozen sees when it wakes that its time is over, before it writes anything.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -37,7 +42,21 @@ pub struct Candidate {
     pub lease: String,
     /// Unique among replicas: the pod's name, or anything that no other process has.
     pub identity: String,
+    /// Where other replicas reach this one.
+    pub address: SocketAddr,
 }
+
+/// Who leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// Its identity.
+    pub name: Arc<str>,
+    /// Where it is reached.
+    pub address: SocketAddr,
+}
+
+/// Annotation of the Lease: where its holder is reached by other replicas.
+pub const ADDRESS: &str = "palisade.dev/address";
 
 /// Whether this replica holds the lease.
 #[derive(Debug, Clone)]
@@ -85,7 +104,8 @@ impl Term {
 pub fn campaign(client: Client, candidate: Candidate, stop: CancellationToken) -> (Leadership, Campaign) {
     let (sender, receiver) = watch::channel(None);
     let api = Api::namespaced(client, &candidate.namespace);
-    (Leadership(receiver), Campaign { api, candidate, sender, seen: None, stop })
+    let leader = watch::Sender::new(None);
+    (Leadership(receiver), Campaign { api, candidate, sender, leader, seen: None, stop })
 }
 
 /// The election, as the task that it is.
@@ -93,11 +113,17 @@ pub struct Campaign {
     api: Api<Lease>,
     candidate: Candidate,
     sender: watch::Sender<Option<Term>>,
+    leader: watch::Sender<Option<Leader>>,
     seen: Option<Seen>,
     stop: CancellationToken,
 }
 
 impl Campaign {
+    /// Which other replica leads, as the Lease says; `None` while it says nothing, or names this one.
+    pub fn leaders(&self) -> watch::Receiver<Option<Leader>> {
+        self.leader.subscribe()
+    }
+
     /// Runs until stopped.
     pub async fn run(mut self) {
         let stop = self.stop.clone();
@@ -174,7 +200,7 @@ impl Campaign {
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
         let Some(found) = self.api.get_opt(&self.candidate.lease).await? else {
             let lease = Lease {
-                metadata: ObjectMeta { name: Some(self.candidate.lease.clone()), ..ObjectMeta::default() },
+                metadata: self.marked(ObjectMeta { name: Some(self.candidate.lease.clone()), ..ObjectMeta::default() }),
                 spec: Some(self.spec(None)),
             };
             return match self.api.create(&PostParams::default(), &lease).await {
@@ -185,16 +211,36 @@ impl Campaign {
         };
         let spec = found.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.clone().unwrap_or_default();
+        self.see(&holder, found.metadata.annotations.as_ref());
         if holder != self.candidate.identity && !self.is_free(&spec, holder) {
             return Ok(false);
         }
         // The resource version makes one of several that try at once win.
-        let lease = Lease { metadata: found.metadata, spec: Some(self.spec(Some(&spec))) };
+        let lease = Lease { metadata: self.marked(found.metadata), spec: Some(self.spec(Some(&spec))) };
         match self.api.replace(&self.candidate.lease, &PostParams::default(), &lease).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Notes who leads.
+    fn see(&self, holder: &str, annotations: Option<&BTreeMap<String, String>>) {
+        let address = annotations.and_then(|all| all.get(ADDRESS)).and_then(|text| text.parse().ok());
+        let is_other = !holder.is_empty() && *holder != *self.candidate.identity;
+        let leader = address.filter(|_| is_other).map(|address| Leader { name: holder.into(), address });
+        self.leader.send_if_modified(|known| {
+            let is_new = *known != leader;
+            *known = leader;
+            is_new
+        });
+    }
+
+    /// With the address that others reach this replica at.
+    fn marked(&self, mut metadata: ObjectMeta) -> ObjectMeta {
+        let annotations = metadata.annotations.get_or_insert_default();
+        annotations.insert(ADDRESS.to_owned(), self.candidate.address.to_string());
+        metadata
     }
 
     /// Whether the hold of another one is over: given back, or not renewed for as long as this replica has watched it.

@@ -12,5 +12,6 @@ async fn main() -> anyhow::Result<()> {
     let settings = Settings::parse();
     let filter = EnvFilter::try_new(&settings.log)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).json().init();
+    Settings::warn_of_unread_variables();
     run(settings).await
 }

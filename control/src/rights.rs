@@ -5,7 +5,8 @@ use serde::Serialize;
 
 use crate::{
     admission::register,
-    identity::{bundle, root},
+    identity::{bundle, root, trust_bundle},
+    rotation,
     source::access_rules,
     status,
 };
@@ -64,6 +65,10 @@ pub fn cluster_rights() -> Vec<Right> {
     rights.push(right("authentication.k8s.io", &["tokenreviews"], &[], &["create"]));
     rights.push(right("", &["configmaps"], &[bundle::NAME], &["get", "patch"]));
     rights.push(right("", &["configmaps"], &[], &["create"]));
+    let group = "certificates.k8s.io";
+    rights.push(right(group, &["clustertrustbundles"], &[trust_bundle::NAME], &["get", "patch"]));
+    rights.push(right(group, &["clustertrustbundles"], &[], &["create"]));
+    rights.push(right(group, &["signers"], &[trust_bundle::SIGNER], &["attest"]));
     // Webhooks and admission policies.
     let webhooks = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
     let policies = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
@@ -86,8 +91,11 @@ pub fn cluster_rights() -> Vec<Right> {
 /// Rights in the control plane's own namespace.
 pub fn own_rights() -> Vec<Right> {
     vec![
-        right("", &["secrets"], &[root::PLUGGED_IN, root::OWN], &["get"]),
+        right("", &["secrets"], &[root::PLUGGED_IN, root::OWN], &["get", "list", "watch"]),
         right("", &["secrets"], &[], &["create"]),
+        // Steps of a root's replacement, and what the replicas tell each other about it.
+        right("", &["secrets"], &[root::OWN], &["update"]),
+        right("", &["configmaps"], &[rotation::STATUS_MAP], &["get", "list", "watch", "patch"]),
         right("coordination.k8s.io", &["leases"], &[status::LEASE_NAME], &["get", "update"]),
         right("coordination.k8s.io", &["leases"], &[], &["create"]),
     ]
@@ -120,12 +128,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_granted_by_wildcard_and_secrets_are_never_written_over() {
+    fn nothing_is_granted_by_wildcard_and_no_secret_is_written_over_but_the_root() {
         for right in cluster_rights().iter().chain(&own_rights()) {
             let texts = right.api_groups.iter().chain(&right.resources).chain(&right.verbs);
             assert!(texts.clone().all(|text| !text.contains('*')), "{right:?}");
             let writes = right.verbs.iter().any(|verb| matches!(verb.as_str(), "update" | "patch" | "delete"));
-            assert!(!(writes && right.resources.iter().any(|resource| resource == "secrets")), "{right:?}");
+            let is_of_secrets = right.resources.iter().any(|resource| resource == "secrets");
+            assert!(!(writes && is_of_secrets) || right.resource_names == [root::OWN], "{right:?}");
         }
     }
 }

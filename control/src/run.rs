@@ -1,13 +1,14 @@
 //! The control plane as a process: sources, serving, admin, drain.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use anyhow::Context;
-use palisade_compile::{ControlSettings, SourceOptions};
+use palisade_compile::{ControlSettings, Revisions, SourceOptions};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -19,7 +20,7 @@ use crate::{
     admission::{self, Surroundings},
     ca::{CertificateAuthority, LiveAuthority},
     cluster,
-    identity::{TokenReviews, Verifier, bundle, root},
+    identity::{TokenReviews, Verifier, bundle, root, trust_bundle},
     injection::InjectionSettings,
     jwks::{Fetcher, KeyKeeper},
     metrics::Metrics,
@@ -27,7 +28,9 @@ use crate::{
     rotation::{Place, Rotation},
     serve::{ServingIdentity, Shared, serve},
     settings::Settings,
-    source, status,
+    signer::ExternalSigner,
+    source,
+    status::{self, Seat},
     token::TokenKey,
 };
 
@@ -74,9 +77,11 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         root_namespace,
         set,
         listen,
+        advertise,
         admin: admin_address,
         ca_dir,
         token_key,
+        signer,
         token_audience,
         cert_ttl,
         server_name,
@@ -91,7 +96,8 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
     let is_provisioning = gateways.gateway_provisioning.is_on(cluster::is_pod());
     let injection = InjectionSettings { gateway_image: gateways.gateway_image.clone(), ..injection };
     let gateways = GatewayObjects { gateways, injection: injection.clone(), istio_classes };
-    let options = source_options(root_namespace, &set, is_files, istio_classes)?;
+    let revisions = Some(admission.revisions()).filter(|_| !is_files);
+    let options = source_options(root_namespace, &set, is_files, istio_classes, revisions)?;
     let metrics = Metrics::new();
     let (keeper, feed) = KeyKeeper::new(Fetcher::new(&jwks_ca), Some(&ca_dir), metrics.clone());
     let keys = keeper.status();
@@ -131,12 +137,13 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         }
     };
     let authority = LiveAuthority::new(authority);
-    let names = server_names(&control_namespace, server_name);
+    let names = server_names(&control_namespace, &admission.webhook_service, server_name);
     let addresses = serving_addresses(listen.ip());
     let identity = Arc::new(ServingIdentity::issue(&authority.current(), names, addresses, SERVING_LIFETIME)?);
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let admin_listener =
         TcpListener::bind(admin_address).await.with_context(|| format!("cannot listen on {admin_address}"))?;
+    let own = admission.revisions();
     let webhooks = match client.clone().filter(|_| admission.webhook_url.is_some() || cluster::is_pod()) {
         Some(client) => {
             let (namespace, authority) = (control_namespace.clone(), Arc::clone(&authority));
@@ -149,15 +156,20 @@ pub async fn run_until(settings: Settings, stop: CancellationToken) -> anyhow::R
         None => Place::Folder(ca_dir.clone()),
         Some(client) => Place::Cluster { client: client.clone(), namespace: control_namespace.clone() },
     };
-    let shared = Shared::new(mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
+    let signer = signer.zip(client.clone()).map(|(name, client)| ExternalSigner::new(client, &control_namespace, name));
+    let shared = Shared::signed_by(signer, mesh, Arc::clone(&authority), verifier, cert_ttl, metrics, stop.clone());
     tracing::info!(%listen, admin = %admin_address, ca = %ca_dir.display(), "control plane ready");
     let rotation = Rotation::new(place, &shared, &status::replica_name());
     let follow_root = tokio::spawn(Arc::clone(&rotation).run(stop.clone()));
-    let gateways = is_provisioning.then_some(gateways);
-    let status =
-        client.clone().map(|client| status::start(client, &control_namespace, &shared, gateways, stop.clone()));
+    // There is one Deployment for each Gateway: the default revision's.
+    let gateways = (is_provisioning && own.is_default()).then_some(gateways);
+    let address = advertise.unwrap_or_else(|| cluster::own_address(listen));
+    let seat = Seat { namespace: control_namespace.clone(), revisions: own, address };
+    let status = client.clone().map(|client| status::start(client, seat, &shared, gateways, stop.clone()));
     if let Some(client) = client {
-        shared.tasks.spawn(bundle::publish(client, bundle::roots(&authority), stop.clone()));
+        let roots = bundle::roots(&authority);
+        shared.tasks.spawn(trust_bundle::publish(client.clone(), roots.clone(), stop.clone()));
+        shared.tasks.spawn(bundle::publish(client, roots, stop.clone()));
     }
     let renewing = Arc::clone(&identity);
     let renew_stop = stop.clone();
@@ -179,9 +191,11 @@ fn source_options(
     set: &[String],
     is_files: bool,
     istio_classes: bool,
+    revisions: Option<Revisions>,
 ) -> anyhow::Result<SourceOptions> {
     // In a cluster an istiod may be there to serve its class.
-    let mut control = ControlSettings { istio_classes: is_files || istio_classes, ..ControlSettings::default() };
+    let mut control =
+        ControlSettings { istio_classes: is_files || istio_classes, revisions, ..ControlSettings::default() };
     for setting in set {
         control.set(setting)?;
     }
@@ -194,10 +208,13 @@ fn source_options(
     Ok(SourceOptions { control, is_files })
 }
 
-fn server_names(control_namespace: &str, further: Vec<String>) -> Vec<String> {
-    let service = format!("palisade-control.{control_namespace}");
+fn server_names(control_namespace: &str, service: &str, further: Vec<String>) -> Vec<String> {
     let mut names: Vec<String> = ["palisade-control".to_owned(), "localhost".to_owned()].into();
-    names.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("{service}{suffix}")));
+    // A revision may have a Service of its own.
+    let services: BTreeSet<&str> = ["palisade-control", service].into();
+    for service in services {
+        names.extend(["", ".svc", ".svc.cluster.local"].map(|suffix| format!("{service}.{control_namespace}{suffix}")));
+    }
     names.extend(further);
     names
 }

@@ -2,14 +2,17 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use palisade_wire::{
     delta::MAX_MESSAGE_BYTES,
     proto::{
         istio_auth::istio_certificate_service_server::IstioCertificateServiceServer,
-        v1::{configuration_server::ConfigurationServer, decision_reports_server::DecisionReportsServer},
+        v1::{
+            configuration_server::ConfigurationServer, decision_reports_server::DecisionReportsServer,
+            replicas_server::ReplicasServer,
+        },
     },
 };
 use tokio::{net::TcpListener, sync::mpsc};
@@ -23,10 +26,13 @@ use crate::{
     fleet::Fleet,
     identity::{Proven, TokenError, Verifier},
     metrics::{Metrics, Refusal},
+    replicas::{self, Replicas, Sharing},
+    signer::ExternalSigner,
     slices::{MeshWatch, Slices},
 };
 
 mod accept;
+mod budget;
 mod caller;
 mod certificates;
 mod delta;
@@ -37,7 +43,9 @@ mod shown;
 pub use identity::{ServingIdentity, ServingIdentityError};
 
 use accept::Connection;
-use caller::{Caller, PeerProof, Purpose, Refused, bearer, prove};
+use budget::Budgets;
+pub(crate) use caller::PeerProof;
+use caller::{Caller, Purpose, Refused, bearer, prove};
 
 /// Connections at a time: one per proxy, and room for those that come back.
 const MAX_CONNECTIONS: usize = 20_000;
@@ -51,6 +59,10 @@ const MAX_CERTIFICATE_MESSAGE: usize = 128 * 1024;
 /// How long open streams get to end when the server drains.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Time for one proxy to leave when the server drains, and the time in which all have left: within [`DRAIN`].
+const LEAVE: Duration = Duration::from_millis(5);
+const LEAVE_ALL: Duration = Duration::from_secs(3);
+
 /// What all connections share.
 pub struct Shared {
     pub(crate) mesh: MeshWatch,
@@ -59,7 +71,11 @@ pub struct Shared {
     pub(crate) verifier: Verifier,
     pub(crate) metrics: Metrics,
     pub(crate) decisions: Arc<DecisionHub>,
+    pub(crate) replicas: Replicas,
     pub(crate) certificate_lifetime: Duration,
+    /// Who signs in place of the authority.
+    pub(crate) signer: Option<ExternalSigner>,
+    pub(crate) budgets: Budgets,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -82,17 +98,40 @@ impl Shared {
         metrics: Metrics,
         stop: CancellationToken,
     ) -> Arc<Self> {
+        Self::signed_by(None, mesh, authority, verifier, certificate_lifetime, metrics, stop)
+    }
+
+    /// As [`Shared::new`], with certificates of workloads that somebody else signs.
+    pub(crate) fn signed_by(
+        signer: Option<ExternalSigner>,
+        mesh: MeshWatch,
+        authority: Arc<LiveAuthority>,
+        verifier: Verifier,
+        certificate_lifetime: Duration,
+        metrics: Metrics,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         Arc::new(Self {
+            signer,
             mesh,
             fleet: Arc::default(),
             authority,
             verifier,
             decisions: DecisionHub::new(metrics.clone()),
+            replicas: Replicas::default(),
             metrics,
             certificate_lifetime,
+            budgets: Budgets::new(Instant::now()),
             stop,
             tasks: TaskTracker::new(),
         })
+    }
+
+    /// Until the stream of a proxy is to end because the server drains: each at another moment, so that those who take over are
+    /// not met by all at once.
+    pub(crate) async fn turn_to_leave(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(spread(self.fleet.len()).mul_f64(fastrand::f64())).await;
     }
 
     /// The connected proxies.
@@ -122,6 +161,10 @@ impl Shared {
         proof: &PeerProof,
         purpose: Purpose,
     ) -> Result<(Caller, Arc<dyn Slices>), Status> {
+        self.budgets.may_try(proof.address, Instant::now()).map_err(|exhausted| {
+            self.metrics.refuse(Refusal::Limit);
+            Status::resource_exhausted(format!("failed proofs: {exhausted}"))
+        })?;
         let refused =
             match self.token(metadata).await.and_then(|token| Ok((self.judged(proof, token.is_some())?, token))) {
                 Ok((proof, token)) => {
@@ -140,6 +183,9 @@ impl Shared {
             refused if refused.is_unauthenticated() => Refusal::Unauthenticated,
             _ => Refusal::Forbidden,
         });
+        if !matches!(refused, Refused::Token(TokenError::Unavailable(_))) {
+            self.budgets.failed(proof.address, Instant::now());
+        }
         tracing::warn!(error = %refused, "caller refused");
         Err(refused.into())
     }
@@ -167,6 +213,11 @@ impl Shared {
             None => Ok(None),
         }
     }
+}
+
+/// Over which time so many proxies leave.
+fn spread(proxies: usize) -> Duration {
+    LEAVE.saturating_mul(u32::try_from(proxies).unwrap_or(u32::MAX)).min(LEAVE_ALL)
 }
 
 /// Serves TLS connections until `stop`, then drains.
@@ -211,12 +262,16 @@ async fn serve_stream(
         .max_decoding_message_size(MAX_CERTIFICATE_MESSAGE);
     let reports = DecisionReportsServer::new(reports::Reports(Arc::clone(&shared)))
         .max_decoding_message_size(palisade_wire::decisions::MAX_MESSAGE_BYTES);
+    let sharing = ReplicasServer::new(Sharing(Arc::clone(&shared)))
+        .max_decoding_message_size(replicas::MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(replicas::MAX_MESSAGE_BYTES);
     let server = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(delta)
         .add_service(reports)
+        .add_service(sharing)
         .add_service(certificates);
     let stop = shared.stop.clone();
     let incoming = connections.map(Ok::<_, std::io::Error>);
@@ -235,4 +290,17 @@ async fn serve_stream(
         tracing::warn!("tasks were still running at the end of the drain");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_leave_at_a_rate_and_all_before_the_drain_ends() {
+        assert_eq!(spread(0), Duration::ZERO);
+        assert_eq!(spread(100), Duration::from_millis(500));
+        assert_eq!(spread(20_000), LEAVE_ALL);
+        assert!(spread(usize::MAX) < DRAIN);
+    }
 }

@@ -1,11 +1,13 @@
 //! Process settings: flags, or the same names as `PALISADE_*` variables, parsed once.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use palisade_model::variables::unread;
 
 use crate::{
     admission::AdmissionOptions, identity::AUDIENCES, injection::InjectionSettings, provisioning::GatewaySettings,
+    signer::SignerName,
 };
 
 /// The control plane: documents in, configuration and certificates for proxies out.
@@ -40,6 +42,9 @@ pub struct Settings {
     /// Where proxies connect: gRPC over TLS.
     #[arg(long, env = "PALISADE_LISTEN", default_value = "0.0.0.0:15012", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
+    /// In a cluster: where other replicas reach `--listen`; unset: at its address, or where that is none at $POD_IP.
+    #[arg(long, env = "PALISADE_ADVERTISE", value_name = "ADDRESS:PORT")]
+    pub advertise: Option<SocketAddr>,
     /// Metrics for everyone who can connect, admin pages for this machine only.
     #[arg(long, env = "PALISADE_ADMIN", default_value = "127.0.0.1:15014", value_name = "ADDRESS:PORT")]
     pub admin: SocketAddr,
@@ -47,6 +52,11 @@ pub struct Settings {
     /// is in the Secret `cacerts`, else `palisade-ca`, of the control plane's namespace.
     #[arg(long, env = "PALISADE_CA_DIR", default_value = "palisade-ca", value_name = "FOLDER")]
     pub ca_dir: PathBuf,
+    /// In a cluster: who signs workload certificates in place of the mesh's own authority: `kubernetes:DOMAIN/SIGNER` of
+    /// CertificateSigningRequests (Istio's `EXTERNAL_CA=ISTIOD_RA_KUBERNETES_API` with `K8S_SIGNER`), or
+    /// `cert-manager:[KIND[.GROUP]/]ISSUER`. Its root must be among the trusted ones.
+    #[arg(long, env = "PALISADE_SIGNER", value_name = "SIGNER", conflicts_with = "files")]
+    pub signer: Option<SignerName>,
     /// Key that pod tokens are signed with; created with mode 0600 if it is not there. In a cluster the API server reviews
     /// tokens.
     #[arg(long, env = "PALISADE_TOKEN_KEY", default_value = "palisade-token.key", value_name = "FILE")]
@@ -75,6 +85,19 @@ pub struct Settings {
     /// Log filter, as `tracing` reads it.
     #[arg(long, env = "PALISADE_LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
+}
+
+impl Settings {
+    /// Says which variables of the environment look like settings of this program and are none.
+    pub fn warn_of_unread_variables() {
+        let command = Self::command();
+        let names = command.get_arguments().filter_map(|argument| argument.get_env());
+        let known: BTreeSet<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+        let set = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+        for problem in unread(&known, set) {
+            tracing::warn!("{problem}");
+        }
+    }
 }
 
 /// A lifetime from 1 s to 90 days.

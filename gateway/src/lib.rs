@@ -2,9 +2,9 @@
 
 use std::{io, process::ExitCode, sync::Arc};
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use palisade_model::settings::ProxyKind;
-use palisade_proxy::process::{Process, ProcessError, ProxyOptions, log, run_to_end};
+use palisade_proxy::process::{Process, ProcessError, ProxyOptions, log, run_to_end, variables};
 
 /// A gateway of the mesh.
 #[derive(Debug, Parser)]
@@ -38,6 +38,7 @@ pub fn run(options: &Options) -> Result<(), ProcessError> {
     let Options { proxy, gateway } = options;
     let filter = log::start(&proxy.log).map_err(ProcessError::Option)?;
     tracing::info!(namespace = %proxy.namespace, name = %proxy.name, ?gateway, "gateway starting");
+    variables::warn_of_unread(&Options::command());
     let process = Process::new(proxy.settings(ProxyKind::Gateway, Vec::new()), Arc::clone(&filter) as _, io::stdout())?;
     let outcome = run_to_end(process, proxy.access()?, |_, stop| async move {
         stop.cancelled().await;

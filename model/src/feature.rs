@@ -20,6 +20,8 @@ pub const CORS: &str = "route.cors";
 pub const CLAIM_MATCHES: &str = "route.claims";
 /// Path rewrites of single backends.
 pub const BACKEND_PATHS: &str = "route.backend-path";
+/// Requests of one session at one endpoint.
+pub const SESSIONS: &str = "route.sessions";
 /// Verification of tokens.
 pub const REQUEST_AUTHENTICATION: &str = "request-authentication";
 /// External authorizers.
@@ -62,6 +64,7 @@ pub const ALL: &[&str] = &[
     CORS,
     CLAIM_MATCHES,
     BACKEND_PATHS,
+    SESSIONS,
     CLUSTER_TRAFFIC,
     CONSISTENT_HASH,
     ORIGINAL_ADDRESS,
@@ -166,6 +169,7 @@ fn of_rule(rule: &RouteRule) -> Vec<&'static str> {
         (rule.cors.is_some(), CORS),
         (rule.matches.iter().any(|alternative| !alternative.claims.is_empty()), CLAIM_MATCHES),
         (forward.is_some_and(|forward| forward.backends.iter().any(|b| b.path.is_some())), BACKEND_PATHS),
+        (forward.is_some_and(|forward| forward.session.is_some()), SESSIONS),
     ];
     needs.into_iter().filter(|(is_needed, _)| *is_needed).map(|(_, name)| name).collect()
 }

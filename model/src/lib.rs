@@ -25,3 +25,4 @@ pub mod settings;
 pub mod snapshot;
 pub mod transaction;
 pub mod trust;
+pub mod variables;

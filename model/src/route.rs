@@ -173,6 +173,7 @@ pub struct Cors {
 /// What a matched request gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "nearly all rules forward: a box would cost each an allocation")]
 pub enum RouteAction {
     /// Goes to an upstream.
     Forward(Forward),
@@ -210,6 +211,22 @@ pub struct Forward {
     pub retries: Option<RetryPolicy>,
     /// Where copies of requests go; their answers are dropped.
     pub mirrors: Arc<[Mirror]>,
+    /// Requests of one session go to one endpoint; `None` = each goes wherever it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+}
+
+/// How the requests of one client are known: by what the first answer gave it (Gateway API, GEP-1619).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Name of the cookie or header; of a header in lower case.
+    pub name: Arc<str>,
+    /// A header carries it, and the client sends it by itself; `false` = a cookie for the whole site.
+    pub is_header: bool,
+    /// The cookie outlives the client's own session, as long as `timeout` allows.
+    pub is_permanent: bool,
+    /// Longest life; `None` = no limit.
+    pub timeout: Option<Duration>,
 }
 
 /// A place that copies of requests go to. It never slows or alters the original.

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "palisade/v1/decisions.proto",
     "palisade/v1/delta.proto",
+    "palisade/v1/replicas.proto",
     "palisade/v1/transaction.proto",
     "palisade/v1/saved.proto",
     "istio/v1/auth/certificate.proto",

@@ -187,9 +187,17 @@ impl CompiledPolicy {
             Form::Program { program: Program { condition: Node::All(parts), actions, .. }, is_infallible: true }
                 if open != u64::MAX =>
             {
-                let holds =
-                    |(place, part): (usize, &Node)| open & (1 << place) == 0 || part.eval(view, true) == Outcome::True;
-                Outcome::from(actions.intersects(view.action) && parts.iter().enumerate().all(holds))
+                let mut left = open;
+                while left != 0 {
+                    let part = usize::try_from(left.trailing_zeros()).ok().and_then(|place| parts.get(place));
+                    // INVARIANT: only parts that are there were found open.
+                    let Some(part) = part else { return Outcome::Error };
+                    if part.eval(view, true) != Outcome::True {
+                        return Outcome::False;
+                    }
+                    left &= left - 1;
+                }
+                Outcome::from(actions.intersects(view.action))
             }
             _ => self.eval(view),
         }

@@ -216,7 +216,7 @@ impl PolicyEngine {
             fresh = self.candidates(&connection.view);
             &fresh
         };
-        let decide = || self.http.decide(&self.enforced, candidates, &view, request.path);
+        let decide = || self.http.decide(&self.enforced, candidates, &view, request);
         Some(candidates.constant.unwrap_or_else(decide))
     }
 

@@ -5,6 +5,7 @@ use std::{net::IpAddr, ops::ControlFlow};
 use crate::{
     ConnectionFacts, JwtFacts, RequestFacts,
     facts::canonical_ip,
+    index::MAX_SEGMENTS,
     ir::{Actions, Address, Entity, Kind, Node, Number, Optional, Sorted, Test, Text},
     pattern::{Pattern, PatternLevel},
     peer::Principal,
@@ -46,10 +47,12 @@ pub(crate) struct ConnectionView {
 /// The request side of the facts, prepared once per decision.
 #[derive(Clone, Copy)]
 pub(crate) struct RequestView<'a> {
-    pub facts: RequestFacts<'a>,
+    pub facts: &'a RequestFacts<'a>,
     /// Lower case.
     pub authority: &'a [u8],
     pub path: &'a [u8],
+    /// The path's first segments, each with those before it and the slash behind it: `/a/b/c` has `/a/` and `/a/b/`.
+    pub leading: [Option<&'a [u8]>; MAX_SEGMENTS],
     pub query: Option<&'a [u8]>,
     pub remote_ip: IpAddr,
 }
@@ -112,18 +115,23 @@ impl ConnectionView {
 
 impl<'a> RequestView<'a> {
     /// Prepares a request. `lowered` is where an authority with upper-case letters is rewritten; it is not touched otherwise.
-    pub(crate) fn of(facts: &RequestFacts<'a>, lowered: &'a mut Vec<u8>) -> Self {
+    pub(crate) fn of(facts: &'a RequestFacts<'a>, lowered: &'a mut Vec<u8>) -> Self {
         let authority = if facts.authority.iter().any(u8::is_ascii_uppercase) {
             lowered.extend(facts.authority.iter().map(u8::to_ascii_lowercase));
             lowered
         } else {
             facts.authority
         };
-        let end = facts.path.iter().position(|b| matches!(b, b'?' | b'#')).unwrap_or(facts.path.len());
+        let end = memchr::memchr2(b'?', b'#', facts.path).unwrap_or(facts.path.len());
         let (path, rest) = facts.path.split_at_checked(end).unwrap_or((facts.path, &[]));
+        let mut leading = [None; MAX_SEGMENTS];
+        let behind_the_first = memchr::memchr_iter(b'/', path.get(1..).unwrap_or_default());
+        for (slot, at) in leading.iter_mut().zip(behind_the_first) {
+            *slot = path.get(..at + 2);
+        }
         let query = rest.strip_prefix(b"?").map(|q| q.split(|b| *b == b'#').next().unwrap_or_default());
         let query = facts.query.or(query);
-        Self { facts: *facts, authority, path, query, remote_ip: canonical_ip(facts.remote_ip) }
+        Self { facts, authority, path, leading, query, remote_ip: canonical_ip(facts.remote_ip) }
     }
 
     /// Calls `visit` with each line of a header, until it breaks. Pseudo-headers and `host` are the request's own parts.

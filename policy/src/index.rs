@@ -1,8 +1,14 @@
-//! What can be known of a condition before it is evaluated: whether it can fail, and which principals and paths it needs.
+//! What can be known of a condition before it is evaluated: whether it can fail, and which principals, paths and other values it needs.
 
-use std::collections::HashMap;
+use crate::{
+    form::Form,
+    ir::{Actions, Address, Entity, Kind, Node, Optional, Program, Test, Text},
+    pattern::Pattern,
+};
 
-use crate::ir::{Actions, Address, Entity, Kind, Node, Optional, Program, Test, Text};
+mod lookup;
+
+pub(crate) use lookup::RequestIndex;
 
 /// A path that a condition needs, in the form that requests are looked up by.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -11,6 +17,33 @@ pub(crate) enum PathKey {
     Exact(Box<[u8]>),
     /// The path's first segments with the slash behind them; at most [`MAX_SEGMENTS`].
     Prefix(Box<[u8]>),
+}
+
+/// What of a request, beside its path, policies may be looked up by.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Field {
+    /// Any line of a header.
+    Header(Box<str>),
+    /// Any text of a claim.
+    Claim(Box<str>),
+    /// One text.
+    Text(Text),
+}
+
+/// A value that a condition needs a field to have.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct FieldKey {
+    pub(crate) field: Field,
+    /// The whole value, or what it begins with.
+    pub(crate) value: Box<[u8]>,
+    pub(crate) is_prefix: bool,
+}
+
+/// What a policy needs of a request; `None`: nothing of that kind.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Needs {
+    pub(crate) paths: Option<Vec<PathKey>>,
+    pub(crate) fields: Option<Vec<FieldKey>>,
 }
 
 /// How many leading segments of a path are looked at. One look-up each per request.
@@ -148,7 +181,7 @@ pub(crate) fn path_keys(node: &Node) -> Option<Vec<PathKey>> {
         Test::Matched(patterns) => patterns
             .iter()
             .map(|pattern| match pattern {
-                crate::pattern::Pattern::Path { template, .. } => {
+                Pattern::Path { template, .. } => {
                     leading_segments(template.literal_prefix().as_bytes()).last().map(|p| PathKey::Prefix(p.into()))
                 }
                 _ => None,
@@ -156,6 +189,56 @@ pub(crate) fn path_keys(node: &Node) -> Option<Vec<PathKey>> {
             .collect(),
         _ => None,
     })
+}
+
+/// The values of fields of which one is needed for the condition to hold; `None`: any may do.
+pub(crate) fn field_keys(node: &Node) -> Option<Vec<FieldKey>> {
+    needed(node, &|test| {
+        let keys = |field: &dyn Fn() -> Field, values: &[Box<str>]| {
+            Some(values.iter().map(|value| FieldKey::new(field(), value, false)).collect())
+        };
+        match test {
+            Test::HeaderIn(name, values) if is_plain_header(name) => {
+                keys(&|| Field::Header(name.clone()), values.as_slice())
+            }
+            Test::ClaimIn(key, values) => keys(&|| Field::Claim(key.clone()), values.as_slice()),
+            Test::TextIn(text, values) if is_looked_up(*text) => keys(&|| Field::Text(*text), values.as_slice()),
+            Test::TextLike(text, glob) if is_looked_up(*text) => {
+                let (value, is_whole) = glob.literal_prefix();
+                (!value.is_empty()).then(|| vec![FieldKey::new(Field::Text(*text), value, !is_whole)])
+            }
+            Test::Matched(patterns) => patterns.iter().map(field_key_of).collect(),
+            _ => None,
+        }
+    })
+}
+
+fn field_key_of(pattern: &Pattern) -> Option<FieldKey> {
+    let (field, value) = match pattern {
+        Pattern::Header { name, value } if is_plain_header(name) => (Field::Header(name.clone()), value),
+        Pattern::Claim { key, value } => (Field::Claim(key.clone()), value),
+        _ => return None,
+    };
+    match Form::of(value) {
+        Form::Exact(value) => Some(FieldKey::new(field, value, false)),
+        Form::Prefix(prefix) => Some(FieldKey::new(field, prefix, true)),
+        Form::Any | Form::Suffix(_) => None,
+    }
+}
+
+/// Parts of the request that are asked for as headers are put together anew each time: they are no index's business.
+fn is_plain_header(name: &str) -> bool {
+    !name.starts_with(':') && name != "host"
+}
+
+fn is_looked_up(text: Text) -> bool {
+    matches!(text, Text::Authority | Text::Host | Text::JwtIssuer | Text::JwtSubject)
+}
+
+impl FieldKey {
+    fn new(field: Field, value: &str, is_prefix: bool) -> Self {
+        Self { field, value: value.as_bytes().into(), is_prefix }
+    }
 }
 
 /// `/`-closed leading parts of a path, shortest first: `/a/b/c` has `/a/` and `/a/b/`.
@@ -186,61 +269,5 @@ fn needed<K: Ord>(node: &Node, of_test: &dyn Fn(&Test) -> Option<Vec<K>>) -> Opt
             all.dedup();
             Some(all)
         }
-    }
-}
-
-/// Policies of one principal group, by the paths that they need. Positions are places in the group's members, ascending.
-#[derive(Debug, Default)]
-pub(crate) struct PathIndex {
-    always: Vec<u32>,
-    exact: HashMap<Box<[u8]>, Vec<u32>, ahash::RandomState>,
-    prefix: HashMap<Box<[u8]>, Vec<u32>, ahash::RandomState>,
-}
-
-impl PathIndex {
-    /// Adds a member; positions must come in ascending order.
-    pub(crate) fn add(&mut self, position: u32, keys: Option<Vec<PathKey>>) {
-        let Some(keys) = keys else {
-            self.always.push(position);
-            return;
-        };
-        for key in keys {
-            match key {
-                PathKey::Exact(path) => self.exact.entry(path).or_default().push(position),
-                PathKey::Prefix(path) => self.prefix.entry(path).or_default().push(position),
-            }
-        }
-    }
-
-    /// Calls `visit` with each list of members that may match a path.
-    pub(crate) fn for_each_list(&self, lookup: &PathLookup<'_>, mut visit: impl FnMut(&[u32])) {
-        visit(&self.always);
-        if !self.exact.is_empty()
-            && let Some(list) = self.exact.get(lookup.path)
-        {
-            visit(list);
-        }
-        if !self.prefix.is_empty() {
-            for list in lookup.prefixes.iter().map_while(|p| *p).filter_map(|p| self.prefix.get(p)) {
-                visit(list);
-            }
-        }
-    }
-}
-
-/// A path taken apart once, for all the indexes that are asked.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PathLookup<'a> {
-    path: &'a [u8],
-    prefixes: [Option<&'a [u8]>; MAX_SEGMENTS],
-}
-
-impl<'a> PathLookup<'a> {
-    pub(crate) fn of(path: &'a [u8]) -> Self {
-        let mut prefixes = [None; MAX_SEGMENTS];
-        for (slot, prefix) in prefixes.iter_mut().zip(leading_segments(path)) {
-            *slot = Some(prefix);
-        }
-        Self { path, prefixes }
     }
 }

@@ -89,7 +89,7 @@ pub(crate) struct Entity {
 }
 
 /// Texts of a request or connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) enum Text {
     Method,
     Scheme,

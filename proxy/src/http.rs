@@ -199,6 +199,9 @@ impl ProxyHttp for MeshApp {
         }
         if let Some(Action::Forward(plan)) = ctx.verdict.as_ref().map(|verdict| &verdict.action) {
             apply(&mut head::Response(response), &plan.response);
+            let address = ctx.tries.tried.last();
+            let kept = plan.session.as_ref().zip(address).and_then(|(held, at)| held.answer(plan.cluster.name(), at));
+            apply(&mut head::Response(response), kept.as_slice());
         }
         Ok(())
     }

@@ -21,6 +21,7 @@ pub mod log;
 mod options;
 mod saved;
 mod tasks;
+pub mod variables;
 
 pub use limits::LimitOptions;
 pub use options::ProxyOptions;

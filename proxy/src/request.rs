@@ -26,6 +26,7 @@ mod permitted;
 pub mod redirect;
 pub(crate) mod remembered;
 pub mod route;
+pub mod session;
 mod shown;
 pub mod status;
 #[cfg(test)]
@@ -260,6 +261,7 @@ pub fn decide_tcp_with(
                 }
             }
             verdict.action = Action::Forward(Box::new(ForwardPlan {
+                session: None,
                 permit,
                 is_passthrough: is_passthrough(&name),
                 passes_mesh_tls,

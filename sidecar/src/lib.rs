@@ -9,10 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use palisade_model::settings::ProxyKind;
 use palisade_proxy::{
-    process::{Process, ProcessError, ProxyOptions, log, run_to_end},
+    process::{Process, ProcessError, ProxyOptions, log, run_to_end, variables},
     runtime::{Runtime, server::Role},
     serve::{Bind, ListenerKey, ListenerOptions},
 };
@@ -80,6 +80,7 @@ pub fn run(options: &Options) -> Result<(), ProcessError> {
     let Options { proxy, inbound_port, outbound_port, dns_port: _, resolv_conf: _ } = options;
     let filter = log::start(&proxy.log).map_err(ProcessError::Option)?;
     tracing::info!(namespace = %proxy.namespace, name = %proxy.name, "sidecar starting");
+    variables::warn_of_unread(&Options::command());
     let bind = |name: &str, port| Bind {
         key: ListenerKey::new(name),
         address: proxy.bind_address(port),

@@ -75,3 +75,14 @@ pub fn revoking(certificate: &str, key: &str, serials: &[&[u8]]) -> anyhow::Resu
     };
     Ok(list.signed_by(&issuer)?.pem()?)
 }
+
+/// A self-signed authority of this name: certificate and key, PEM.
+pub fn authority(name: &str) -> anyhow::Result<(String, String)> {
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
+}

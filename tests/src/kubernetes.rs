@@ -9,7 +9,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,18 +31,24 @@ use tower::ServiceExt;
 
 use crate::checkout;
 
+mod bookinfo;
+mod cutting;
 mod holder;
 mod machine;
 mod network;
 mod node;
 mod objects;
+mod palisade;
 mod pki;
 mod pool;
 mod programs;
 
+pub use bookinfo::{BOOKINFO_IMAGE, bookinfo_documents};
+pub use cutting::Cutting;
 pub use machine::lacks_for_node;
 pub use network::{Connector, Exposed};
 pub use node::{Node, OUTSIDE};
+pub use palisade::SYSTEM;
 
 use holder::Holder;
 use programs::{FIRST_SERVICE, HOST, NODE_ADDRESS, Program, Site};
@@ -217,6 +223,14 @@ impl Cluster {
         client_of(kubeconfig, self.connector()).await
     }
 
+    /// A client that may do anything, over connections that break off after as many bytes as they say.
+    ///
+    /// # Errors
+    /// When the kubeconfig cannot be read.
+    pub async fn cut_client(&self, connections: Cutting) -> anyhow::Result<Client> {
+        client_of(&self.kubeconfig(), connections).await
+    }
+
     /// Makes connections to what listens beside the cluster.
     pub fn connector(&self) -> Connector {
         self.connector.clone()
@@ -245,6 +259,15 @@ impl Cluster {
     /// When the API server does not take them.
     pub async fn apply(&self, yaml: &str) -> anyhow::Result<()> {
         self.kubectl_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], yaml).await.map(drop)
+    }
+
+    /// Creates or changes objects, in a namespace where they name none.
+    ///
+    /// # Errors
+    /// When the API server does not take them.
+    pub async fn apply_to(&self, namespace: &str, yaml: &str) -> anyhow::Result<()> {
+        let arguments = ["apply", "-n", namespace, "--server-side", "--force-conflicts", "-f", "-"];
+        self.kubectl_with(&arguments, yaml).await.map(drop)
     }
 
     /// Installs Gateway API's CRDs and waits until they are served.
@@ -277,9 +300,13 @@ impl Cluster {
         &self.network
     }
 
-    async fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+    /// What `kubectl` prints, and how it ends.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub async fn kubectl_output(&self, arguments: &[&str], input: &str) -> anyhow::Result<Output> {
         let mut child = self
-            .command(self.programs.join("kubectl"))
+            .command(self.kubectl_program())
             .args(arguments)
             .env("KUBECACHEDIR", self.folder.path().join("kubectl"))
             .stdin(Stdio::piped())
@@ -288,10 +315,14 @@ impl Cluster {
             .spawn()
             .context("cannot run `nsenter` (util-linux)")?;
         let mut stdin = child.stdin.take().context("no standard input")?;
-        // Where it stops reading, it says why below.
+        // Where it stops reading, it says why itself.
         drop(stdin.write_all(input.as_bytes()).await);
         drop(stdin);
-        let output = child.wait_with_output().await?;
+        Ok(child.wait_with_output().await?)
+    }
+
+    async fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
+        let output = self.kubectl_output(arguments, input).await?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "`kubectl {}`: {}", arguments.join(" "), said.trim());
         Ok(String::from_utf8(output.stdout)?)
@@ -351,7 +382,13 @@ impl Cluster {
 }
 
 /// A client inside a cluster's network.
-async fn client_of(kubeconfig: &Path, connector: Connector) -> anyhow::Result<Client> {
+async fn client_of<C>(kubeconfig: &Path, connector: C) -> anyhow::Result<Client>
+where
+    C: tower::Service<http::Uri> + Clone + Send + Sync + 'static,
+    C::Response: hyper::rt::Read + hyper::rt::Write + hyper_util::client::legacy::connect::Connection + Send + Unpin,
+    C::Future: Send,
+    C::Error: Into<tower::BoxError>,
+{
     // rustls asks the process for its cryptography. One that is there stays.
     drop(rustls::crypto::ring::default_provider().install_default());
     let config = Kubeconfig::read_from(kubeconfig)?;

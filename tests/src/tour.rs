@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod breaker;
+pub mod cluster;
 mod egress;
 mod narrator;
 mod outage;

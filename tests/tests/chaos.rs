@@ -7,12 +7,14 @@
 mod client;
 #[path = "chaos/documents.rs"]
 mod documents;
+#[path = "chaos/memory.rs"]
+mod memory;
 
 use std::{
     env,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -26,9 +28,13 @@ use palisade_tests::{
 use tokio::{task::JoinSet, time::Instant};
 
 use client::Tally;
+use memory::Memory;
 
 /// Clients at once.
 const CLIENTS: u64 = 8;
+
+/// Requests before memory is looked at for the first time.
+const WARMING: u64 = 2_000;
 
 /// After the last request: connections and memory that belonged to requests are given back.
 const SETTLE: Duration = Duration::from_secs(60);
@@ -61,25 +67,69 @@ async fn nothing_unauthorized_foreign_or_doubled_comes_back() -> anyhow::Result<
     .await?;
     let edge = mesh.gateway(documents::GATEWAY, 80)?.to_owned();
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut clients = JoinSet::new();
-    for number in 0..CLIENTS {
-        clients.spawn(client::run(edge.clone(), number, seed, Arc::clone(&stop)));
+    // What requests and edits need once, before what they may not add to.
+    let mut first = Load::start(&edge, seed);
+    first.until(WARMING).await?;
+    for form in 0..documents::FORMS {
+        mesh.write("flip.yaml", &documents::flipping(form))?;
+        first.until(first.sent() + WARMING / 8).await?;
     }
+    let mut sum = first.stop().await?;
+    let before = Memory::of(&mesh)?;
+
+    let load = Load::start(&edge, seed);
     let faults = trouble(&mesh, seed, length).await?;
-    stop.store(true, Ordering::Relaxed);
-    let mut sum = Tally::default();
-    while let Some(tally) = clients.join_next().await {
-        sum.merge(tally?);
-    }
+    let during = Memory::of(&mesh);
+    sum.merge(load.stop().await?);
+    println!("memory before {before:?}, during {during:?}");
     println!("{faults} faults, {sum:?}");
     ensure!(sum.violations.is_empty(), "seed {seed}: {:#?}", sum.violations);
     ensure!(sum.answered > 0 && sum.denied > 0, "seed {seed}: nothing was tried: {sum:?}");
     // Troubled, not broken: most requests of well-behaved moments succeed.
     ensure!(sum.answered > sum.failed, "seed {seed}: more failures than answers: {sum:?}");
 
-    at_rest(&mesh).await?;
+    at_rest(&mesh, &before).await?;
     mesh.stop().await
+}
+
+/// Clients that ask until they are stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    clients: JoinSet<Tally>,
+}
+
+impl Load {
+    fn start(edge: &str, seed: u64) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut clients = JoinSet::new();
+        for number in 0..CLIENTS {
+            clients.spawn(client::run(edge.to_owned(), number, seed, Arc::clone(&stop), Arc::clone(&sent)));
+        }
+        Self { stop, sent, clients }
+    }
+
+    fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many requests were sent.
+    async fn until(&mut self, count: u64) -> anyhow::Result<()> {
+        until("requests", SETTLE, async || {
+            ensure!(self.sent() >= count, "{} of {count}", self.sent());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stop(mut self) -> anyhow::Result<Tally> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut sum = Tally::default();
+        while let Some(tally) = self.clients.join_next().await {
+            sum.merge(tally?);
+        }
+        Ok(sum)
+    }
 }
 
 /// Flips documents, restarts sidecars and kills the control plane until the time is over; how often.
@@ -113,13 +163,16 @@ async fn restart_sidecar(mesh: &Mesh, which: u64) -> anyhow::Result<()> {
 }
 
 /// Whether every proxy gave back what requests had held.
-async fn at_rest(mesh: &Mesh) -> anyhow::Result<()> {
+async fn at_rest(mesh: &Mesh, before: &Memory) -> anyhow::Result<()> {
     until("proxies at rest", SETTLE, async || {
         let ready = mesh.read_ready()?;
         for pid in ready.pods.iter().filter_map(|pod| pod.pid) {
             let open = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
             ensure!(open <= RESTING_DESCRIPTORS, "process {pid} holds {open} descriptors");
         }
+        let now = Memory::of(mesh)?;
+        now.is_back_at(before)?;
+        println!("memory at rest {now:?}");
         Ok(())
     })
     .await

@@ -106,6 +106,7 @@ impl Mesh {
 
     fn start(&self) -> Control {
         let settings = Settings {
+            advertise: None,
             files: vec![self.path("documents")],
             kubeconfig: None,
             context: None,
@@ -118,6 +119,7 @@ impl Mesh {
             admin: "127.0.0.1:0".parse().unwrap(),
             ca_dir: self.path("ca"),
             token_key: self.path("token.key"),
+            signer: None,
             token_audience: Vec::new(),
             cert_ttl: Duration::from_secs(5),
             server_name: Vec::new(),
@@ -325,6 +327,9 @@ async fn who_proves_nothing_or_someone_else_is_refused() {
 
 #[path = "control_plane/records.rs"]
 mod records;
+
+#[path = "control_plane/trust.rs"]
+mod trust;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn standalone_is_the_same_over_a_pipe() {

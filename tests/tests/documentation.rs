@@ -43,6 +43,32 @@ fn every_advisory_has_the_test_that_the_page_names() {
 }
 
 #[test]
+fn every_proof_has_the_tests_that_the_page_names() {
+    let root = checkout::root();
+    let page = fs::read_to_string(root.join("docs/reference/proof.md")).unwrap();
+    // Of each row what its last cell has between backticks; words with a slash are files.
+    let cells = page
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .filter_map(|line| line.trim_end_matches(" |").rsplit(" | ").next());
+    let named: Vec<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let (paths, names): (Vec<&str>, Vec<&str>) = named.into_iter().partition(|word| word.contains('/'));
+    assert!(names.len() > 100, "{}", names.len());
+    for path in paths {
+        assert!(root.join(path).exists(), "`{path}` is not there");
+    }
+    let sources = ["cli", "control", "crds", "gateway", "model", "policy", "proxy", "sidecar", "tests"].iter();
+    let sources: Vec<String> = sources
+        .flat_map(|folder| files(&root.join(folder), "rs"))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    for name in names {
+        let is_there = sources.iter().any(|text| text.contains(&format!("fn {name}(")));
+        assert!(is_there, "`{name}` is no test");
+    }
+}
+
+#[test]
 fn every_example_of_the_documentation_compiles() {
     let mut pages = files(&checkout::root().join("docs"), "md");
     pages.push(checkout::root().join("README.md"));

@@ -21,7 +21,11 @@ use palisade_control::{
     settings::Settings,
     token::{BoundPod, TokenKey},
 };
-use palisade_model::{feature, resource::ResourceKey, snapshot::Snapshot};
+use palisade_model::{
+    feature,
+    resource::{Feature, ResourceKey},
+    snapshot::Snapshot,
+};
 use palisade_proxy::config::{
     Applied, Applier, ApplyRejection, ConfigClient, Credentials, Dialer, Subscriptions, TlsDialer, TokenSource,
 };
@@ -126,6 +130,11 @@ impl Mesh {
     }
 
     fn proxy(&self, name: &str, account: &str) -> anyhow::Result<Proxy> {
+        self.proxy_with(name, account, feature::all())
+    }
+
+    /// A proxy that understands these features alone.
+    fn proxy_with(&self, name: &str, account: &str, features: BTreeSet<Feature>) -> anyhow::Result<Proxy> {
         let bound =
             BoundPod { namespace: "foo".into(), name: name.into(), uid: "any".into(), service_account: account.into() };
         let key = TokenKey::load_or_create(&self.path("token.key"))?;
@@ -140,7 +149,7 @@ impl Mesh {
             namespace: "foo".into(),
             name: name.into(),
             build: "test".into(),
-            features: feature::all(),
+            features,
             short_id: name.into(),
         };
         let applier = Arc::new(Slow::default());
@@ -233,5 +242,38 @@ async fn a_document_that_is_wrong_is_never_accepted() -> anyhow::Result<()> {
     assert!(said(&refused).contains("Accepted (Invalid)"), "{}", said(&refused));
     let named = mesh.palisade(&["wait", "AuthorizationPolicy/foo/none", "--timeout", "100ms"], None).await?;
     assert!(said(&named).contains("does not have it"), "{}", said(&named));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_proxy_cannot_understand_is_named_with_the_proxy() -> anyhow::Result<()> {
+    const TOKENS: &str = "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: r, namespace: foo}
+spec: {selector: {matchLabels: {app: a}}, jwtRules: [{issuer: i, jwks: '{\"keys\":[]}'}]}
+";
+    let mesh = Mesh::start(&format!("{PODS}{}---\n{TOKENS}", policy("a"))).await?;
+    let older = feature::all().into_iter().filter(|feature| *feature.0 != *feature::REQUEST_AUTHENTICATION).collect();
+    let (_a, _b) = (mesh.proxy_with("a-1", "a", older)?, mesh.proxy("b-1", "b")?);
+    until("it is named", Duration::from_secs(20), async || {
+        let waited = mesh.palisade(&["wait", "RequestAuthentication/foo/r", "--timeout", "300ms"], None).await?;
+        let told = said(&waited);
+        anyhow::ensure!(waited.status.code() == Some(1), "{told}");
+        anyhow::ensure!(
+            told.contains("foo/a-1: withheld: the proxy lacks") && told.contains("request-authentication"),
+            "{told}"
+        );
+        Ok(())
+    })
+    .await?;
+    let listed = mesh.palisade(&["proxy", "status", "-o", "wide"], None).await?;
+    let told = said(&listed);
+    assert_eq!(listed.status.code(), Some(1), "{told}");
+    let line = told.lines().find(|line| line.starts_with("foo/a-1")).unwrap_or_default();
+    assert!(line.contains("withheld") && line.ends_with("request-authentication"), "{told}");
+    let shown = mesh.palisade(&["proxy", "config", "foo/a-1", "-o", "wide"], None).await?;
+    let told = said(&shown);
+    let line = told.lines().find(|line| line.contains("RequestAuthentication foo/r")).unwrap_or_default();
+    assert!(line.contains("withheld"), "{told}");
     Ok(())
 }

@@ -195,13 +195,16 @@ fn living(root: &Path) -> anyhow::Result<Vec<String>> {
     Ok(living)
 }
 
-/// Admin URL of a running mesh's control plane.
+/// Admin URL of a running mesh's control plane; `None` where none runs on this machine.
 ///
 /// # Errors
-/// Where no mesh of the name runs, or it has no control plane yet.
-pub(crate) fn running_control(instance: &Instance) -> anyhow::Result<String> {
-    let name = &instance.name.0;
-    running(instance)?.control.with_context(|| format!("mesh `{name}` has no control plane yet"))
+/// Where only meshes of other names run, or this one has no control plane yet.
+pub(crate) fn find_control(instance: &Instance) -> anyhow::Result<Option<String>> {
+    let (root, name) = (root(instance), &instance.name.0);
+    if living(&root)?.is_empty() {
+        return Ok(None);
+    }
+    running(instance)?.control.map(Some).with_context(|| format!("mesh `{name}` has no control plane yet"))
 }
 
 /// Removes the folders of dead meshes: the named one's, and all others'.

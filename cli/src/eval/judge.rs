@@ -74,6 +74,11 @@ pub(crate) fn judge_observed(
             index = wiser;
             continue;
         }
+        if let Outcome::Decided(admitted, _) = &outcome
+            && admitted.mode == Mode::TlsTerminated
+        {
+            world.try_certificates(&case.proxy, &index, &admitted.entry);
+        }
         if let Outcome::Decided(_, verdict) = &outcome
             && let Some(authorization) = &verdict.authorization
         {

@@ -8,7 +8,7 @@ use std::{
 
 use palisade_compile::{Inputs, Mesh, Object, ObjectKey, ProxyRef, compile, inputs::core, scope};
 use palisade_model::{service::Query, settings::ProxyKind};
-use palisade_proxy::index::RuntimeIndex;
+use palisade_proxy::{index::RuntimeIndex, request::connection::Entry, runtime::edge::terminates};
 
 use super::case::{KindCase, ProxyCase};
 
@@ -18,6 +18,8 @@ pub(crate) struct World {
     mesh: Mesh,
     namespace: String,
     proxies: BTreeMap<ProxyCase, Asked>,
+    /// Servers whose certificates have been tried.
+    tried: BTreeSet<(ProxyCase, Arc<str>, usize)>,
 }
 
 /// A proxy that has been asked.
@@ -31,7 +33,12 @@ struct Asked {
 impl World {
     /// Compiles the documents. Proxies without a namespace are looked for in `namespace`.
     pub(crate) fn new(inputs: &Arc<Inputs>, namespace: &str) -> Self {
-        Self { mesh: compile(inputs).mesh, namespace: namespace.to_owned(), proxies: BTreeMap::new() }
+        Self {
+            mesh: compile(inputs).mesh,
+            namespace: namespace.to_owned(),
+            proxies: BTreeMap::new(),
+            tried: BTreeSet::new(),
+        }
     }
 
     /// The index of a proxy.
@@ -76,6 +83,20 @@ impl World {
         }
         asked.index = build(&self.mesh, &asked.proxy, &asked.queries, Some(&asked.index))?;
         Ok(Some(Arc::clone(&asked.index)))
+    }
+
+    /// Says once of each server when its certificates cannot be used: documents to be judged often have none that can, and a
+    /// running gateway fails the handshake.
+    pub(super) fn try_certificates(&mut self, case: &ProxyCase, index: &RuntimeIndex, entry: &Entry) {
+        let Entry::Gateway(listener, position) = entry else { return };
+        let Some(chain) = listener.chains.get(*position) else { return };
+        let server = (case.clone(), Arc::clone(&listener.key), *position);
+        if chain.tls.is_none() || !self.tried.insert(server) {
+            return;
+        }
+        if let Err(problem) = terminates(index, chain) {
+            eprintln!("warning: a running gateway fails the handshakes of server `{}`: {problem}", chain.name);
+        }
     }
 
     /// The first virtual address of the service that a name means to a client in `namespace`.

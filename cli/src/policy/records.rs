@@ -10,9 +10,10 @@ use anyhow::bail;
 use futures::StreamExt;
 use palisade_control::decisions::client::{ReceivedRecords, listen};
 
-use crate::control::ControlOptions;
+use crate::{control::ControlOptions, options::ClusterOptions};
 
 /// Follow decision records of the whole mesh as they are made: every denial, and a sample of permissions. One JSON object a line.
+/// Where there are several replicas of the control plane: of the proxies that are connected to the one that is asked.
 ///
 /// Records come over gRPC from the control plane, which asks its proxies for them only while somebody listens. What does not fit a queue
 /// on the way is left out; how much is said on standard error. Ends with Ctrl-C.
@@ -26,6 +27,8 @@ pub(crate) struct Records {
     limit: Option<NonZeroU64>,
     #[command(flatten)]
     control: ControlOptions,
+    #[command(flatten)]
+    cluster: ClusterOptions,
 }
 
 impl Records {
@@ -34,9 +37,11 @@ impl Records {
     /// # Errors
     /// When the control plane cannot be asked or goes away.
     pub(crate) fn run(self) -> anyhow::Result<ExitCode> {
-        let url = self.control.url()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.follow(&url))
+        runtime.block_on(async {
+            let control = self.control.reach(&self.cluster).await?;
+            self.follow(&control.url).await
+        })
     }
 
     async fn follow(&self, url: &str) -> anyhow::Result<ExitCode> {

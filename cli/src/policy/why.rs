@@ -85,13 +85,16 @@ impl Why {
         if !is_id {
             bail!("`{decision}` is not a decision id");
         }
-        let control = self.control.url()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (status, body) = runtime.block_on(ask::get(&control, &format!("/why/{decision}")))?;
+        let ask::Answer { status, body, missing } = runtime.block_on(async {
+            let control = self.control.reach(&self.documents.cluster).await?;
+            ask::get(&control.url, &format!("/why/{decision}")).await
+        })?;
         match status {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => {
                 eprintln!("no proxy knows decision `{decision}`: it is too old, or the proxy is gone");
+                missing.iter().for_each(|replica| eprintln!("not asked: {replica}"));
                 return Ok(ExitCode::from(1));
             }
             other => bail!("the control plane answered {other}: {}", String::from_utf8_lossy(&body)),

@@ -1,6 +1,6 @@
 //! Tables about proxies, for people.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use serde_json::Value;
 
@@ -26,11 +26,19 @@ pub(super) fn state(proxy: &Value) -> &'static str {
     }
 }
 
+/// Features that a proxy lacks of those that something withheld needs.
+fn lacking(proxy: &Value) -> String {
+    let withheld = proxy.get("withheld").and_then(Value::as_array).into_iter().flatten();
+    let missing = withheld.filter_map(|item| item.get("missing")?.as_array()).flatten();
+    let features: BTreeSet<&str> = missing.filter_map(Value::as_str).collect();
+    features.into_iter().collect::<Vec<_>>().join(",")
+}
+
 /// One line for each proxy.
 pub(super) fn proxies(proxies: &[&Value], is_wide: bool) -> String {
     let mut head = vec!["PROXY", "STATE", "TARGET", "ACKED", "LAST ACK", "LAST NACK", "SUBSCRIPTIONS"];
     if is_wide {
-        head.extend(["RESOURCES", "BUILD", "CONNECTED", "WITHHELD"]);
+        head.extend(["RESOURCES", "BUILD", "CONNECTED", "REPLICA", "LACKS"]);
     }
     let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<String>>()];
     for proxy in proxies {
@@ -47,7 +55,8 @@ pub(super) fn proxies(proxies: &[&Value], is_wide: bool) -> String {
         ];
         if is_wide {
             row.push(proxy.get("resources").and_then(Value::as_u64).unwrap_or(0).to_string());
-            row.extend([dash(text(proxy, "build")), dash(text(proxy, "connected")), count("withheld")]);
+            row.extend(["build", "connected", "replica"].map(|field| dash(text(proxy, field))));
+            row.push(dash(&lacking(proxy)));
         }
         rows.push(row);
     }

@@ -26,7 +26,7 @@ pub use sources::{SourceDocument, SourceOptions};
 use crate::{
     keys::Keys,
     object::{Head, Object, ObjectKey},
-    reports::Reports,
+    reports::{ObjectName, Reports},
     settings::MeshSettings,
 };
 
@@ -96,6 +96,16 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// As they would be with a document in place of what has its name: what is wrong with it is not among the findings.
+    pub fn with(&self, source: &SourceDocument) -> Self {
+        let mut inputs = self.clone();
+        let name = ObjectName::of(&sources::head(&source.parsed.meta));
+        inputs.broken_policies.retain(|(head, _)| ObjectName::of(head) != name);
+        // Pods of a cluster are there: none are made from workloads.
+        inputs.add(&source.parsed, &mut Vec::new());
+        inputs
+    }
+
     /// Pods of a namespace, by name.
     pub fn pods_in(&self, namespace: &Arc<str>) -> impl Iterator<Item = &Object<core::Pod>> {
         in_namespace(&self.pods, namespace)

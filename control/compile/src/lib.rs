@@ -29,5 +29,5 @@ pub use object::{Head, Location, Object, ObjectKey};
 pub use plan::{GatewayPlan, Plan, PodPlan, plan};
 pub use references::{Reference, ReferenceKind, references};
 pub use reports::{Code, Condition, Diagnostic, ObjectName, Reports};
-pub use settings::{ControlSettings, InvalidSetting, MeshSettings};
+pub use settings::{ControlSettings, InvalidSetting, MeshSettings, Revisions};
 pub use slice::{Slice, scope_after};

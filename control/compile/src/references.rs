@@ -48,7 +48,9 @@ pub fn references(inputs: &Inputs) -> BTreeSet<Reference> {
         let from = Referrer { group: GROUP, kind: "Gateway", namespace: own };
         let certificates =
             gateway.spec.listeners.iter().flat_map(|listener| &listener.tls).flat_map(|tls| &tls.certificate_refs);
-        for reference in certificates {
+        let shown = gateway.spec.tls.as_ref().and_then(|tls| tls.backend.as_ref());
+        let shown = shown.and_then(|backend| backend.client_certificate_ref.as_ref());
+        for reference in certificates.chain(shown) {
             let namespace = reference.namespace.as_deref().unwrap_or(own);
             let is_secret = reference.group.is_empty() && reference.kind == "Secret";
             if is_secret && grants.permits(from, namespace, "", "Secret", &reference.name) {

@@ -23,8 +23,10 @@ use crate::resolve::{
 
 pub(crate) mod connections;
 mod control;
+mod revisions;
 
 pub use control::{ControlSettings, InvalidSetting};
+pub use revisions::Revisions;
 
 /// Settings of the whole mesh.
 #[derive(Debug, Clone, PartialEq)]

@@ -17,13 +17,14 @@ use palisade_model::{origin::Origin, settings::WorkloadRef};
 
 pub use condition::{Acked, Acks, Concern, Condition, Truth};
 pub use features::SUPPORTED_FEATURES;
-pub use holds::{Holding, find, holding};
+pub use holds::{Holding, find, generations, holding};
 
 use crate::{
     inputs::{CONTROLLER, GATEWAY_NAME_LABEL},
     mesh::{Mesh, PROXY_LABEL},
     object::ObjectKey,
     reports::{Diagnostic, ObjectName, Reports},
+    settings::Revisions,
 };
 
 /// Name of the controller in statuses of the Gateway API.
@@ -36,7 +37,7 @@ const MAX_ANCESTORS: usize = 16;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Statuses {
     /// By object.
-    pub objects: BTreeMap<ObjectName, ObjectStatus>,
+    pub objects: BTreeMap<ObjectName, Arc<ObjectStatus>>,
     /// Proxies that should be connected: those of pods that are ready.
     pub expected: Vec<ExpectedProxy>,
 }
@@ -48,6 +49,8 @@ pub struct ExpectedProxy {
     pub pod: WorkloadRef,
     /// The Gateways of the Gateway API that it serves.
     pub gateways: Vec<ObjectKey>,
+    /// The control plane that it is for, as the pod's label says.
+    pub revision: Option<Arc<str>>,
 }
 
 /// What one object's status should say, apart from what proxies have acknowledged.
@@ -220,7 +223,8 @@ fn expected(mesh: &Mesh) -> Vec<ExpectedProxy> {
         let is_marked = says || pod.head.labels.contains_key(GATEWAY_NAME_LABEL) && !gateways.is_empty();
         let is_expected = is_marked || pod.spec.gateway.is_some() || (pod.spec.is_injected && pod.spec.is_palisade);
         let ObjectKey { namespace, name } = pod.head.key.clone();
-        is_expected.then_some(ExpectedProxy { pod: WorkloadRef { namespace, name }, gateways })
+        let revision = pod.head.labels.get(Revisions::LABEL).map(|label| label.as_str().into());
+        is_expected.then_some(ExpectedProxy { pod: WorkloadRef { namespace, name }, gateways, revision })
     });
     proxies.collect()
 }

@@ -1,30 +1,19 @@
 //! `/proxies/NAMESPACE/NAME`: one proxy with everything that it should hold.
 
-use std::sync::Arc;
-
-use axum::{
-    Json,
-    extract::{Path, State},
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
-use palisade_model::resource::Entry;
+use axum::http::StatusCode;
+use palisade_model::{resource::Entry, settings::WorkloadRef};
 use serde_json::{Map, Value, json};
 
-use super::describe;
+use super::{Answer, describe};
 use crate::{fleet::ProxyRecord, serve::Shared};
 
-pub(super) async fn page(
-    State(shared): State<Arc<Shared>>,
-    Path((namespace, name)): Path<(String, String)>,
-) -> Response {
-    let is_meant = |record: &ProxyRecord| *record.pod.namespace == *namespace && *record.pod.name == *name;
+pub(super) fn page(shared: &Shared, pod: &WorkloadRef) -> Answer {
     // Of several streams the newest comes last.
-    let Some(record) = shared.fleet().proxies().into_iter().rfind(is_meant) else {
-        let error = format!("no proxy of pod {namespace}/{name} is connected");
-        return (StatusCode::NOT_FOUND, Json(json!({"error": error}))).into_response();
+    let Some(record) = shared.fleet().proxies().into_iter().rfind(|record| record.pod == *pod) else {
+        let error = format!("no proxy of pod {}/{} is connected", pod.namespace, pod.name);
+        return Answer::json(StatusCode::NOT_FOUND, &json!({"error": error}));
     };
-    Json(json!({"proxy": describe(&record), "content": content(&record)})).into_response()
+    Answer::json(StatusCode::OK, &json!({"proxy": describe(&record), "content": content(&record)}))
 }
 
 /// Resources by kind: what each was made from, and whether the proxy has it.

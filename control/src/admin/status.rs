@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::http::StatusCode;
+use bytes::Bytes;
 use palisade_compile::{
     ObjectName, SourceDocument,
     status::{Acked, Acks, Body, Concern, Holding, ObjectStatus, StatusOptions, Statuses},
@@ -16,6 +12,7 @@ use palisade_crds::{Documents, document};
 use palisade_model::origin::Origin;
 use serde::{Deserialize, Serialize};
 
+use super::Answer;
 use crate::{serve::Shared, slices::Slices, status::FleetAcks};
 
 /// Longest question: documents and all.
@@ -81,21 +78,98 @@ pub struct Count {
     pub laggards: Vec<String>,
 }
 
-pub(super) async fn answer(State(shared): State<Arc<Shared>>, Json(question): Json<StatusQuestion>) -> Response {
-    let Some(mesh) = shared.mesh.borrow().clone() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "no configuration is compiled yet\n").into_response();
-    };
-    let fleet = Arc::clone(&shared.fleet);
+/// What is true of objects as far as the proxies of one replica go.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(crate) struct OwnStatus {
+    /// Proxies that are connected to it.
+    proxies: usize,
+    answers: Vec<StatusAnswer>,
+}
+
+/// The answer of this replica's own proxies to a question in JSON. `is_all` also names those that are connected to no replica.
+pub(crate) async fn of_own_proxies(shared: &Shared, question: Bytes, is_all: bool) -> Result<OwnStatus, Answer> {
+    let unready = || Answer::line(StatusCode::SERVICE_UNAVAILABLE, "no configuration is compiled yet");
+    let mesh = shared.mesh.borrow().clone().ok_or_else(unready)?;
+    let (fleet, revisions) = (Arc::clone(&shared.fleet), shared.replicas.revisions().cloned());
     // Parsing and comparing take their time: off the async threads.
     let answered = tokio::task::spawn_blocking(move || {
+        let question: StatusQuestion = serde_json::from_slice(&question).map_err(|error| error.to_string())?;
         let statuses = mesh.statuses(&StatusOptions::default());
-        let acks = FleetAcks::new(&fleet, &statuses.expected).since(mesh.epoch());
-        answers(&question, &*mesh, &statuses, &acks)
+        let expected = if is_all { statuses.expected.as_slice() } else { &[] };
+        let acks = FleetAcks::new(&fleet, expected, revisions.as_ref()).here().since(mesh.epoch());
+        let answers = answers(&question, &*mesh, &statuses, &acks)?;
+        Ok(OwnStatus { proxies: fleet.len(), answers })
     });
     match answered.await {
-        Ok(Ok(answers)) => Json(answers).into_response(),
-        Ok(Err(message)) => (StatusCode::BAD_REQUEST, message).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+        Ok(Ok(own)) => Ok(own),
+        Ok(Err(message)) => {
+            let message: String = message;
+            Err(Answer::line(StatusCode::BAD_REQUEST, &message))
+        }
+        Err(error) => Err(Answer::line(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())),
+    }
+}
+
+impl OwnStatus {
+    /// With what another replica says of the same objects.
+    pub(crate) fn add(&mut self, replica: &str, other: Self) {
+        let Self { proxies, answers } = other;
+        // What a replica without proxies has compiled concerns nobody.
+        if proxies == 0 {
+            return;
+        }
+        self.proxies += proxies;
+        let mut others = answers.into_iter();
+        for own in self.answers.iter_mut().filter(|own| own.holding == "held") {
+            // Both list the same objects in the same order, being asked the same.
+            let other = others.by_ref().find(|other| other.object == own.object);
+            match other {
+                Some(other) if other.holding == "held" && other.generation == own.generation => {
+                    own.enforced.add(other.enforced);
+                    if let (Some(own), Some(other)) = (&mut own.programmed, other.programmed) {
+                        own.add(other);
+                    }
+                }
+                Some(_) | None => own.lacks(&format!("replica {replica} has not compiled it as it is here")),
+            }
+        }
+    }
+
+    /// The answer to who asked; what replicas do nobody knows stands against it.
+    pub(crate) fn finish(self, unknown: &[String]) -> Vec<StatusAnswer> {
+        let mut answers = self.answers;
+        for answer in answers.iter_mut().filter(|answer| answer.holding == "held") {
+            for problem in unknown {
+                answer.lacks(problem);
+            }
+            if let Some(programmed) = answer.programmed.as_mut().filter(|count| count.of == 0) {
+                programmed.is_everywhere = false;
+                if programmed.laggards.is_empty() {
+                    programmed.laggards.push("no proxy of this Gateway is connected".to_owned());
+                }
+            }
+        }
+        answers
+    }
+}
+
+impl StatusAnswer {
+    fn lacks(&mut self, problem: &str) {
+        for count in std::iter::once(&mut self.enforced).chain(&mut self.programmed) {
+            count.is_everywhere = false;
+            count.laggards.push(problem.to_owned());
+        }
+    }
+}
+
+impl Count {
+    fn add(&mut self, other: Self) {
+        let Self { by, of, is_everywhere, laggards } = other;
+        self.by += by;
+        self.of += of;
+        self.is_everywhere &= is_everywhere;
+        let fresh: Vec<String> = laggards.into_iter().filter(|laggard| !self.laggards.contains(laggard)).collect();
+        self.laggards.extend(fresh);
     }
 }
 
@@ -147,7 +221,7 @@ fn absent(object: String, holding: &str) -> StatusAnswer {
 
 fn told(origin: &Origin, statuses: &Statuses, acks: &FleetAcks<'_>) -> StatusAnswer {
     let Origin { group, kind, namespace, name, uid: _, generation } = origin.clone();
-    let status = statuses.objects.get(&ObjectName { group, kind, namespace, name });
+    let status = statuses.objects.get(&ObjectName { group, kind, namespace, name }).map(|status| &**status);
     let concern = status.and_then(ObjectStatus::concern);
     let enforced = match &concern {
         Some(concern) => acks.enforced(origin, concern),
@@ -171,12 +245,7 @@ fn programmed(status: &ObjectStatus, acks: &FleetAcks<'_>) -> Option<Count> {
         let laggards = vec![format!("{}: {}", obstacle.reason, obstacle.message)];
         return Some(Count { laggards, ..Count::default() });
     }
-    let mut count = count(acks.programmed(&status.origin, &Concern::Gateways(vec![gateway.key.clone()])));
-    if count.of == 0 {
-        count.is_everywhere = false;
-        count.laggards.push("no proxy of this Gateway is connected".to_owned());
-    }
-    Some(count)
+    Some(count(acks.programmed(&status.origin, &Concern::Gateways(vec![gateway.key.clone()]))))
 }
 
 fn count(acked: Acked) -> Count {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Args;
+use palisade_compile::Revisions;
 
 /// How the API server reaches the webhooks, and what it asks them about.
 #[derive(Debug, Clone, Args)]
@@ -24,9 +25,21 @@ pub struct AdmissionOptions {
     /// Write no webhook configurations and admission policies into the cluster: somebody else does.
     #[arg(long, env = "PALISADE_WEBHOOK_UNREGISTERED")]
     pub webhook_unregistered: bool,
-    /// Revision of this control plane: it looks at objects without label `istio.io/rev`, and with this one.
+    /// Revision of this control plane: it owns objects with this value of label `istio.io/rev`; `default`: those without the
+    /// label, too.
     #[arg(long, env = "PALISADE_REVISION", default_value = DEFAULT_REVISION, value_name = "NAME")]
     pub revision: String,
+    /// Another name that this revision answers to in `istio.io/rev`, as Istio's revision tags; repeatable. `default`: what carries
+    /// no label is its own, too.
+    #[arg(long, env = "PALISADE_REVISION_TAG", value_delimiter = ',', value_name = "NAME")]
+    pub revision_tag: Vec<String>,
+}
+
+impl AdmissionOptions {
+    /// The revision with its tags.
+    pub fn revisions(&self) -> Revisions {
+        Revisions::new(&self.revision, &self.revision_tag)
+    }
 }
 
 impl Default for AdmissionOptions {
@@ -38,6 +51,7 @@ impl Default for AdmissionOptions {
             webhook_owner: "palisade-control".to_owned(),
             webhook_unregistered: false,
             revision: DEFAULT_REVISION.to_owned(),
+            revision_tag: Vec::new(),
         }
     }
 }

@@ -9,6 +9,7 @@ use kube::{
     api::{DynamicObject, Patch, PatchParams},
     discovery::ApiResource,
 };
+use palisade_compile::Revisions;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -76,8 +77,8 @@ pub async fn write(
 ) -> Result<(), kube::Error> {
     let endpoint = |path: &str| client_config(options, namespace, roots, path);
     let mut objects = vec![
-        ("validatingwebhookconfigurations", validating(&options.revision, &endpoint("/validate"))),
-        ("mutatingwebhookconfigurations", mutating(&options.revision, &endpoint("/inject"))),
+        ("validatingwebhookconfigurations", validating(&options.revisions(), &endpoint("/validate"))),
+        ("mutatingwebhookconfigurations", mutating(&options.revisions(), &endpoint("/inject"))),
     ];
     objects.extend(policies());
     // Revisions share the admission policies: each says its own about them, and takes nothing back from the others.
@@ -149,7 +150,7 @@ pub fn policy_names() -> Vec<String> {
 
 /// Which documents are checked. Where nobody answers, policies are refused and everything else is taken: a route that is wrong
 /// breaks itself only and says so in its status, a cluster that takes no routes is an outage.
-pub(super) fn validating(revision: &str, endpoint: &Value) -> Value {
+pub(super) fn validating(revisions: &Revisions, endpoint: &Value) -> Value {
     let webhook = |part: &str, failure_policy: &str, operations: &[&str], groups: &[(&str, &[&str])], seconds: u32| {
         let rules: Vec<Value> = groups
             .iter()
@@ -161,10 +162,10 @@ pub(super) fn validating(revision: &str, endpoint: &Value) -> Value {
             .collect();
         // Objects of other revisions are not asked about. The default revision also serves those that name none, which no
         // selector can say; it lets the others through by itself.
-        let selector = if revision == DEFAULT_REVISION {
+        let selector = if revisions.is_default() {
             json!({})
         } else {
-            json!({"matchExpressions": [{"key": "istio.io/rev", "operator": "In", "values": [revision]}]})
+            json!({"matchExpressions": [{"key": "istio.io/rev", "operator": "In", "values": revisions.names()}]})
         };
         json!({
             "name": format!("{part}.validation.palisade.dev"),
@@ -190,7 +191,7 @@ pub(super) fn validating(revision: &str, endpoint: &Value) -> Value {
     json!({
         "apiVersion": API_VERSION,
         "kind": "ValidatingWebhookConfiguration",
-        "metadata": {"name": name(revision), "labels": {"app.kubernetes.io/part-of": "palisade"}},
+        "metadata": {"name": name(revisions.name()), "labels": {"app.kubernetes.io/part-of": "palisade"}},
         "webhooks": [
             webhook("policies", "Fail", &write, policies, 5),
             webhook("traffic", "Ignore", &write, traffic, 3),
@@ -201,7 +202,7 @@ pub(super) fn validating(revision: &str, endpoint: &Value) -> Value {
 }
 
 /// Which pods are looked at: namespaces and pods that ask for a sidecar, as Istio's selectors have it.
-fn mutating(revision: &str, endpoint: &Value) -> Value {
+fn mutating(revisions: &Revisions, endpoint: &Value) -> Value {
     let expression = |key: &str, operator: &str, values: &[&str]| {
         if values.is_empty() {
             json!({"key": key, "operator": operator})
@@ -212,7 +213,7 @@ fn mutating(revision: &str, endpoint: &Value) -> Value {
     let never = || expression("kubernetes.io/metadata.name", "NotIn", &NEVER_INJECTED);
     let pod_wants = || expression("sidecar.istio.io/inject", "In", &["true"]);
     let pod_does_not_refuse = || expression("sidecar.istio.io/inject", "NotIn", &["false"]);
-    let of_revision = || expression("istio.io/rev", "In", &[revision]);
+    let of_revision = || expression("istio.io/rev", "In", &revisions.names());
     let no_revision = || expression("istio.io/rev", "DoesNotExist", &[]);
     let no_label = || expression("istio-injection", "DoesNotExist", &[]);
     let no_own_label = || expression("palisade.dev/injection", "DoesNotExist", &[]);
@@ -244,7 +245,7 @@ fn mutating(revision: &str, endpoint: &Value) -> Value {
             vec![of_revision(), pod_does_not_refuse()],
         ),
     ];
-    if revision == DEFAULT_REVISION {
+    if revisions.is_default() {
         webhooks.extend([
             webhook("namespace", vec![expression("istio-injection", "In", &["enabled"])], vec![pod_does_not_refuse()]),
             webhook(
@@ -258,7 +259,7 @@ fn mutating(revision: &str, endpoint: &Value) -> Value {
     json!({
         "apiVersion": API_VERSION,
         "kind": "MutatingWebhookConfiguration",
-        "metadata": {"name": name(revision), "labels": {"app.kubernetes.io/part-of": "palisade"}},
+        "metadata": {"name": name(revisions.name()), "labels": {"app.kubernetes.io/part-of": "palisade"}},
         "webhooks": webhooks,
     })
 }

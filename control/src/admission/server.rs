@@ -118,9 +118,9 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, app: Router, stop:
 type Refused = (StatusCode, String);
 
 async fn validation(State(admission): State<Arc<Admission>>, request: HttpRequest) -> HttpResponse {
-    let revision = admission.revision.clone();
+    let revisions = admission.revisions.clone();
     let mesh = admission.mesh();
-    answer(&admission, request, move |request| validate(request, mesh.as_ref(), &revision)).await
+    answer(&admission, request, move |request| validate(request, mesh.as_ref(), &revisions)).await
 }
 
 async fn injection(State(admission): State<Arc<Admission>>, request: HttpRequest) -> HttpResponse {

@@ -61,7 +61,7 @@ fn request(operation: &str, object: Option<Value>, old: Option<Value>) -> Reques
 }
 
 fn refusal(yaml: &str) -> String {
-    validate(&request("CREATE", Some(object(yaml)), None), None, "default").refusal.unwrap_or_default()
+    validate(&request("CREATE", Some(object(yaml)), None), None, &"default".into()).refusal.unwrap_or_default()
 }
 
 fn policy(name: &str, rest: &str) -> String {
@@ -101,7 +101,7 @@ fn only_new_content_is_checked() {
     let bad = object(&policy("a", "{action: DENY}"));
     let good = object(&policy("a", "{action: DENY, rules: [{}]}"));
     let verdict = |new: &Value, old: &Value| {
-        validate(&request("UPDATE", Some(new.clone()), Some(old.clone())), None, "default").refusal.is_some()
+        validate(&request("UPDATE", Some(new.clone()), Some(old.clone())), None, &"default".into()).refusal.is_some()
     };
     assert!(verdict(&bad, &good));
     assert!(!verdict(&good, &bad));
@@ -114,16 +114,16 @@ fn only_new_content_is_checked() {
     going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     assert!(!verdict(&going, &good));
     let status = Request { sub_resource: "status".to_owned(), ..request("UPDATE", Some(bad.clone()), Some(good)) };
-    assert_eq!(validate(&status, None, "default").refusal, None);
+    assert_eq!(validate(&status, None, &"default".into()).refusal, None);
     let removal = request("DELETE", None, Some(bad));
-    assert_eq!(validate(&removal, None, "default").refusal, None);
+    assert_eq!(validate(&removal, None, &"default".into()).refusal, None);
 }
 
 #[test]
 fn each_revision_looks_at_its_own() {
     let mut bad = object(&policy("a", "{action: DENY}"));
     let refuses = |object: &Value, revision: &str| {
-        validate(&request("CREATE", Some(object.clone()), None), None, revision).refusal.is_some()
+        validate(&request("CREATE", Some(object.clone()), None), None, &revision.into()).refusal.is_some()
     };
     assert!(refuses(&bad, "default") && !refuses(&bad, "canary"));
     bad["metadata"]["labels"] = json!({"istio.io/rev": "canary"});
@@ -136,7 +136,7 @@ fn policies_say_who_gains_and_who_loses() {
     let warnings = |operation: &str, yaml: &str| {
         let object = object(yaml);
         let (new, old) = if operation == "DELETE" { (None, Some(object)) } else { (Some(object), None) };
-        let verdict = validate(&request(operation, new, old), Some(&mesh), "default");
+        let verdict = validate(&request(operation, new, old), Some(&mesh), &"default".into());
         assert_eq!(verdict.refusal, None);
         verdict.warnings.join("\n")
     };
@@ -166,6 +166,25 @@ fn policies_say_who_gains_and_who_loses() {
     assert_eq!(deny, "loses access to 1 pod (shop/cart-1): 192.0.2.0/24");
     let strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: s, namespace: shop}\nspec: {mtls: {mode: STRICT}}\n";
     assert!(warnings("CREATE", strict).contains("every client without a mesh identity"));
+}
+
+#[test]
+fn what_only_all_documents_together_show_is_warned_of() {
+    let mesh = mesh();
+    let warnings = |yaml: &str, mesh: Option<&Mesh>| {
+        let verdict = validate(&request("CREATE", Some(object(yaml)), None), mesh, &"default".into());
+        assert_eq!(verdict.refusal, None);
+        verdict.warnings.join("\n")
+    };
+    let route = |backend: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v, namespace: shop}}\n\
+             spec: {{hosts: [web], http: [{{route: [{{destination: {{host: {backend}}}}}]}}]}}\n"
+        )
+    };
+    let dangling = warnings(&route("nobody"), Some(&mesh));
+    assert!(dangling.contains("nobody"), "{dangling}");
+    assert!(!warnings(&route("nobody"), None).contains("nobody"), "by itself the document is fine");
 }
 
 #[test]
@@ -237,7 +256,7 @@ fn answers_have_bounded_warnings() {
 
 #[test]
 fn security_fails_closed_and_traffic_does_not() {
-    let configuration = register::validating("default", &json!({"url": "https://a"}));
+    let configuration = register::validating(&"default".into(), &json!({"url": "https://a"}));
     let policy_of = |group: &str, operation: &str| {
         let webhooks = configuration["webhooks"].as_array().unwrap();
         let has = |list: &Value, item: &str| list.as_array().unwrap().iter().any(|entry| entry == item);

@@ -1,21 +1,20 @@
 //! Whether an object may be written: what `palisade analyze` calls an error is refused, what it warns of is a warning.
 
-use palisade_compile::{Inputs, Mesh, SourceDocument, SourceOptions, compile};
+use palisade_compile::{
+    Diagnostic, Inputs, Mesh, ObjectName, Revisions, SourceDocument, SourceOptions, compile, compile_after,
+};
 use palisade_crds::{Document, Object, Severity};
 use serde_json::{Map, Value};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     cure::cure,
     impact,
-    options::DEFAULT_REVISION,
     review::{Request, Response},
 };
 
 /// Errors that a refusal lists.
 const MAX_ERRORS: usize = 8;
-/// Label that says which control plane an object is for.
-const REVISION_LABEL: &str = "istio.io/rev";
 
 /// What is decided about a request.
 pub type Verdict = Response;
@@ -23,23 +22,23 @@ pub type Verdict = Response;
 /// Decides about a request. Pure: equal arguments give equal answers, and nothing is remembered, so a dry run is as any other.
 ///
 /// `mesh` is the newest one, which says whom a policy concerns; without one that is left out.
-pub fn validate(request: &Request, mesh: Option<&Mesh>, revision: &str) -> Verdict {
+pub fn validate(request: &Request, mesh: Option<&Mesh>, revisions: &Revisions) -> Verdict {
     if !request.sub_resource.is_empty() {
         return Verdict::default();
     }
     match (request.operation.as_str(), &request.object, &request.old_object) {
-        ("CREATE", Some(object), _) => check(request, object, mesh, revision),
+        ("CREATE", Some(object), _) => check(request, object, mesh, revisions),
         ("UPDATE", Some(object), old) => {
             // An object that is on its way out must be able to lose its finalizers, whatever it says.
             let is_going = object.pointer("/metadata/deletionTimestamp").is_some_and(|time| !time.is_null());
             if is_going || old.as_ref().is_some_and(|old| says_the_same(old, object)) {
                 return Verdict::default();
             }
-            check(request, object, mesh, revision)
+            check(request, object, mesh, revisions)
         }
         ("DELETE", _, Some(old)) => Verdict {
             warnings: document(request, old).map_or_else(Vec::new, |source| {
-                if is_of(&source, revision) { impact::of_removal(&source.parsed, mesh) } else { Vec::new() }
+                if is_of(&source, revisions) { impact::of_removal(&source.parsed, mesh) } else { Vec::new() }
             }),
             ..Verdict::default()
         },
@@ -79,15 +78,15 @@ fn document(request: &Request, object: &Value) -> Option<SourceDocument> {
 }
 
 /// Whether the object is for this control plane.
-fn is_of(source: &SourceDocument, revision: &str) -> bool {
-    source.parsed.meta.labels.get(REVISION_LABEL).map_or(revision == DEFAULT_REVISION, |named| named == revision)
+fn is_of(source: &SourceDocument, revisions: &Revisions) -> bool {
+    revisions.owns(source.parsed.meta.labels.get(Revisions::LABEL).map(String::as_str))
 }
 
-fn check(request: &Request, object: &Value, mesh: Option<&Mesh>, revision: &str) -> Verdict {
+fn check(request: &Request, object: &Value, mesh: Option<&Mesh>, revisions: &Revisions) -> Verdict {
     let Some(source) = document(request, object) else {
         return Verdict { refusal: Some("`metadata` is missing".to_owned()), ..Verdict::default() };
     };
-    if !is_of(&source, revision) {
+    if !is_of(&source, revisions) {
         return Verdict::default();
     }
     let mut errors = Vec::new();
@@ -106,10 +105,41 @@ fn check(request: &Request, object: &Value, mesh: Option<&Mesh>, revision: &str)
     if errors.is_empty() && matches!(source.parsed.object, Object::CedarPolicy(_)) {
         errors = cedar_errors(&source);
     }
+    if errors.is_empty()
+        && let Some(mesh) = mesh
+    {
+        warnings.extend(in_company(&source, mesh));
+    }
     if errors.is_empty() {
         warnings.extend(impact::of_writing(&source.parsed, mesh));
     }
     Verdict { refusal: refusal(&errors), warnings, patch: None }
+}
+
+/// What is to be said about a document among all others: references that lead nowhere, principals that nobody has, rules that never
+/// match. The mesh is compiled as it would be, which costs what the document changes.
+fn in_company(source: &SourceDocument, mesh: &Mesh) -> Vec<String> {
+    let meta = &source.parsed.meta;
+    let name = ObjectName {
+        group: meta.group.as_str().into(),
+        kind: meta.kind.as_str().into(),
+        namespace: meta.namespace.as_str().into(),
+        name: meta.name.as_str().into(),
+    };
+    // What is wrong with the document alone is said already, and what was wrong with the one before it is no more.
+    let older = mesh.inputs().reports.diagnostics();
+    let older = older.into_iter().filter(|found| found.object == name).map(|found| found.message.clone());
+    let before: BTreeSet<String> =
+        source.parsed.issues.iter().map(|issue| issue.message.clone()).chain(older).collect();
+    let reports = compile_after(mesh, mesh.inputs().with(source)).reports;
+    let is_new = |found: &Diagnostic| {
+        found.severity != Severity::Info && found.object == name && !before.contains(&found.message)
+    };
+    let told = |found: &Diagnostic| {
+        let place = if found.path.is_empty() { String::new() } else { format!("{}: ", found.path) };
+        format!("{place}{} ({})", found.message, found.code)
+    };
+    reports.diagnostics().into_iter().filter(|found| is_new(found)).map(told).collect()
 }
 
 /// What the policy compiler says about the text of a CedarPolicy, which takes no other document.

@@ -244,7 +244,7 @@ fn callers(
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).with_crls(lists);
-    Ok(builder.allow_unknown_revocation_status().build().map_err(|error| error.to_string())?)
+    builder.allow_unknown_revocation_status().build().map_err(|error| error.to_string())
 }
 
 fn trusted(roots: &[CertificateDer<'static>]) -> Result<BTreeMap<Fingerprint, RootSummary>, String> {
@@ -279,7 +279,7 @@ impl CaKey {
     }
 }
 
-pub(super) fn pem(certificate: &CertificateDer<'static>) -> String {
+pub(crate) fn pem(certificate: &CertificateDer<'static>) -> String {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let text = STANDARD.encode(certificate);
     let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");

@@ -148,8 +148,11 @@ fn available(deployment: &Deployment) -> Finding {
 fn problem(gateway: &DynamicObject) -> Option<String> {
     let place = format!("Gateway `{}/{}`", gateway.namespace().unwrap_or_default(), gateway.name_any());
     let conditions = gateway.data.pointer("/status/conditions").and_then(|list| list.as_array());
-    let condition = conditions.into_iter().flatten().find(|condition| condition["type"] == "Programmed");
+    let condition = conditions
+        .into_iter()
+        .flatten()
+        .find(|own| own.get("type").and_then(|kind| kind.as_str()) == Some("Programmed"));
     let Some(condition) = condition else { return Some(format!("{place} has no status")) };
-    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    let text = |field: &str| condition.get(field).and_then(|text| text.as_str()).unwrap_or_default().to_owned();
     (text("status") != "True").then(|| format!("{place} is not programmed: {}: {}", text("reason"), text("message")))
 }

@@ -185,7 +185,8 @@ impl Checkup {
         let info = |node: &Node| node.status.as_ref().and_then(|status| status.node_info.clone());
         let is_old = |node: &&Node| {
             let version = info(node).map(|info| info.kubelet_version).unwrap_or_default();
-            let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+            // Simulated nodes say something else.
+            let minor = version.strip_prefix("v1.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
             minor.is_some_and(|minor| minor < OLDEST)
         };
         let old: Vec<String> = nodes.iter().filter(is_old).map(ResourceExt::name_any).collect();

@@ -38,6 +38,8 @@ pub(super) struct Index {
     objects: BTreeMap<ObjectId, BTreeMap<SessionId, Part>>,
     steps: VecDeque<((Version, Version), Arc<Step>)>,
     changed: BTreeSet<ObjectId>,
+    /// Parts that another replica is to hear of; `None` while nobody listens.
+    unreported: Option<BTreeSet<(ObjectId, SessionId)>>,
 }
 
 /// How many proxies do what an object says.
@@ -47,8 +49,19 @@ pub(super) struct Count {
     pub(super) by: usize,
     /// Proxies that it concerns.
     pub(super) of: usize,
-    /// Those that do not, and whether what they should hold is made from the asked generation.
-    pub(super) lagging: Vec<(SessionId, bool)>,
+    /// Those that do not.
+    pub(super) lagging: Vec<Lagging>,
+}
+
+/// A proxy that does not do what an object says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lagging {
+    /// Its stream.
+    pub(super) session: SessionId,
+    /// What it should hold is made from the asked generation.
+    pub(super) is_generation: bool,
+    /// A part of it is withheld, as another replica tells.
+    pub(super) is_withheld: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,18 +71,25 @@ struct Held {
 }
 
 /// What of an object one proxy should hold and holds.
-#[derive(Debug, Default, Clone, Copy)]
-struct Part {
-    wanted: Sum,
-    acked: Sum,
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// What it should hold.
+    pub(crate) wanted: Sum,
+    /// What it holds.
+    pub(crate) acked: Sum,
+    /// Of proxies of other replicas: some of it is withheld.
+    pub(crate) is_withheld: bool,
 }
 
 /// Resources made from an object: how many, the sum of their hashes, and the object's generation in them.
-#[derive(Debug, Default, Clone, Copy)]
-struct Sum {
-    count: u32,
-    hashes: u64,
-    generation: i64,
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sum {
+    /// How many.
+    pub(crate) count: u32,
+    /// The sum of their hashes.
+    pub(crate) hashes: u64,
+    /// The object's generation in them.
+    pub(crate) generation: i64,
 }
 
 /// What is added to and taken from a [`Sum`].
@@ -124,40 +144,45 @@ impl Index {
     }
 
     /// Proxies that hold exactly what they should of an object, made from this generation of it. An empty uid stands for any.
-    pub(super) fn enforced(&self, object: &Origin) -> Count {
-        self.count(object, |part| {
+    pub(super) fn enforced(&self, object: &Origin, counts: impl Fn(SessionId) -> bool) -> Count {
+        self.count(object, counts, |part| {
             let is_generation = part.wanted.count == 0 || part.wanted.generation == object.generation;
             (is_generation && part.wanted.is_same(&part.acked), is_generation)
         })
     }
 
     /// Proxies that hold something made from this generation of an object. An empty uid stands for any.
-    pub(super) fn programmed(&self, object: &Origin) -> Count {
-        self.count(object, |part| {
+    pub(super) fn programmed(&self, object: &Origin, counts: impl Fn(SessionId) -> bool) -> Count {
+        self.count(object, counts, |part| {
             let is_acked = part.acked.count > 0 && part.acked.generation == object.generation;
             (is_acked, part.wanted.count == 0 || part.wanted.generation == object.generation)
         })
     }
 
     /// `judge` says of a proxy's part whether all is well, and whether it is about the asked generation.
-    fn count(&self, object: &Origin, judge: impl Fn(&Part) -> (bool, bool)) -> Count {
-        let mut verdicts: BTreeMap<SessionId, (bool, bool)> = BTreeMap::new();
+    fn count(
+        &self,
+        object: &Origin,
+        counts: impl Fn(SessionId) -> bool,
+        judge: impl Fn(&Part) -> (bool, bool),
+    ) -> Count {
+        let mut verdicts: BTreeMap<SessionId, (bool, Lagging)> = BTreeMap::new();
         for (id, parts) in self.named(object) {
             if !object.uid.is_empty() && !id.uid.is_empty() && id.uid != object.uid {
                 continue;
             }
-            for (session, part) in parts {
+            for (session, part) in parts.iter().filter(|(session, _)| counts(**session)) {
                 let (is_well, is_generation) = judge(part);
-                let verdict = verdicts.entry(*session).or_insert((true, true));
-                *verdict = (verdict.0 && is_well, verdict.1 && is_generation);
+                let fresh = Lagging { session: *session, is_generation: true, is_withheld: false };
+                let (all_well, lagging) = verdicts.entry(*session).or_insert((true, fresh));
+                *all_well &= is_well;
+                lagging.is_generation &= is_generation;
+                lagging.is_withheld |= part.is_withheld;
             }
         }
         let of = verdicts.len();
-        let lagging: Vec<(SessionId, bool)> = verdicts
-            .into_iter()
-            .filter(|(_, (is_well, _))| !is_well)
-            .map(|(session, (_, is_generation))| (session, is_generation))
-            .collect();
+        let lagging: Vec<Lagging> =
+            verdicts.into_values().filter(|(is_well, _)| !is_well).map(|(_, lagging)| lagging).collect();
         Count { by: of - lagging.len(), of, lagging }
     }
 
@@ -200,7 +225,48 @@ impl Index {
             if !self.changed.contains(object) {
                 self.changed.insert(object.clone());
             }
+            if let Some(unreported) = &mut self.unreported {
+                unreported.insert((object.clone(), id));
+            }
         }
+    }
+
+    /// What a proxy of another replica should hold and holds of an object from now on, as that replica tells.
+    pub(super) fn set_told(&mut self, id: SessionId, object: ObjectId, part: Part) {
+        if part.wanted.count == 0 && part.acked.count == 0 {
+            if let Some(parts) = self.objects.get_mut(&object) {
+                parts.remove(&id);
+                if parts.is_empty() {
+                    self.objects.remove(&object);
+                }
+            }
+        } else {
+            self.objects.entry(object.clone()).or_default().insert(id, part);
+        }
+        self.changed.insert(object);
+    }
+
+    /// From now on it is noted which parts change; all of them have, at first.
+    pub(super) fn report(&mut self) {
+        let all = self.objects.iter().flat_map(|(object, parts)| parts.keys().map(|id| (object.clone(), *id)));
+        self.unreported = Some(all.collect());
+    }
+
+    /// It is noted no more.
+    pub(super) fn end_report(&mut self) {
+        self.unreported = None;
+    }
+
+    /// Parts that have changed since this was asked last, as they are now.
+    pub(super) fn take_unreported(&mut self) -> Vec<(ObjectId, SessionId, Part)> {
+        let unreported = self.unreported.as_mut().map(std::mem::take).unwrap_or_default();
+        let part = |object: &ObjectId, id| self.objects.get(object).and_then(|parts| parts.get(&id)).copied();
+        let now = |(object, id): (ObjectId, SessionId)| {
+            // What is not there any more is nothing.
+            let part = part(&object, id).unwrap_or_default();
+            (object, id, part)
+        };
+        unreported.into_iter().map(now).collect()
     }
 }
 
@@ -209,6 +275,18 @@ impl ObjectId {
     pub fn of(origin: &Origin) -> Self {
         let Origin { group, kind, namespace, name, uid, generation: _ } = origin.clone();
         Self { group, kind, namespace, name, uid }
+    }
+
+    /// An origin without a generation.
+    pub(super) fn origin(&self) -> Origin {
+        let Self { group, kind, namespace, name, uid } = self.clone();
+        Origin { group, kind, namespace, name, uid, generation: 0 }
+    }
+
+    /// Whether it is called as an object is, whatever their UIDs.
+    pub(super) fn is_named(&self, object: &Origin) -> bool {
+        (&self.group, &self.kind, &self.namespace, &self.name)
+            == (&object.group, &object.kind, &object.namespace, &object.name)
     }
 
     fn is_named_as(&self, other: &Self) -> bool {

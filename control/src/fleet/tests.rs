@@ -11,6 +11,8 @@ use palisade_model::{
 
 use super::*;
 
+mod shared;
+
 const POD: &str = "
 apiVersion: v1
 kind: Pod

@@ -122,7 +122,16 @@ fn fill(container: &mut Map<String, Value>, overrides: &Overrides, settings: &In
         },
     });
     for (key, value) in further.as_object().into_iter().flatten() {
-        container.entry(key.clone()).or_insert_with(|| value.clone());
+        match (container.get_mut(key), value) {
+            // What its owner says about security is completed, not replaced.
+            (Some(Value::Object(written)), Value::Object(own)) if key == "securityContext" => {
+                for (key, value) in own {
+                    written.entry(key.clone()).or_insert_with(|| value.clone());
+                }
+            }
+            (Some(_), _) => {}
+            (None, _) => drop(container.insert(key.clone(), value.clone())),
+        }
     }
     if let Value::Object(fields) = with_pull_policy(Value::Object(std::mem::take(container)), settings) {
         *container = fields;

@@ -114,6 +114,48 @@ async fn good_keys_outlive_failures_for_seven_days() {
     assert_eq!(of(&feed).keys, None, "no key is kept for ever");
 }
 
+/// A document that is replaced by way of its removal must not leave a rule without keys while its issuer is down.
+#[tokio::test]
+async fn a_source_that_leaves_the_documents_for_a_moment_keeps_its_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = KeySource::Uri("http://a/".into());
+    let (mut keeper, feed) = KeyKeeper::new(fetcher(), Some(folder.path()), Metrics::new());
+    let of = |feed: &KeyFeed| feed.keys.borrow().get(&source).cloned().unwrap_or_default();
+    let wish = |keeper: &mut KeyKeeper, wished: &[&KeySource]| {
+        feed.wanted.send_replace(wished.iter().copied().cloned().collect());
+        keeper.follow_wishes();
+    };
+    wish(&mut keeper, &[&source]);
+    keeper.note(source.clone(), Ok(PUBLIC.to_owned()));
+    wish(&mut keeper, &[]);
+    assert!(keeper.status().borrow().is_empty(), "nothing is said of what nobody names");
+    assert!(keeper.sources.values().all(|state| !state.is_wanted), "nor is it fetched");
+    // Compiling the document that names it again finds them at once, before the keeper has heard of it.
+    assert_eq!(of(&feed).keys.as_deref(), Some(PUBLIC));
+    wish(&mut keeper, &[&source]);
+    assert!(keeper.sources.values().all(|state| state.is_wanted && state.due <= Instant::now()), "asked at once");
+    keeper.note(source.clone(), failed());
+    assert_eq!(of(&feed).keys.as_deref(), Some(PUBLIC));
+    // For a week; then they are gone, named or not.
+    wish(&mut keeper, &[]);
+    let state = keeper.sources.get_mut(&source).and_then(|state| state.stored.as_mut());
+    state.unwrap().fetched -= KEPT + Duration::from_secs(1);
+    wish(&mut keeper, &[]);
+    assert_eq!(of(&feed).keys, None);
+
+    // Their number is bounded: the oldest go.
+    let uri = |number: usize| KeySource::Uri(format!("http://a/{number}").into());
+    for number in 0..REMEMBERED + 5 {
+        let source = uri(number);
+        wish(&mut keeper, &[&source]);
+        keeper.note(source, Ok(PUBLIC.to_owned()));
+    }
+    wish(&mut keeper, &[]);
+    let kept = feed.keys.borrow().len();
+    assert_eq!(kept, REMEMBERED);
+    assert!(feed.keys.borrow().contains_key(&uri(REMEMBERED + 4)) && !feed.keys.borrow().contains_key(&uri(0)));
+}
+
 #[tokio::test]
 async fn one_source_that_hangs_delays_no_other() {
     let base = serve().await;

@@ -97,6 +97,14 @@ impl Held {
         *self.content == *content
     }
 
+    /// The keys of its selector, where that is a plain map.
+    pub(super) fn selector(&self) -> Vec<String> {
+        let content: Value = serde_json::from_str(&self.content).unwrap_or_default();
+        let selector = content.pointer("/spec/selector").and_then(Value::as_object);
+        let is_plain = |selector: &&serde_json::Map<String, Value>| selector.values().all(Value::is_string);
+        selector.filter(is_plain).into_iter().flatten().map(|(key, _)| key.clone()).collect()
+    }
+
     /// What it says.
     pub(super) fn content(&self) -> &str {
         &self.content

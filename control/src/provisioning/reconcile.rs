@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::{
-    Api, Client,
+    Api, Client, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
     core::DynamicObject,
 };
@@ -99,6 +100,12 @@ async fn one(client: &Client, step: &Step, owner: &str, done: &mut Done) -> Resu
             if !held.is_ours || held.owner.as_ref().is_some_and(|uid| uid != owner) {
                 return Err(not_ours(&name, &held));
             }
+            if held.is_ending {
+                return Err(Stopped::Later(format!("{} `{}` is being deleted", kind.resource().kind, name.name)));
+            }
+            if held.made_from.is_empty() {
+                return adopt(&api, name, object, &held, done).await;
+            }
             update(&api, name, object, &held.uid, done).await
         }
         Step::Update(kind, object, uid) => {
@@ -133,6 +140,38 @@ async fn update(
     }
     let written = api.patch(&name.name, &PatchParams::apply(FIELD_MANAGER).force(), &Patch::Apply(&object)).await;
     wrote(written, name, done)
+}
+
+/// Takes over one that somebody has handed over: what he had said in the same places goes, and is nobody's any more.
+async fn adopt(
+    api: &Api<DynamicObject>,
+    name: ObjectRef,
+    object: &Value,
+    held: &Held,
+    done: &mut Done,
+) -> Result<(), Stopped> {
+    let mut patch = object.clone();
+    // A merge takes lists as a whole, and leaves keys of maps that it does not name.
+    if let Some(selector) = patch.pointer_mut("/spec/selector").and_then(Value::as_object_mut) {
+        for key in held.selector() {
+            selector.entry(key).or_insert(Value::Null);
+        }
+    }
+    if let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("uid".to_owned(), json!(held.uid));
+    }
+    let ours = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    api.patch(&name.name, &ours, &Patch::Merge(&patch)).await.map_err(|error| stopped(&name, error))?;
+    let force = PatchParams::apply(FIELD_MANAGER).force();
+    let applied = api.patch(&name.name, &force, &Patch::Apply(object)).await.map_err(|error| stopped(&name, error))?;
+    // Only what is applied is ours: a field that is applied no more has to go.
+    let is_kept = |entry: &&ManagedFieldsEntry| {
+        let is_merged = entry.operation.as_deref() == Some("Update") && entry.subresource.is_none();
+        !(is_merged && entry.manager.as_deref() == Some(FIELD_MANAGER))
+    };
+    let kept: Vec<&ManagedFieldsEntry> = applied.managed_fields().iter().filter(is_kept).collect();
+    let owned = json!({"metadata": {"managedFields": kept, "resourceVersion": applied.resource_version()}});
+    wrote(api.patch(&name.name, &ours, &Patch::Merge(&owned)).await, name, done)
 }
 
 fn wrote(result: Result<DynamicObject, kube::Error>, name: ObjectRef, done: &mut Done) -> Result<(), Stopped> {
@@ -195,15 +234,14 @@ pub(super) fn steps<'a>(
     let mut steps = Vec::new();
     for (kind, object) in wanted {
         let name = name_of(*kind, object);
-        let Some(there) = held(&name).filter(|there| !there.is_ending) else {
+        // One that is new here, an earlier Gateway's, or handed over is looked at again before anything is done.
+        let is_plain = |there: &&Held| {
+            !there.is_ending && !there.made_from.is_empty() && there.owner.as_ref().is_none_or(|owner| owner == uid)
+        };
+        let Some(there) = held(&name).filter(is_plain) else {
             steps.push(Step::Make(*kind, object.clone()));
             continue;
         };
-        if there.owner.as_ref().is_some_and(|owner| owner != uid) {
-            // Looked at again before anything is done.
-            steps.push(Step::Make(*kind, object.clone()));
-            continue;
-        }
         let made_from = object.pointer("/metadata/annotations/palisade.dev~1made-from").and_then(Value::as_str);
         let is_current = made_from == Some(&*there.made_from)
             && (there.says(object)

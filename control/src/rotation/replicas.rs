@@ -35,7 +35,7 @@ pub(super) const BEAT: Duration = Duration::from_secs(30);
 /// One that has not done so for this long is gone.
 const GONE: Duration = Duration::from_secs(100);
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks for answers.
 const LOOK: Duration = Duration::from_millis(100);
 

@@ -101,6 +101,7 @@ async fn handshake(
     permit: OwnedSemaphorePermit,
     metrics: Metrics,
 ) -> Option<Connection> {
+    let address = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
     let peer = stream.peer_addr().map_or_else(|_| "unknown".to_owned(), |address| address.to_string());
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "no TCP_NODELAY");
@@ -108,7 +109,8 @@ async fn handshake(
     match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-            let proof = PeerProof { certificates: certificates.iter().map(|c| c.clone().into_owned()).collect() };
+            let certificates = certificates.iter().map(|c| c.clone().into_owned()).collect();
+            let proof = PeerProof { certificates, address };
             Some(Connection { io: Io::Tls(Box::new(stream)), proof, _permit: Some(permit) })
         }
         Ok(Err(error)) => {

@@ -1,6 +1,6 @@
 //! Who is calling: a pod's token, or the client certificate of a workload. Nothing else in a request is believed.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use palisade_model::{
     identity::{InvalidSpiffeId, SpiffeId},
@@ -24,6 +24,8 @@ pub(crate) struct PeerProof {
     /// The client's certificate, leaf first; empty = none was shown. The handshake proves that the client has its key; what it is
     /// worth is judged for each call, since what is trusted changes while connections stay.
     pub(crate) certificates: Arc<[CertificateDer<'static>]>,
+    /// Where it comes from; `None` = from this process.
+    pub(crate) address: Option<IpAddr>,
 }
 
 /// A proven caller.

@@ -118,7 +118,10 @@ struct Session {
 impl Session {
     /// Until the stream ends; says why it did.
     async fn run(&mut self, mut inbound: Streaming<ProxyMessage>) -> Status {
-        let stop = self.shared.stop.clone();
+        let shared = Arc::clone(&self.shared);
+        let drained = shared.turn_to_leave();
+        tokio::pin!(drained);
+        let mut is_followed = true;
         loop {
             let deadline = self.machine.deadline();
             let due = async {
@@ -130,7 +133,7 @@ impl Session {
             // Every branch is cancel-safe: nothing is taken that is not handled.
             let actions = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Status::unavailable("the control plane is draining"),
+                () = &mut drained => return Status::unavailable("the control plane is draining"),
                 () = due => self.machine.tick(Instant::now()),
                 message = inbound.message() => match message {
                     Ok(Some(message)) => self.machine.message(Instant::now(), message),
@@ -143,11 +146,16 @@ impl Session {
                     Ok(Err(status)) => return status,
                     Err(_) => return Status::unavailable("the control plane is going away"),
                 },
-                changed = self.mesh.changed() => match changed {
+                changed = self.mesh.changed(), if is_followed => match changed {
                     Ok(()) => match self.retarget(Why::Mesh).await {
                         Ok(actions) => actions,
                         Err(status) => return status,
                     },
+                    // Nothing is compiled any more; the proxy has what there is until its turn to leave comes.
+                    Err(_) if shared.stop.is_cancelled() => {
+                        is_followed = false;
+                        Vec::new()
+                    }
                     Err(_) => return Status::unavailable("the control plane is going away"),
                 },
             };
@@ -267,7 +275,12 @@ impl Session {
         if self.caller.pod.is_none() {
             self.shared.judged(&self.proof, false)?;
         }
-        Ok(self.machine.trust(authority.trust()))
+        let mut trust = authority.trust().clone();
+        if self.shared.signer.is_some() {
+            // Certificates are of another root than the authority's own.
+            trust.signing = None;
+        }
+        Ok(self.machine.trust(&trust))
     }
 
     /// Computes the proxy's slice of the newest mesh, off the async threads.

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use palisade_compile::status::{Acked, Acks, Concern, ExpectedProxy};
+use palisade_compile::{
+    Revisions,
+    status::{Acked, Acks, Concern, ExpectedProxy},
+};
 use palisade_model::{origin::Origin, settings::WorkloadRef};
 
 use crate::fleet::{Enforced, Fleet};
@@ -15,14 +18,24 @@ pub struct FleetAcks<'a> {
     absent: Vec<&'a ExpectedProxy>,
     /// Those that have not been told yet what the mesh in question says.
     behind: BTreeSet<WorkloadRef>,
+    /// Only proxies of this replica are counted.
+    is_here: bool,
 }
 
 impl<'a> FleetAcks<'a> {
     /// The fleet as it is now.
-    pub fn new(fleet: &'a Fleet, expected: &'a [ExpectedProxy]) -> Self {
+    /// Of proxies that should be connected those count that belong to these revisions; `None` = all.
+    pub fn new(fleet: &'a Fleet, expected: &'a [ExpectedProxy], revisions: Option<&Revisions>) -> Self {
         let connected: BTreeSet<WorkloadRef> = fleet.connected();
-        let absent = expected.iter().filter(|proxy| !connected.contains(&proxy.pod)).collect();
-        Self { fleet, absent, behind: BTreeSet::new() }
+        let is_own = |proxy: &&ExpectedProxy| revisions.is_none_or(|own| own.owns(proxy.revision.as_deref()));
+        let absent = expected.iter().filter(is_own).filter(|proxy| !connected.contains(&proxy.pod)).collect();
+        Self { fleet, absent, behind: BTreeSet::new(), is_here: false }
+    }
+
+    /// Of connected proxies only those of this replica.
+    pub fn here(mut self) -> Self {
+        self.is_here = true;
+        self
     }
 
     /// Nothing that a proxy did before it was told of this mesh counts: where objects have no generation nothing else tells what
@@ -32,7 +45,7 @@ impl<'a> FleetAcks<'a> {
         self
     }
 
-    /// What proxies have to say about all that they should do.
+    /// What proxies of this replica have to say about all that they should do.
     pub fn in_step(&self) -> Acked {
         self.complete(self.fleet.in_step(), &Concern::Mesh)
     }
@@ -62,10 +75,12 @@ impl<'a> FleetAcks<'a> {
 
 impl Acks for FleetAcks<'_> {
     fn enforced(&self, object: &Origin, concern: &Concern) -> Acked {
-        self.complete(self.fleet.enforced(object), concern)
+        let enforced = if self.is_here { self.fleet.enforced_here(object) } else { self.fleet.enforced(object) };
+        self.complete(enforced, concern)
     }
 
     fn programmed(&self, object: &Origin, concern: &Concern) -> Acked {
-        self.complete(self.fleet.programmed(object), concern)
+        let programmed = if self.is_here { self.fleet.programmed_here(object) } else { self.fleet.programmed(object) };
+        self.complete(programmed, concern)
     }
 }

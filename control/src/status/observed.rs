@@ -12,7 +12,7 @@ use kube::{
     core::ApiResource,
     runtime::{WatchStreamExt, watcher},
 };
-use palisade_compile::ObjectName;
+use palisade_compile::{ObjectName, Revisions};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -34,6 +34,8 @@ pub(super) struct Observed {
     pub(super) generation: i64,
     /// `metadata.resourceVersion`.
     pub(super) version: String,
+    /// The control plane that it is for, as its label says.
+    pub(super) revision: Option<Box<str>>,
     /// Its status as JSON text: there are many, and each is looked at seldom.
     status: Box<str>,
 }
@@ -104,7 +106,9 @@ impl Store {
             }
         }
         let status = seen.status.as_ref().map(ToString::to_string).unwrap_or_else(|| "{}".to_owned()).into();
-        let observed = Observed { uid, generation: generation.unwrap_or(0), version, status };
+        let revision = seen.metadata.labels.as_ref().and_then(|labels| labels.get(Revisions::LABEL));
+        let revision = revision.map(|label| label.as_str().into());
+        let observed = Observed { uid, generation: generation.unwrap_or(0), version, revision, status };
         self.objects.insert(name.clone(), observed);
         Some(name)
     }

@@ -105,15 +105,17 @@ impl Pace {
 
     /// Whether one more write fits the rate; else when the next one does.
     pub(super) fn spend(&mut self, now: Instant) -> Result<(), Instant> {
+        self.affords(now)?;
+        self.tokens -= 1.0;
+        Ok(())
+    }
+
+    /// The same, without spending it: while thousands of objects are due none is rendered in vain.
+    pub(super) fn affords(&mut self, now: Instant) -> Result<(), Instant> {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + elapsed * RATE).min(BURST);
         self.filled = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            Ok(())
-        } else {
-            Err(now + Duration::from_secs_f64((1.0 - self.tokens) / RATE))
-        }
+        if self.tokens >= 1.0 { Ok(()) } else { Err(now + Duration::from_secs_f64((1.0 - self.tokens) / RATE)) }
     }
 
     /// When an object's texts may be written.

@@ -13,7 +13,7 @@ use futures::{
 };
 use kube::Client;
 use palisade_compile::{
-    ObjectName,
+    ObjectName, Revisions,
     status::{StatusOptions, Statuses},
 };
 use palisade_model::settings::WorkloadRef;
@@ -45,6 +45,16 @@ const DISCOVER: Duration = Duration::from_secs(30);
 /// What proxies acknowledge is looked at together over this time.
 const GATHER: Duration = Duration::from_millis(20);
 
+/// For this long at most a new leader waits for proxies that are not connected: they, or the replicas that have them, are on
+/// their way when a leader before it has just gone.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// For this long at most statuses wait for proxies of this replica that have not been told what they are about.
+const TELL: Duration = Duration::from_secs(1);
+
+/// Pause between two looks at whether they have.
+const AGAIN: Duration = Duration::from_millis(20);
+
 /// Longest pause after a conflict, and after a refusal.
 const CONFLICT: Duration = Duration::from_secs(5);
 const REFUSED: Duration = Duration::from_secs(200);
@@ -56,9 +66,14 @@ pub struct StatusWriter {
     fleet: Arc<Fleet>,
     leadership: Leadership,
     metrics: Metrics,
+    revisions: Revisions,
     troubles: watch::Receiver<Troubles>,
     options: StatusOptions,
     wanted: Arc<Statuses>,
+    /// The mesh that last changed what is wanted, and when.
+    epoch: (u64, Instant),
+    /// Since when it leads.
+    led: Instant,
     connected: BTreeSet<WorkloadRef>,
     kinds: Vec<ServedKind>,
     store: Store,
@@ -68,13 +83,14 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// A writer of what `mesh` and `fleet` say, and of `troubles` with what runs Gateways.
+    /// A writer of what `mesh` and `fleet` say, and of `troubles` with what runs Gateways, to objects of these revisions.
     pub fn new(
         client: Client,
         mesh: MeshWatch,
         fleet: Arc<Fleet>,
         leadership: Leadership,
         metrics: Metrics,
+        revisions: Revisions,
         troubles: watch::Receiver<Troubles>,
     ) -> Self {
         Self {
@@ -83,9 +99,12 @@ impl StatusWriter {
             fleet,
             leadership,
             metrics,
+            revisions,
             troubles,
             options: StatusOptions::default(),
             wanted: Arc::default(),
+            epoch: (0, Instant::now()),
+            led: Instant::now(),
             connected: BTreeSet::new(),
             kinds: Vec::new(),
             store: Store::default(),
@@ -131,10 +150,13 @@ impl StatusWriter {
         let mut discover = tokio::time::interval(DISCOVER);
         let mut changes = self.fleet.changes();
         self.mesh.mark_changed();
+        self.led = Instant::now();
+        self.connected = self.fleet.connected();
         let mut troubles = self.troubles.clone();
         troubles.mark_changed();
         loop {
-            let due = self.pace.next();
+            let settled = if self.is_everybody_there() { self.led } else { self.led + SETTLE };
+            let due = self.pace.next().map(|due| due.max(settled));
             let next = async {
                 match due {
                     Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -181,6 +203,12 @@ impl StatusWriter {
         }
     }
 
+    /// Whether all proxies are connected that should be.
+    fn is_everybody_there(&self) -> bool {
+        let mut own = self.wanted.expected.iter().filter(|proxy| self.revisions.owns(proxy.revision.as_deref()));
+        own.all(|proxy| self.connected.contains(&proxy.pod))
+    }
+
     async fn discover(&mut self, streams: &mut SelectAll<BoxStream<'static, Told>>) {
         match kinds::served(&self.client).await {
             Ok(kinds) => {
@@ -204,7 +232,7 @@ impl StatusWriter {
     /// There is another mesh.
     async fn compiled(&mut self) {
         let Some(mesh) = self.mesh.borrow_and_update().clone() else { return };
-        let options = self.options.clone();
+        let (options, epoch) = (self.options.clone(), mesh.epoch());
         let wanted = match tokio::task::spawn_blocking(move || mesh.statuses(&options)).await {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -213,6 +241,9 @@ impl StatusWriter {
             }
         };
         let now = Instant::now();
+        if wanted.objects != self.wanted.objects {
+            self.epoch = (epoch, now);
+        }
         let is_all = wanted.expected != self.wanted.expected;
         for (name, status) in &wanted.objects {
             if is_all || self.wanted.objects.get(name) != Some(status) {
@@ -270,11 +301,22 @@ impl StatusWriter {
         let limit = AT_A_TIME.saturating_sub(self.writes.len());
         let fleet = Arc::clone(&self.fleet);
         let wanted = Arc::clone(&self.wanted);
-        let acks = FleetAcks::new(&fleet, &wanted.expected);
+        let (epoch, since) = self.epoch;
+        if now < since + TELL && !fleet.behind(epoch).is_empty() {
+            for name in self.pace.take(now, usize::MAX) {
+                self.pace.plan(&name, now + AGAIN);
+            }
+            return true;
+        }
+        let acks = FleetAcks::new(&fleet, &wanted.expected, Some(&self.revisions)).since(epoch);
         // Most of what is due needs no write.
         for name in self.pace.take(now, limit * 32) {
             if self.writes.len() >= AT_A_TIME {
                 self.pace.plan(&name, now);
+                continue;
+            }
+            if let Err(later) = self.pace.affords(now) {
+                self.pace.plan(&name, later);
                 continue;
             }
             let Some(status) = wanted.objects.get(&name) else { continue };
@@ -285,6 +327,10 @@ impl StatusWriter {
             let kind = self.kinds.iter().find(|k| *k.resource.group == *name.group && *k.resource.kind == *name.kind);
             let (Some(kind), Some(held)) = (kind, self.store.get(&name)) else { continue };
             let is_other = !status.origin.uid.is_empty() && *status.origin.uid != *held.uid;
+            // Another control plane writes the status.
+            if !self.revisions.owns(held.revision.as_deref()) {
+                continue;
+            }
             // The mesh is behind: what is to be said comes with the next one.
             if is_other || held.generation > status.origin.generation {
                 continue;

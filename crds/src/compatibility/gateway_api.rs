@@ -49,18 +49,17 @@ pub(super) const RECORDS: &[Record] = &[
         "Gateway",
         &["gatewayClassName", "listeners", "tls", "infrastructure"],
         &[
-            ("addresses", Unsupported("addresses are those of the machine or cluster")),
+            ("addresses", Partly("`IPAddress`, and `Hostname` with the name of a Service; only in a cluster")),
             ("allowedListeners", Unsupported("ListenerSets are not read")),
             ("defaultScope", Unsupported("routes attach to it by naming it")),
         ],
     ),
     some(
         "GatewayInfrastructure",
-        &[],
+        &["labels"],
         &[
-            ("labels", Partly("of the pods that stand for the Gateway where documents come from files")),
-            ("annotations", Unsupported("nothing is made for the Gateway that they could be put on")),
-            ("parametersRef", Unsupported("nothing is made for the Gateway that it could set up")),
+            ("annotations", Partly("only in a cluster, where something is made for the Gateway")),
+            ("parametersRef", Partly("a ConfigMap; only in a cluster, where something is made for the Gateway")),
         ],
     ),
     all("Listener", &["name", "hostname", "port", "protocol", "tls", "allowedRoutes"]),
@@ -86,18 +85,14 @@ pub(super) const RECORDS: &[Record] = &[
     some(
         "GatewayClass",
         &["controllerName"],
-        &[("parametersRef", Unsupported("a class has no parameters")), ("description", Ignored("it is for people"))],
+        &[("parametersRef", Partly("a ConfigMap; only in a cluster")), ("description", Ignored("it is for people"))],
     ),
     some(
         "GrpcRoute",
         &["parentRefs", "hostnames", "rules"],
         &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
     ),
-    some(
-        "GrpcRouteRule",
-        &["name", "matches", "filters", "backendRefs"],
-        &[("sessionPersistence", Unsupported("calls of one session may go to any endpoint"))],
-    ),
+    all("GrpcRouteRule", &["name", "matches", "filters", "backendRefs", "sessionPersistence"]),
     all("GrpcRouteMatch", &["method", "headers"]),
     all("GrpcMethodMatch", &["type", "service", "method"]),
     some(
@@ -115,11 +110,9 @@ pub(super) const RECORDS: &[Record] = &[
         &["parentRefs", "hostnames", "rules"],
         &[("useDefaultGateways", Unsupported("the route attaches to its `parentRefs` alone"))],
     ),
-    some(
-        "HttpRouteRule",
-        &["name", "matches", "filters", "backendRefs", "timeouts", "retry"],
-        &[("sessionPersistence", Unsupported("requests of one session may go to any endpoint"))],
-    ),
+    all("HttpRouteRule", &["name", "matches", "filters", "backendRefs", "timeouts", "retry", "sessionPersistence"]),
+    all("SessionPersistence", &["sessionName", "absoluteTimeout", "type", "cookieConfig"]),
+    all("CookieConfig", &["lifetimeType"]),
     all("HttpRouteMatch", &["path", "headers", "queryParams", "method"]),
     all("HttpPathMatch", &["type", "value"]),
     all("HttpHeaderMatch", &["type", "name", "value"]),

@@ -345,9 +345,7 @@ impl MeshConfig {
     /// attacker the least room. Everything else is as by default.
     #[must_use]
     pub fn strict() -> Self {
-        let mut settings = Map::new();
-        settings.extend(STRICT.iter().map(|(key, value)| ((*key).to_owned(), value())));
-        Self::decode(&Value::Object(settings), &mut Cursor::new(Path::root(), &mut Vec::new())).unwrap_or_default()
+        quietly(STRICT.iter().map(|(key, value)| ((*key).to_owned(), value())).collect()).unwrap_or_default()
     }
 
     /// Reads the text of the ConfigMap's key `mesh`. Paths of issues start at `data.mesh`. A setting that cannot be read takes its
@@ -379,21 +377,34 @@ impl MeshConfig {
 
     /// The settings that can be read by themselves, with strict values in place of the others. `None`: these are no settings.
     fn readable_part(value: Value) -> Option<Self> {
-        let Value::Object(settings) = value else { return None };
-        let decode = |settings: Map<String, Value>| {
-            Self::decode(&Value::Object(settings), &mut Cursor::new(Path::root(), &mut Vec::new()))
-        };
-        let mut readable = Map::new();
-        for (key, value) in settings {
-            let alone = Map::from_iter([(key.clone(), value.clone())]);
-            if decode(alone).is_some() {
-                readable.insert(key, value);
-            } else if let Some((_, strict)) = STRICT.iter().find(|(known, _)| *known == key) {
-                readable.insert(key, strict());
+        let Value::Object(mut settings) = value else { return None };
+        // One wrong limit of the proxies leaves all others.
+        if let Some(Value::Object(proxy)) = settings.get_mut("defaultConfig") {
+            if let Some(Value::Object(connections)) = proxy.get_mut("connectionSettings") {
+                *connections = readable::<ConnectionSettings>(std::mem::take(connections), &STRICT_CONNECTIONS);
             }
+            *proxy = readable::<ProxyConfig>(std::mem::take(proxy), &[]);
         }
-        decode(readable)
+        quietly(readable::<Self>(settings, &STRICT))
     }
+}
+
+/// The settings that can be read by themselves, with strict values in place of the others.
+fn readable<T: Decode>(settings: Map<String, Value>, strict: &[Setting]) -> Map<String, Value> {
+    let mut readable = Map::new();
+    for (key, value) in settings {
+        if quietly::<T>(Map::from_iter([(key.clone(), value.clone())])).is_some() {
+            readable.insert(key, value);
+        } else if let Some((_, strict)) = strict.iter().find(|(known, _)| *known == key) {
+            readable.insert(key, strict());
+        }
+    }
+    readable
+}
+
+/// Decodes what has been reported on already.
+fn quietly<T: Decode>(settings: Map<String, Value>) -> Option<T> {
+    T::decode(&Value::Object(settings), &mut Cursor::new(Path::root(), &mut Vec::new()))
 }
 
 /// A setting's name and its value.
@@ -403,6 +414,14 @@ type Setting = (&'static str, fn() -> Value);
 const STRICT: [Setting; 2] = [
     ("outboundTrafficPolicy", || serde_json::json!({"mode": "REGISTRY_ONLY"})),
     ("pathNormalization", || serde_json::json!({"normalization": "DECODE_AND_MERGE_SLASHES"})),
+];
+
+/// The same for limits of clients' connections: an unknown profile is the edge's.
+const STRICT_CONNECTIONS: [Setting; 4] = [
+    ("profile", || serde_json::json!("EDGE")),
+    ("httpMergeSlashes", || serde_json::json!(true)),
+    ("httpPathWithEscapedSlashesAction", || serde_json::json!("REJECT_REQUEST")),
+    ("httpHeadersWithUnderscoresAction", || serde_json::json!("HEADERS_WITH_UNDERSCORES_REJECT_REQUEST")),
 ];
 
 /// Protobuf's JSON reader takes both spellings of a key. Keys that are not used are reported here and left out.

@@ -17,7 +17,7 @@ pub fn write_layout(folder: &Path, images: &[BuiltImage]) -> Result<(), ImageErr
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(ImageError::file(parent))?;
         }
-        fs::write(&path, bytes.as_slice()).map_err(ImageError::file(&path))?;
+        fs::write(&path, &*bytes).map_err(ImageError::file(&path))?;
     }
     Ok(())
 }
@@ -32,18 +32,18 @@ pub fn write_archive(out: impl Write, images: &[BuiltImage]) -> Result<(), Image
         let mut header = Header::new_gnu();
         header.set_mode(0o644);
         header.set_size(bytes.len() as u64);
-        archive.append_data(&mut header, path, bytes.as_slice()).map_err(ImageError::Archive)?;
+        archive.append_data(&mut header, path, &*bytes).map_err(ImageError::Archive)?;
     }
     archive.into_inner().and_then(|mut out| out.flush()).map_err(ImageError::Archive)
 }
 
-fn files(images: &[BuiltImage]) -> Result<BTreeMap<String, Cow<'_, Vec<u8>>>, ImageError> {
+fn files(images: &[BuiltImage]) -> Result<BTreeMap<String, Cow<'_, [u8]>>, ImageError> {
     let mut files = BTreeMap::new();
     let mut manifests = Vec::new();
     for image in images {
         manifests.push(entry(image)?);
         for blob in image.blobs.iter().chain([&image.manifest]) {
-            files.insert(blob.path(), Cow::Borrowed(&blob.bytes));
+            files.insert(blob.path(), Cow::Borrowed(blob.bytes.as_slice()));
         }
     }
     let index = json!({

@@ -27,6 +27,7 @@ mod trust;
 
 #[cfg(any(test, feature = "arbitrary"))]
 pub mod arbitrary;
+pub mod certificates;
 pub mod decisions;
 pub mod delta;
 pub mod proto;

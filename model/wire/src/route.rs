@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use palisade_model::route::{
     Backend, ClaimMatch, Cors, Fault, FaultAbort, Forward, HeaderMatch, HeaderMutations, Mirror, PathMatch,
     PathRewrite, Percent, QueryMatch, Redirect, RedirectPort, RetryOn, RetryPolicy, Rewrite, RouteAction, RouteEntry,
-    RouteMatch, RouteRule, StringMatch, VirtualHost,
+    RouteMatch, RouteRule, Session, StringMatch, VirtualHost,
 };
 
 use crate::{
@@ -61,7 +61,9 @@ wire_struct!(Forward => v1::Forward {
     timeout: optional,
     retries: optional,
     mirrors: list,
+    session: optional,
 });
+wire_struct!(Session => v1::Session { name: plain, is_header: same, is_permanent: same, timeout: optional });
 wire_struct!(Backend => v1::Backend {
     cluster: plain,
     missing: optional,

@@ -1,6 +1,10 @@
 //! Clocks and counters: CPU time of the thread, so that other work on the machine does not count; allocations and instructions exactly.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 /// Nanoseconds that this thread has run.
 pub(crate) fn cpu() -> f64 {
@@ -15,9 +19,21 @@ pub(crate) fn anonymous_kib() -> f64 {
     line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
 }
 
-/// CPU nanoseconds per call: least and median of 21 batches.
-pub(crate) fn nanoseconds(calls: u32, mut call: impl FnMut()) -> (f64, f64) {
-    let mut batches: Vec<f64> = (0..21)
+/// How long a batch lasts. The kernel adds up a running thread's time at its ticks, a few milliseconds apart.
+const BATCH: Duration = Duration::from_millis(100);
+
+/// CPU nanoseconds per call: least and median of 11 batches.
+pub(crate) fn nanoseconds(mut call: impl FnMut()) -> (f64, f64) {
+    let mut calls = 16_u32;
+    loop {
+        let begun = Instant::now();
+        (0..calls).for_each(|_| call());
+        if begun.elapsed() >= BATCH || calls > u32::MAX / 2 {
+            break;
+        }
+        calls *= 2;
+    }
+    let mut batches: Vec<f64> = (0..11)
         .map(|_| {
             let start = cpu();
             for _ in 0..calls {
@@ -27,7 +43,7 @@ pub(crate) fn nanoseconds(calls: u32, mut call: impl FnMut()) -> (f64, f64) {
         })
         .collect();
     batches.sort_by(f64::total_cmp);
-    (batches.first().copied().unwrap_or_default(), batches.get(10).copied().unwrap_or_default())
+    (batches.first().copied().unwrap_or_default(), batches.get(5).copied().unwrap_or_default())
 }
 
 pub(crate) fn allocations(mut call: impl FnMut()) -> u64 {

@@ -8,7 +8,6 @@ use super::{ConnectionDecision, PolicyEngine, is_forbidding, stage::Hit};
 use crate::{
     CompiledPolicy, PolicyRef, RequestFacts,
     eval::{Outcome, RequestState, RequestView, View},
-    index::PathLookup,
     ir::Actions,
 };
 
@@ -166,13 +165,8 @@ impl PolicyEngine {
         }
         let candidates = connection.recorded.get_or_init(|| self.recorded_candidates(&connection.view));
         let mut seen = vec![Seen::default(); self.documents.documents.len()];
-        self.recorded_http.for_each_match(
-            &self.recorded,
-            candidates,
-            &view,
-            &PathLookup::of(request.path),
-            |position| self.note(&mut seen, position),
-        );
+        self.recorded_http
+            .for_each_match(&self.recorded, candidates, &view, request, |position| self.note(&mut seen, position));
         self.conclude(&seen, hit)
     }
 

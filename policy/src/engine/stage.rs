@@ -1,12 +1,13 @@
-//! The indexed policies of HTTP requests: grouped by principal, inside a group by path; and what of them is left for one connection.
+//! The indexed policies of HTTP requests: grouped by principal, inside a group by what they need of a request; and what of them is left for one
+//! connection.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::index_of;
 use crate::{
     CompiledPolicy, PolicyIndex,
-    eval::{Outcome, View},
-    index::{PathIndex, PathLookup, path_keys, principal_keys},
+    eval::{Outcome, RequestView, View},
+    index::{Needs, RequestIndex, field_keys, path_keys, principal_keys},
     ir::{Actions, Entity},
 };
 
@@ -19,7 +20,7 @@ pub(super) enum Hit {
     Nothing,
 }
 
-/// Policies by principal and path.
+/// Policies by principal and what they need of a request.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
     /// The group of policies that need no particular principal comes first.
@@ -32,8 +33,8 @@ pub(super) struct Stage {
 struct Group {
     /// Places in the engine's list, ascending.
     members: Vec<u32>,
-    forbids: PathIndex,
-    permits: PathIndex,
+    forbids: RequestIndex,
+    permits: RequestIndex,
 }
 
 /// What is left of a stage for one connection.
@@ -63,25 +64,31 @@ struct Narrow {
 impl Stage {
     pub(super) fn build(policies: &[Arc<CompiledPolicy>], actions: Actions) -> Self {
         let mut stage = Self { groups: vec![Group::default()], by_principal: HashMap::default() };
+        // Of each group, its forbids and its permits.
+        let mut needs: Vec<[Vec<(u32, Needs)>; 2]> = Vec::new();
         for (position, policy) in policies.iter().enumerate() {
             if !policy.is_about(actions) {
                 continue;
             }
             // Looking a policy up by what it needs skips its evaluation, and with it an error: only where there can be none.
             let condition = policy.program().filter(|_| policy.is_infallible()).map(|p| &p.condition);
-            let paths = condition.and_then(path_keys);
+            let needed = Needs { paths: condition.and_then(path_keys), fields: condition.and_then(field_keys) };
             let groups = match condition.and_then(principal_keys) {
                 None => vec![0],
                 Some(principals) => principals.into_iter().map(|principal| stage.group_of(principal)).collect(),
             };
-            for group in groups {
-                if let Some(group) = stage.groups.get_mut(group) {
+            needs.resize_with(stage.groups.len(), Default::default);
+            for place in groups {
+                if let (Some(group), Some([forbids, permits])) = (stage.groups.get_mut(place), needs.get_mut(place)) {
                     let at = u32::try_from(group.members.len()).unwrap_or(u32::MAX);
                     group.members.push(index_of(position).0);
-                    let index = if policy.is_forbid() { &mut group.forbids } else { &mut group.permits };
-                    index.add(at, paths.clone());
+                    let side = if policy.is_forbid() { forbids } else { permits };
+                    side.push((at, needed.clone()));
                 }
             }
+        }
+        for (group, [forbids, permits]) in stage.groups.iter_mut().zip(needs) {
+            (group.forbids, group.permits) = (RequestIndex::build(forbids), RequestIndex::build(permits));
         }
         stage
     }
@@ -133,14 +140,13 @@ impl Stage {
         policies: &[Arc<CompiledPolicy>],
         candidates: &Candidates,
         view: &View<'_>,
-        path: &[u8],
+        request: &RequestView<'_>,
     ) -> Hit {
-        let lookup = PathLookup::of(path);
-        if let Some((index, outcome)) = self.first(policies, candidates, view, &lookup, true) {
+        if let Some((index, outcome)) = self.first(policies, candidates, view, request, true) {
             let index = PolicyIndex(index);
             return if outcome == Outcome::True { Hit::Forbidden(index) } else { Hit::Failed(index) };
         }
-        self.first(policies, candidates, view, &lookup, false)
+        self.first(policies, candidates, view, request, false)
             .map_or(Hit::Nothing, |(index, _)| Hit::Permitted(PolicyIndex(index)))
     }
 
@@ -150,13 +156,13 @@ impl Stage {
         policies: &[Arc<CompiledPolicy>],
         candidates: &Candidates,
         view: &View<'_>,
-        lookup: &PathLookup<'_>,
+        request: &RequestView<'_>,
         mut visit: impl FnMut(usize),
     ) {
         for narrowed in &candidates.groups {
             let Some(group) = self.groups.get(narrowed.group) else { continue };
             for (index, is_forbid) in [(&group.forbids, true), (&group.permits, false)] {
-                index.for_each_list(lookup, |list| {
+                index.for_each_list(view, request, |list| {
                     for at in list.iter().filter_map(|at| usize::try_from(*at).ok()) {
                         let Some(place) = group.members.get(at) else { continue };
                         let outcome = match narrowed.outcomes.get(at) {
@@ -181,7 +187,7 @@ impl Stage {
         policies: &[Arc<CompiledPolicy>],
         candidates: &Candidates,
         view: &View<'_>,
-        lookup: &PathLookup<'_>,
+        request: &RequestView<'_>,
         is_forbid: bool,
     ) -> Option<(u32, Outcome)> {
         let mut best: Option<(u32, Outcome)> = None;
@@ -191,7 +197,10 @@ impl Stage {
                 continue;
             };
             let index = if is_forbid { &group.forbids } else { &group.permits };
-            index.for_each_list(lookup, |list| {
+            if index.is_empty() {
+                continue;
+            }
+            index.for_each_list(view, request, |list| {
                 for at in list {
                     let at = usize::try_from(*at).unwrap_or(usize::MAX);
                     let (Some(known), Some(policy_index)) = (narrowed.outcomes.get(at), group.members.get(at)) else {
@@ -307,7 +316,7 @@ mod tests {
         ConnectionFacts, Peer, RequestFacts, RuleAction, RuleSpec, TrustDomains,
         admit::permit_all,
         admit_rule,
-        eval::{ConnectionView, RequestState, RequestView, Target},
+        eval::{ConnectionView, RequestState, Target},
     };
 
     fn policies() -> Vec<Arc<CompiledPolicy>> {
@@ -354,11 +363,11 @@ mod tests {
         };
         let (mut lowered, target) = (Vec::new(), Target::of_key("workload/foo/a"));
         let request = RequestView::of(&facts, &mut lowered);
-        let request = RequestState::Known(&request);
-        let view = View { action: Actions::HTTP, target: &target, connection: &connection, request };
+        let known = RequestState::Known(&request);
+        let view = View { action: Actions::HTTP, target: &target, connection: &connection, request: known };
         let mut candidates = stage.candidates(&policies, &view, false);
         tampered(&mut candidates);
-        stage.decide(&policies, &candidates, &view, b"/")
+        stage.decide(&policies, &candidates, &view, &request)
     }
 
     #[test]

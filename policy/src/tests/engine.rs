@@ -9,8 +9,8 @@ use super::facts::{
     Plain, PlainHttp, decide, engine, engine_of, engine_with, from, numbered_rule, rule, strings, to, when,
 };
 use crate::{
-    CompiledPolicy, Decision, Denial, Operation, PolicyEngine, RequestFacts, RuleAction, Source, TrustDomains,
-    Unrestricted, admit_rule, default_permit,
+    CompiledPolicy, Condition, Decision, Denial, Operation, PolicyEngine, RequestFacts, RuleAction, Source,
+    TrustDomains, Unrestricted, admit_rule, default_permit,
 };
 
 /// A policy from text alone, as an older or newer control plane would send it.
@@ -326,6 +326,51 @@ fn every_policy_of_a_large_set_is_found_by_its_principal_and_path() {
             };
             let decision = decide(&engine, &plain);
             assert_eq!(decision.is_allowed(), number % 7 == namespace, "{number} {namespace}");
+            if decision.is_allowed() {
+                assert_eq!(engine.deciding(&decision).and_then(|p| p.rule), Some(u32::try_from(number).unwrap()));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_policy_of_a_large_set_is_found_by_what_tells_it_apart() {
+    let condition =
+        |key: &str, value: String| vec![Condition { key: key.to_owned(), values: vec![value], not_values: vec![] }];
+    let mut policies = Vec::new();
+    for number in 0..120 {
+        let mut allow = numbered_rule(RuleAction::Allow, number);
+        let mut operation = Operation { paths: vec!["/api/*".to_owned()], ..Operation::default() };
+        match number % 5 {
+            0 => allow.when = condition("request.headers[x-tenant]", format!("t{number}")),
+            1 => allow.when = condition("request.headers[x-tenant]", format!("t{number}-*")),
+            2 => allow.when = condition("request.auth.claims[team]", format!("t{number}")),
+            3 => operation.hosts = vec![format!("t{number}.example")],
+            _ => operation.hosts = vec![format!("t{number}.example:*")],
+        }
+        allow.to = to(operation);
+        policies.extend(admit_rule(&allow, &TrustDomains::default()).policies);
+    }
+    let engine = engine_of(policies, None);
+    for number in 0..120 {
+        for kind in 0..5 {
+            let line = |value: String| {
+                let headers = ["x-tenant", "x-other", "x-tenant"].map(str::to_owned);
+                headers.into_iter().zip(["nobody".to_owned(), value.clone(), value]).collect()
+            };
+            let mut http = PlainHttp { path: "/api/a".to_owned(), authority: "a".to_owned(), ..PlainHttp::default() };
+            match kind {
+                0 => http.headers = line(format!("t{number}")),
+                1 => http.headers = line(format!("t{number}-eu")),
+                2 => {
+                    let claims = vec![(vec!["team".to_owned()], vec!["x".to_owned(), format!("t{number}")])];
+                    http.jwt = Some(("i".to_owned(), "s".to_owned(), claims));
+                }
+                3 => http.authority = format!("T{number}.example"),
+                _ => http.authority = format!("t{number}.example:8080"),
+            }
+            let decision = decide(&engine, &Plain { http: Some(http), ..Plain::default() });
+            assert_eq!(decision.is_allowed(), number % 5 == kind, "{number} {kind}");
             if decision.is_allowed() {
                 assert_eq!(engine.deciding(&decision).and_then(|p| p.rule), Some(u32::try_from(number).unwrap()));
             }

@@ -14,7 +14,16 @@ fn the_engine_decides_as_the_naive_interpreter() {
     let (sets, requests) = random::pairs();
     for seed in 0..sets {
         let mut rng = random::Rng::new(seed + 1);
-        let rules: Vec<_> = (0..1 + rng.below(4)).map(|number| random::rule(&mut rng, number)).collect();
+        // Some sets are large and of one kind, so that indexes have something to tell apart.
+        let (count, only) = match seed % 8 {
+            0 => (10 + rng.below(40), Some(RuleAction::Allow)),
+            4 => (10 + rng.below(40), Some(RuleAction::Deny)),
+            _ => (1 + rng.below(4), None),
+        };
+        let mut rules: Vec<_> = (0..count).map(|number| random::rule(&mut rng, number)).collect();
+        for rule in &mut rules {
+            rule.action = only.unwrap_or(rule.action);
+        }
         let engine = engine_with(&rules, &domains);
         for _ in 0..requests {
             let plain = random::plain(&mut rng);

@@ -6,14 +6,22 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use palisade_wire::proto::istio_auth::{
-    IstioCertificateRequest, istio_certificate_service_client::IstioCertificateServiceClient,
+use palisade_wire::{
+    certificates::IDENTITY_METADATA,
+    proto::istio_auth::{
+        IstioCertificateRequest, IstioCertificateResponse,
+        istio_certificate_service_client::IstioCertificateServiceClient,
+    },
 };
-use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
@@ -57,7 +65,7 @@ pub enum IdentityRequestError {
     Dial(#[from] DialError),
     /// Control refused.
     #[error("the control plane signs nothing: {} ({})", .0.message(), .0.code())]
-    Refused(Box<tonic::Status>),
+    Refused(Box<Status>),
     /// No answer in time.
     #[error("the control plane does not answer")]
     Timeout,
@@ -126,18 +134,19 @@ impl IdentityClient {
 
     async fn attempt(&self) -> Result<IssuedIdentity, IdentityRequestError> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        let csr = params.serialize_request(&key)?.pem()?;
-        let seconds = self.lifetime.map_or(0, |lifetime| i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX));
-        let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: seconds, metadata: None });
-        request.metadata_mut().insert("authorization", self.token.bearer().await?);
-        let mut client = IstioCertificateServiceClient::new(self.dialer.channel().await?);
-        let answer = client
-            .create_certificate(request)
-            .await
-            .map_err(|status| IdentityRequestError::Refused(Box::new(status)))?
-            .into_inner();
+        let mut client = IdentityRequest::new(self).await?;
+        let answer = match client.ask(&request_of(&key, None)?).await {
+            // Somebody signs who takes names from the request: it is to carry the one that control has proven, and says.
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                let told = status.metadata().get(IDENTITY_METADATA).and_then(|name| name.to_str().ok());
+                match told.map(str::to_owned) {
+                    Some(identity) => client.ask(&request_of(&key, Some(&identity))?).await,
+                    None => Err(status),
+                }
+            }
+            answer => answer,
+        };
+        let answer = answer.map_err(|status| IdentityRequestError::Refused(Box::new(status)))?;
         let mut chain = answer.cert_chain;
         let bundle = chain.pop().unwrap_or_default();
         let chain = chain.concat();
@@ -218,6 +227,39 @@ impl IdentityClient {
             }
         }
     }
+}
+
+/// Requests over one connection.
+struct IdentityRequest {
+    client: IstioCertificateServiceClient<Channel>,
+    token: MetadataValue<Ascii>,
+    seconds: i64,
+}
+
+impl IdentityRequest {
+    async fn new(of: &IdentityClient) -> Result<Self, DialError> {
+        let seconds = of.lifetime.map_or(0, |lifetime| i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX));
+        let token = of.token.bearer().await?;
+        Ok(Self { client: IstioCertificateServiceClient::new(of.dialer.channel().await?), token, seconds })
+    }
+
+    async fn ask(&mut self, csr: &str) -> Result<IstioCertificateResponse, Status> {
+        let validity_duration = self.seconds;
+        let mut request =
+            Request::new(IstioCertificateRequest { csr: csr.to_owned(), validity_duration, metadata: None });
+        request.metadata_mut().insert("authorization", self.token.clone());
+        Ok(self.client.create_certificate(request).await?.into_inner())
+    }
+}
+
+/// A request for a key; its name, if it must have one.
+fn request_of(key: &KeyPair, identity: Option<&str>) -> Result<String, rcgen::Error> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    if let Some(identity) = identity {
+        params.subject_alt_names = vec![SanType::URI(identity.try_into()?)];
+    }
+    params.serialize_request(key)?.pem()
 }
 
 /// Once it is said that another certificate is needed.

@@ -158,6 +158,11 @@ pub(super) async fn next(runtime: &Runtime, session: &mut Session, ctx: &mut Req
 fn pick(ctx: &RequestCtx, cluster: &IndexedCluster, dialled: SocketAddr) -> std::result::Result<Picked, Reason> {
     let plan = plan(ctx).ok_or(Reason::NoCluster)?;
     let mut chance = Chance::random(SystemTime::now(), fastrand::Rng::new());
+    if let Some(held) = &plan.session
+        && let Some(picked) = held.pick(&plan.permit, cluster, &ctx.tries.tried)
+    {
+        return Ok(picked);
+    }
     let avoid = plan.retries.as_ref().is_none_or(|policy| policy.avoid_previous);
     let tried: &[Address] = if avoid { &ctx.tries.tried } else { &[] };
     let is_dynamic = matches!(cluster.cluster().discovery, Discovery::DynamicName { port: _ });

@@ -93,7 +93,7 @@ fn of_query(query: &[u8], name: &str) -> Option<u64> {
 }
 
 /// The value of a cookie, without the quotes around it.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).find_map(
         |pair| {
             let mut parts = pair.splitn(2, |byte| *byte == b'=');

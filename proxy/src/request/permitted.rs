@@ -25,6 +25,7 @@ use super::{
     outgoing::with_query,
     redirect::{self, Redirected},
     route::{self, Found, INBOUND_PASSTHROUGH, PASSTHROUGH},
+    session::Held,
     upstream::ATTEMPT_COUNT,
     verdict::{Action, Answer, Authorization, ForwardPlan, Injected, Route, UpstreamHead, Verdict},
     view::HeaderView,
@@ -134,8 +135,14 @@ impl Permitted<'_> {
     }
 
     fn rule_forward(self, entry: IndexedEntry, forward: &Forward, fault: Injected, chance: &mut Chance) -> Verdict {
+        let held = forward
+            .session
+            .as_ref()
+            .map(|session| Held::of(session, self.request.headers, self.request.scheme == "https", chance.now));
+        let kept = held.as_ref().and_then(|held| held.backend(self.index, forward));
+        let chosen = kept.and_then(|at| Some((at, forward.backends.get(at)?)));
         // Gateway API: a rule without any backend answers 500.
-        let Some((at, backend)) = route::choose(&entry, forward, chance) else {
+        let Some((at, backend)) = chosen.or_else(|| route::choose(&entry, forward, chance)) else {
             return Verdict { fault, ..self.respond(Reason::NoCluster, Route::Rule(entry), Some(500)) };
         };
         if let Some(status) = backend.missing {
@@ -144,7 +151,11 @@ impl Permitted<'_> {
         }
         let head = self.head(Some(&entry), Some(forward), Some(at));
         let name = Arc::clone(&backend.cluster);
-        self.forward(&name, head, Route::Rule(entry), Some((forward, at)), fault, chance)
+        let mut verdict = self.forward(&name, head, Route::Rule(entry), Some((forward, at)), fault, chance);
+        if let Action::Forward(plan) = &mut verdict.action {
+            plan.session = held;
+        }
+        verdict
     }
 
     fn forward(
@@ -193,6 +204,7 @@ impl Permitted<'_> {
             permit: self.permit,
             hash: hashed.hash,
             cluster,
+            session: None,
             is_passthrough: is_passthrough(name),
             passes_mesh_tls: false,
             head,

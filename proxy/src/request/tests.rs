@@ -1,5 +1,7 @@
 //! The pipeline as a whole, on hand-made snapshots.
 
+mod client_certificates;
+
 use std::{collections::BTreeMap, time::SystemTime};
 
 use http::HeaderMap;
@@ -21,6 +23,8 @@ use super::{
     facts::{Connection, Direction, HttpVersion},
     *,
 };
+
+mod sessions;
 
 fn backend(cluster: &str, weight: u32, missing: Option<u16>) -> Backend {
     Backend {
@@ -59,13 +63,19 @@ fn forward(backends: Vec<Backend>) -> RouteAction {
         timeout: None,
         retries: None,
         mirrors: [].into(),
+        session: None,
     })
 }
 
 /// A gateway on port 80 for `a.com`; `permits` says whether anything is let in.
 fn gateway(rules: Vec<RouteRule>, permits: bool) -> RuntimeIndex {
+    gateway_with(rules, permits, &["10.0.0.1:9080"])
+}
+
+/// The same, with these endpoints behind both of its clusters.
+fn gateway_with(rules: Vec<RouteRule>, permits: bool, endpoints: &[&str]) -> RuntimeIndex {
     let policies: Vec<PolicyId> = if permits { vec![default_permit().id] } else { vec![] };
-    let endpoints = vec![testing::endpoint("10.0.0.1:9080", 1)];
+    let endpoints = endpoints.iter().map(|address| testing::endpoint(address, 1)).collect();
     let cluster = |name: &str, key: &str| {
         let discovery = Discovery::Endpoints { key: key.into(), subset: BTreeMap::new() };
         Resource::Cluster(testing::cluster(name, discovery))

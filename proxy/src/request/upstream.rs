@@ -211,15 +211,18 @@ fn client_certificate(
             });
         }
         (ForwardClientCert::AppendForward, Some(certificate)) => {
-            let Some(own) = admitted.shown.certificate(|| settings.identity.to_string(), certificate) else { return };
+            let Some(own) = admitted.shown.certificate(|| settings.identity.to_string(), certificate) else {
+                return remove(changes);
+            };
             let mut value: Vec<u8> = Vec::new();
             for line in request.headers.get_all(&FORWARDED_CLIENT_CERT) {
                 value.extend_from_slice(line.as_bytes());
                 value.push(b',');
             }
             value.extend_from_slice(own.as_bytes());
-            if let Ok(value) = HeaderValue::from_bytes(&value) {
-                changes.push(HeaderChange::Set(FORWARDED_CLIENT_CERT, value));
+            match HeaderValue::from_bytes(&value) {
+                Ok(value) => changes.push(HeaderChange::Set(FORWARDED_CLIENT_CERT, value)),
+                Err(_) => remove(changes),
             }
         }
     }

@@ -15,6 +15,7 @@ use super::{
     authority,
     changes::HeaderChange,
     external::{External, Question},
+    session::Held,
     status,
 };
 use crate::index::{IndexedCluster, IndexedEntry};
@@ -98,6 +99,8 @@ pub struct ForwardPlan {
     pub cluster: Arc<IndexedCluster>,
     /// What leads to the endpoint where the cluster hashes; `None` = any endpoint.
     pub hash: Option<u64>,
+    /// The session that it belongs to or begins; `None` = none.
+    pub session: Option<Held>,
     /// The cluster is one of the two passthrough clusters.
     pub is_passthrough: bool,
     /// The bytes are a mesh peer's own TLS: they go as they are, and only to endpoints that end it.

@@ -155,42 +155,64 @@ impl EdgePorts {
             self.terminations.insert(hash, Arc::clone(&held));
             return Ok(held);
         }
-        let mut usable = Vec::new();
-        for key in certificates {
-            let secret = index.secret(key).ok_or_else(|| format!("secret `{key}` is missing"))?;
-            let (Some(chain), Some(private)) = (&secret.certificate, &secret.private_key) else {
-                return Err(format!("secret `{key}` holds no certificate and key"));
-            };
-            let pair = ServerCertificate::from_pem(chain.as_bytes(), private.expose().as_bytes());
-            usable.push(pair.map_err(|e| format!("secret `{key}`: {e}"))?);
-        }
-        let client = match client {
-            None => ClientAuth::None,
-            Some(ClientValidation { ca, is_required, subject_alt_names, tolerates_invalid }) => {
-                let secret = index.secret(ca).and_then(|secret| secret.ca.clone());
-                let pem = secret.ok_or_else(|| format!("CA `{ca}` is missing"))?;
-                let mut trust = ClientTrust::from_pem(pem.as_bytes(), None).map_err(|e| format!("CA `{ca}`: {e}"))?;
-                trust.key = Some(Arc::clone(ca));
-                trust.subject_alt_names = subject_alt_names.to_vec();
-                match (tolerates_invalid, is_required) {
-                    (true, _) => ClientAuth::Fallback(trust),
-                    (false, true) => ClientAuth::Required(trust),
-                    (false, false) => ClientAuth::Optional(trust),
-                }
-            }
-        };
-        let termination = Termination::new(TerminationSettings {
-            certificates: usable,
-            client,
-            min_version: tls.min_version,
-            max_version: tls.max_version,
-            alpn: tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect(),
-            algorithms: tls.algorithms.clone(),
-        });
-        let termination = Arc::new(termination.map_err(|e| e.to_string())?);
+        let termination = Arc::new(made(index, tls, certificates, client)?);
         self.terminations.insert(hash, Arc::clone(&termination));
         Ok(termination)
     }
+}
+
+/// Whether handshakes of a server can succeed: what stands behind the keys of its certificates can be used.
+///
+/// # Errors
+/// Why they fail.
+pub fn terminates(index: &RuntimeIndex, chain: &Chain) -> Result<(), String> {
+    match &chain.tls {
+        Some(tls @ ServerTls { mode: ServerTlsMode::Secrets { certificates, client }, .. }) => {
+            made(index, tls, certificates, client.as_ref()).map(drop)
+        }
+        Some(ServerTls { mode: ServerTlsMode::Mesh, .. }) | None => Ok(()),
+    }
+}
+
+fn made(
+    index: &RuntimeIndex,
+    tls: &ServerTls,
+    certificates: &[Arc<str>],
+    client: Option<&ClientValidation>,
+) -> Result<Termination, String> {
+    let mut usable = Vec::new();
+    for key in certificates {
+        let secret = index.secret(key).ok_or_else(|| format!("secret `{key}` is missing"))?;
+        let (Some(chain), Some(private)) = (&secret.certificate, &secret.private_key) else {
+            return Err(format!("secret `{key}` holds no certificate and key"));
+        };
+        let pair = ServerCertificate::from_pem(chain.as_bytes(), private.expose().as_bytes());
+        usable.push(pair.map_err(|e| format!("secret `{key}`: {e}"))?);
+    }
+    let client = match client {
+        None => ClientAuth::None,
+        Some(ClientValidation { ca, is_required, subject_alt_names, tolerates_invalid }) => {
+            let secret = index.secret(ca).and_then(|secret| secret.ca.clone());
+            let pem = secret.ok_or_else(|| format!("CA `{ca}` is missing"))?;
+            let mut trust = ClientTrust::from_pem(pem.as_bytes(), None).map_err(|e| format!("CA `{ca}`: {e}"))?;
+            trust.key = Some(Arc::clone(ca));
+            trust.subject_alt_names = subject_alt_names.to_vec();
+            match (tolerates_invalid, is_required) {
+                (true, _) => ClientAuth::Fallback(trust),
+                (false, true) => ClientAuth::Required(trust),
+                (false, false) => ClientAuth::Optional(trust),
+            }
+        }
+    };
+    let termination = Termination::new(TerminationSettings {
+        certificates: usable,
+        client,
+        min_version: tls.min_version,
+        max_version: tls.max_version,
+        alpn: tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect(),
+        algorithms: tls.algorithms.clone(),
+    });
+    termination.map_err(|e| e.to_string())
 }
 
 const fn carries(handler: &ChainHandler) -> DeclaredProtocol {

@@ -153,6 +153,7 @@ fn outbound_resources(peers: &[SocketAddr], change: impl FnOnce(&mut RouteRule))
         timeout: Some(Duration::from_secs(10)),
         retries: None,
         mirrors: [].into(),
+        session: None,
     };
     let mut rule = RouteRule {
         key: "b".into(),

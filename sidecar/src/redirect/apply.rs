@@ -40,7 +40,16 @@ pub enum RedirectError {
 /// Where the rules could not be loaded. A family of addresses that this kernel lacks is no error.
 pub fn apply(redirect: &Redirect) -> Result<Applied, RedirectError> {
     match run("nft", &["-f", "-"], &nft_script(redirect)) {
-        Ok(output) => refused("nft", &output).map(|()| Applied::Nftables),
+        Ok(output) => match refused("nft", &output) {
+            Ok(()) => Ok(Applied::Nftables),
+            // The program is there, as in our image; the kernel's part is not.
+            Err(RedirectError::Refused { message, .. }) if lacks_nftables(&message) => apply_iptables(redirect)
+                .map_err(|error| match error {
+                    RedirectError::NoProgram => RedirectError::Refused { program: "nft", message },
+                    error => error,
+                }),
+            Err(error) => Err(error),
+        },
         Err(RedirectError::Start { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             apply_iptables(redirect)
         }
@@ -68,6 +77,11 @@ fn apply_iptables(redirect: &Redirect) -> Result<Applied, RedirectError> {
     Ok(Applied::Iptables)
 }
 
+/// Whether `nft` says that this kernel, or what stands in for one, has no nf_tables: neither the protocol nor the operation.
+fn lacks_nftables(message: &str) -> bool {
+    ["Protocol not supported", "Operation not supported"].iter().any(|words| message.contains(words))
+}
+
 fn refused(program: &'static str, output: &Output) -> Result<(), RedirectError> {
     if output.status.success() {
         return Ok(());
@@ -92,5 +106,25 @@ fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<Output,
     match written {
         Some(Err(source)) if output.status.success() => Err(start(source)),
         _ => Ok(output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_kernel_without_nftables_is_asked_for_iptables() {
+        for message in [
+            "mnl.c:60: Unable to initialize Netlink socket: Protocol not supported",
+            "netlink: Error: cache initialization failed: Operation not supported",
+        ] {
+            assert!(lacks_nftables(message), "{message}");
+        }
+        for message in
+            ["Error: Could not process rule: Operation not permitted", "Error: syntax error, unexpected end of file"]
+        {
+            assert!(!lacks_nftables(message), "{message}");
+        }
     }
 }

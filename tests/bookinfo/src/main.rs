@@ -12,6 +12,7 @@ mod client;
 mod details;
 mod echo;
 mod forward;
+mod greet;
 mod grpc;
 mod productpage;
 mod ratings;
@@ -61,6 +62,10 @@ enum Service {
     TlsEcho(Listen),
     /// Returns every message of every gRPC method (HTTP/2 with prior knowledge).
     GrpcEcho(Listen),
+    /// Greets every TCP connection before the client has said anything.
+    Greet(Listen),
+    /// Prints the greeting of such a server.
+    Greeting(greet::Greeting),
     /// Does nothing until it is ended: a place to call from.
     Client,
     /// Sends requests and prints what came back, as JSON lines.
@@ -122,6 +127,8 @@ async fn run(service: Service) -> anyhow::Result<ExitCode> {
         }
         Service::TlsEcho(listen) => until_ended(tls::serve(listen.bind().await?)).await,
         Service::GrpcEcho(listen) => until_ended(grpc::serve(listen.bind().await?)).await,
+        Service::Greet(listen) => until_ended(greet::serve(listen.bind().await?)).await,
+        Service::Greeting(greeting) => greeting.run().await,
         Service::Client => {
             ended().await;
             Ok(ExitCode::SUCCESS)

@@ -64,6 +64,11 @@ pub async fn run(runs: Option<usize>) -> anyhow::Result<String> {
     let outcome = Box::pin(many(&stand, &control, &tokens, &mut table)).await;
     outcome.with_context(|| control.said())?;
     control.stop().await?;
+
+    let control = stand.control().await?;
+    let outcome = Box::pin(storm(&stand, &control, &tokens, &mut table)).await;
+    outcome.with_context(|| control.said())?;
+    control.stop().await?;
     Ok(table.0)
 }
 
@@ -85,7 +90,7 @@ async fn some(
     sleep(SETTLE).await;
     table.row("RSS with 10 proxies, MiB", format!("{:.0}", control.resident()?));
     proxies.connect(&target, first_of(tokens, SOME), AT_ONCE).await?;
-    sleep(SETTLE).await;
+    calm(stand, control).await?;
     table.row("RSS with 100 proxies, MiB", format!("{:.0}", control.resident()?));
     table.row("CPU at rest with 100 proxies, % of a core", at_rest(control).await?);
     Edits { stand, control, proxies: &proxies, count: edits }.run(table).await?;
@@ -104,28 +109,43 @@ async fn many(stand: &Stand, control: &Control, tokens: &[String], table: &mut T
     let (taken, cpu) = (begin.elapsed(), cpu_time(control.pid)?.saturating_sub(before));
     let text = format!("{:.1} s, {:.1} s", taken.as_secs_f64(), cpu.as_secs_f64());
     table.row("first configuration of 1,000 proxies, 50 at a time: time, CPU", text);
-    sleep(SETTLE).await;
+    calm(stand, control).await?;
     table.row("RSS with 1,000 proxies, MiB", format!("{:.0}", control.resident()?));
     table.row("CPU at rest with 1,000 proxies, % of a core", at_rest(control).await?);
     Edits { stand, control, proxies: &proxies, count: 20 }.few(table).await
 }
 
+/// A hundred proxies while endpoints change all the time.
+async fn storm(stand: &Stand, control: &Control, tokens: &[String], table: &mut Table) -> anyhow::Result<()> {
+    stand.ready(control).await?;
+    let target = stand.target(control).await?;
+    let mut proxies = Proxies::new(Markers::default());
+    proxies.connect(&target, first_of(tokens, SOME), AT_ONCE).await?;
+    calm(stand, control).await?;
+    Edits { stand, control, proxies: &proxies, count: 0 }.storm(table).await
+}
+
 /// Status writes for a mesh that has none.
 async fn written(stand: &Stand, control: &Control, table: &mut Table) -> anyhow::Result<()> {
-    let mut last = u64::MAX;
-    loop {
-        sleep(SETTLE).await;
-        let now = stand.writes(control, "HTTPRoute").await? + stand.writes(control, "AuthorizationPolicy").await?;
-        if now == last {
-            break;
-        }
-        last = now;
-    }
+    calm(stand, control).await?;
     let each = [("HTTPRoute", "3,000 new HTTPRoutes"), ("AuthorizationPolicy", "1,000 new AuthorizationPolicies")];
     for (kind, what) in each {
         table.row(&format!("status writes for {what}"), stand.writes(control, kind).await?.to_string());
     }
     Ok(())
+}
+
+/// Waits until no status is written any more: how many proxies enforce each object changes with every proxy that comes.
+async fn calm(stand: &Stand, control: &Control) -> anyhow::Result<()> {
+    let mut last = u64::MAX;
+    loop {
+        sleep(SETTLE).await;
+        let now = stand.writes(control, "HTTPRoute").await? + stand.writes(control, "AuthorizationPolicy").await?;
+        if now == last {
+            return Ok(());
+        }
+        last = now;
+    }
 }
 
 /// Status writes of a Gateway to which a thousand routes are attached, one after the other.

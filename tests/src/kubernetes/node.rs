@@ -136,6 +136,24 @@ impl Node {
         Ok(())
     }
 
+    /// Kills a container by its id, as if it had crashed.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill_container(&self, id: &str) -> anyhow::Result<()> {
+        let socket = self.folder().join("containerd.sock");
+        let output = Command::new("ctr")
+            .arg("--address")
+            .arg(socket)
+            .args(["--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", id])
+            .kill_on_drop(true)
+            .output()
+            .await
+            .context("cannot run `ctr` (containerd)")?;
+        ensure!(output.status.success(), "`{id}`: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+
     /// Runs a command in a container of a pod (`deployment/NAME` stands for one of its pods).
     ///
     /// # Errors

@@ -102,6 +102,9 @@ impl Program {
                 "--authorization-mode=Node,RBAC".to_owned(),
                 "--enable-admission-plugins=NodeRestriction".to_owned(),
                 "--allow-privileged".to_owned(),
+                // Kinds that are not served unless somebody wants them.
+                "--feature-gates=ClusterTrustBundle=true".to_owned(),
+                "--runtime-config=certificates.k8s.io/v1beta1/clustertrustbundles=true".to_owned(),
                 "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
                 format!("--service-account-signing-key-file={}", file("service-account.key")),
                 format!("--service-account-key-file={}", file("service-account.pub")),

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -48,13 +48,14 @@ impl Dice {
     }
 }
 
-pub(crate) async fn run(edge: String, number: u64, seed: u64, stop: Arc<AtomicBool>) -> Tally {
+pub(crate) async fn run(edge: String, number: u64, seed: u64, stop: Arc<AtomicBool>, sent: Arc<AtomicU64>) -> Tally {
     let mut dice = Dice::new(seed ^ (number + 1) << 32);
     let mut tally = Tally::default();
     let mut client = Client::new(&edge);
     let mut request = 0_u64;
     while !stop.load(Ordering::Relaxed) {
         request += 1;
+        sent.fetch_add(1, Ordering::Relaxed);
         let service = if dice.roll(2) == 0 { "left" } else { "right" };
         let place = match dice.roll(3) {
             0 => "always",

@@ -2,6 +2,9 @@
 
 mod bundle;
 mod callers;
+mod control;
 mod rights;
 mod root;
+mod rotation;
+mod signers;
 mod tokens;

@@ -2,6 +2,7 @@
 
 mod access;
 mod command;
+mod cut;
 mod edits;
 mod faults;
 mod memory;

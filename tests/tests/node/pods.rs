@@ -1,11 +1,7 @@
 //! Pods, Services, names, commands and addresses for LoadBalancers.
 
-use anyhow::{Context, ensure};
-use palisade_tests::{
-    kubernetes::{Node, OUTSIDE},
-    wait::until,
-};
-use serde_json::Value;
+use anyhow::ensure;
+use palisade_tests::{kubernetes::OUTSIDE, wait::until};
 
 use crate::support::{SOON, node};
 
@@ -42,7 +38,7 @@ spec:
     - {name: beside, image: 'localhost/bookinfo:1', args: [echo, --port=9000], restartPolicy: Always,
        startupProbe: {tcpSocket: {port: 9000}, periodSeconds: 1}}
   containers:
-    - {name: caller, image: 'localhost/bookinfo:1', args: [client]}
+    - {name: app, image: 'localhost/bookinfo:1', args: [client]}
 ---
 # A host outside the cluster.
 apiVersion: v1
@@ -54,12 +50,6 @@ spec:
   containers:
     - {name: outside, image: 'localhost/bookinfo:1', args: [echo, --address=198.51.100.1, --port=8080]}
 ";
-
-/// What a program inside the pod `caller` is answered.
-async fn call(node: &Node, url: &str) -> anyhow::Result<Value> {
-    let said = node.exec("pods", "caller", "caller", &["/bookinfo", "call", url]).await?;
-    serde_json::from_str(said.lines().next().context("no answer")?).context(said)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_run_and_find_each_other() -> anyhow::Result<()> {
@@ -91,7 +81,7 @@ async fn pods_run_and_find_each_other() -> anyhow::Result<()> {
         format!("http://{outside}:8080/headers"),
     ] {
         until(&url, SOON, async || {
-            let answer = call(node, &url).await?;
+            let answer = node.call("pods", "caller", &[&url]).await?;
             ensure!(answer["status"] == 200, "{answer}");
             Ok(())
         })
@@ -103,8 +93,8 @@ async fn pods_run_and_find_each_other() -> anyhow::Result<()> {
 
     // What is not there is answered at once.
     for host in ["nobody.outside.example", "no-such.pods.svc.cluster.local"] {
-        let answer = call(node, &format!("http://{host}/")).await;
-        ensure!(answer.is_err(), "{host}: {answer:?}");
+        let answer = node.call("pods", "caller", &[&format!("http://{host}/")]).await?;
+        ensure!(answer["status"].is_null(), "{host}: {answer}");
     }
     node.kubectl(&["delete", "namespace", "pods", "--timeout=60s"]).await?;
     Ok(())

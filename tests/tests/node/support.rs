@@ -2,32 +2,47 @@
 
 use std::time::Duration;
 
-use palisade_images::{BuiltImage, Compression, Image};
 use palisade_tests::{
-    checkout,
-    kubernetes::{Node, lacks_for_node},
+    kubernetes::{Node, bookinfo_documents, lacks_for_node},
+    wait::until,
 };
 use tokio::sync::OnceCell;
 
 /// Longer than anything here takes that works.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
-/// Whether the images of the tests are there.
+/// Whether the image of the tests is there.
 static LOADED: OnceCell<()> = OnceCell::const_new();
 
-/// The node, with the images that the tests run; `None` where this machine cannot carry one: the test is skipped.
+/// Whether Palisade is installed.
+static INSTALLED: OnceCell<()> = OnceCell::const_new();
+
+/// The node, with the image that the tests run; `None` where this machine cannot carry one: the test is skipped.
 pub(crate) async fn node() -> anyhow::Result<Option<&'static Node>> {
     if let Some(lack) = lacks_for_node() {
         println!("skipped: {lack}");
         return Ok(None);
     }
     let node = Node::shared().await?;
-    LOADED.get_or_try_init(async || node.load_built(&images()?).await).await?;
+    LOADED.get_or_try_init(async || node.load_bookinfo(&bookinfo_documents()?.unwrap_or_default()).await).await?;
     Ok(Some(node))
 }
 
-fn images() -> anyhow::Result<Vec<BuiltImage>> {
-    let bookinfo = checkout::binary("bookinfo")?;
-    let image = Image::of_program("localhost/bookinfo:1", &bookinfo, "/bookinfo")?;
-    Ok(vec![image.build(Compression::None)?])
+/// The node with Palisade on it.
+pub(crate) async fn mesh() -> anyhow::Result<Option<&'static Node>> {
+    let Some(node) = node().await? else { return Ok(None) };
+    INSTALLED.get_or_try_init(async || node.install_palisade("standard").await).await?;
+    Ok(Some(node))
+}
+
+/// A namespace whose pods get sidecars.
+pub(crate) async fn meshed_namespace(node: &Node, name: &str) -> anyhow::Result<()> {
+    node.namespace(name).await?;
+    node.kubectl(&["label", "namespace", name, "istio-injection=enabled"]).await?;
+    // Without it no sidecar can start.
+    until("the roots of the mesh", SOON, async || {
+        node.kubectl(&["get", "configmap", "-n", name, "palisade-ca-root-cert"]).await
+    })
+    .await
+    .map(drop)
 }

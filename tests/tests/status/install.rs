@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, ensure};
 use kube::config::Kubeconfig;
 use palisade_tests::{checkout, kubernetes::Cluster, wait::until};
+use serde_json::Value;
 use tokio::process::Command;
 
 use crate::control::{GATEWAY_API, SOON, Stand, condition, gateway, route, told};
@@ -52,15 +53,33 @@ metadata: {name: web, namespace: installed}
 spec: {selector: {app: web}, ports: [{port: 80}]}
 ---";
 
+/// `palisade check`: its exit code and what it found.
+async fn check(cluster: &Cluster, arguments: &[&str]) -> anyhow::Result<(i32, Vec<Value>)> {
+    let mut command = cluster.command(checkout::binary("palisade")?);
+    let output = command.args(["check", "-o", "jsonl"]).args(arguments).output().await?;
+    let text = String::from_utf8(output.stdout)?;
+    let found = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    Ok((output.status.code().context("no exit code")?, found))
+}
+
+/// The worst that was found about something.
+fn level(found: &[Value], check: &str) -> anyhow::Result<String> {
+    const LEVELS: [&str; 5] = ["ok", "info", "unknown", "warning", "error"];
+    let levels = found.iter().filter(|finding| finding["check"] == check).filter_map(|own| own["level"].as_str());
+    let worst = levels.max_by_key(|level| LEVELS.iter().position(|known| known == level));
+    Ok(worst.with_context(|| format!("nothing about {check}: {found:#?}"))?.to_owned())
+}
+
 #[tokio::test]
 async fn the_plain_yaml_is_all_that_a_control_plane_needs() -> anyhow::Result<()> {
     let cluster = Cluster::exclusive().await?;
     cluster.install_gateway_api("standard").await?;
     cluster.fake_nodes(1).await?;
-    let istio = Command::from(cluster.command(checkout::binary("palisade")?))
-        .args(["crds", "apply", "--istio"])
-        .output()
-        .await?;
+    let (code, found) = check(&cluster, &["--before"]).await?;
+    ensure!(code == 0 && level(&found, "kubernetes")? == "ok" && level(&found, "rights")? == "ok", "{code} {found:#?}");
+    ensure!(level(&found, "definitions")? == "info" && level(&found, "gateway-api")? == "ok", "{found:#?}");
+    ensure!(check(&cluster, &["--after"]).await?.0 == 1, "nothing is installed");
+    let istio = cluster.command(checkout::binary("palisade")?).args(["crds", "apply", "--istio"]).output().await?;
     ensure!(istio.status.success(), "{}", String::from_utf8_lossy(&istio.stderr));
     cluster.apply(&manifest("crds.yaml")?).await?;
     cluster.apply(&manifest("palisade.yaml")?).await?;
@@ -123,12 +142,22 @@ async fn the_plain_yaml_is_all_that_a_control_plane_needs() -> anyhow::Result<()
         Ok(())
     });
     work.await.with_context(|| control.said())?;
+    let (code, found) = check(&cluster, &[]).await?;
+    for (name, expected) in
+        [("control-plane", "ok"), ("leader", "ok"), ("roots", "ok"), ("webhooks", "ok"), ("gateways", "warning")]
+    {
+        ensure!(level(&found, name)? == expected, "{name}: {found:#?}");
+    }
+    ensure!(code == 0, "{found:#?}");
+    ensure!(check(&cluster, &["--strict"]).await?.0 == 1, "a Gateway has no address");
     let refused = cluster.apply("{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: bad, namespace: installed}, spec: {rules: [{from: [{source: {}}]}]}}").await;
     ensure!(refused.is_err(), "nobody checks documents");
     let log = control.log();
     let refusals: Vec<&str> = log.lines().filter(|line| line.to_ascii_lowercase().contains("forbidden")).collect();
     ensure!(refusals.is_empty(), "{refusals:#?}");
     control.stop().await?;
+    let (code, found) = check(&cluster, &[]).await?;
+    ensure!(code == 1 && level(&found, "leader")? == "error" && level(&found, "webhooks")? == "error", "{found:#?}");
 
     // What is taken away takes along what the control plane wrote for the whole cluster.
     cluster.kubectl(&["delete", "clusterrole,clusterrolebinding", "palisade-control"]).await?;

@@ -3,10 +3,14 @@
 
 mod addresses;
 mod control;
+mod fleet;
 mod gateways;
 mod install;
 mod istio;
 mod leaders;
 mod others;
 mod programmed;
+mod reaching;
+mod replicas;
+mod revisions;
 mod writes;

@@ -2,6 +2,8 @@
 //!
 //! `-- --repeat KIND COUNT` does one kind of edit over and over, for a profiler.
 
+#![expect(clippy::indexing_slicing, clippy::panic, reason = "a benchmark: what cannot be made ends it")]
+
 #[path = "../../../../tests/src/bench/control/documents.rs"]
 #[expect(dead_code, unreachable_pub, reason = "the benchmark of a whole control plane shares it")]
 mod documents;

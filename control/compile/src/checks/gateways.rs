@@ -70,8 +70,17 @@ fn certificates(resolved: &Resolved, gateway: &Object<Gateway>, namespace: &Arc<
             .chain((!tls.credential_name.is_empty()).then_some(&tls.credential_name));
         for name in names.filter(|_| terminates) {
             let key = ObjectKey::new(Arc::clone(namespace), name.as_str());
-            if resolved.secrets.get(&secrets::secret_key(&key)).is_none_or(|(secret, _)| secret.certificate.is_none()) {
-                let message = format!("there is no certificate in secret `{key}`: handshakes fail");
+            let secret = resolved.secrets.get(&secrets::secret_key(&key)).map(|(secret, _)| secret);
+            let pair = secret.and_then(|secret| Some((secret.certificate.as_ref()?, secret.private_key.as_ref()?)));
+            let problem = match pair {
+                None => Some("there is no certificate in secret"),
+                Some((certificate, key)) if !secrets::is_readable(certificate.as_bytes(), key.expose().as_bytes()) => {
+                    Some("certificate and key cannot be read in secret")
+                }
+                Some(_) => None,
+            };
+            if let Some(problem) = problem {
+                let message = format!("{problem} `{key}`: handshakes fail");
                 let path = format!("spec.servers[{index}].tls.credentialName");
                 reports.add(Report::warning(&gateway.head, Code::UnknownSecret, &path, &message));
             }

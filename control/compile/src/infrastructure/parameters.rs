@@ -135,7 +135,10 @@ fn overlay(kind: &str, text: &[u8]) -> Result<Value, String> {
         _ => return Err(format!("`{kind}`: not one YAML object")),
     };
     match FIXED.iter().find(|field| value.pointer(field).is_some()) {
-        Some(field) => Err(format!("`{kind}`: `{}` is not for users to set", field[1..].replace('/', "."))),
+        Some(field) => {
+            let field = field.trim_start_matches('/').replace('/', ".");
+            Err(format!("`{kind}`: `{field}` is not for users to set"))
+        }
         None => Ok(value),
     }
 }

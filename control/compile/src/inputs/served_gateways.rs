@@ -8,13 +8,16 @@ use crate::{
     object::{ObjectKey, selects},
 };
 
+/// Labels that a Service's pods have.
+type Selector = BTreeMap<String, String>;
+
 /// The Gateways of our classes, by what leads to them.
 #[derive(Debug, Default)]
 pub(crate) struct ServedGateways {
     /// By namespace and value of the label.
     by_label: BTreeMap<(Arc<str>, String), ObjectKey>,
     /// By namespace of the Services that they name, with the selectors of these.
-    by_service: BTreeMap<Arc<str>, Vec<(BTreeMap<String, String>, ObjectKey)>>,
+    by_service: BTreeMap<Arc<str>, Vec<(Selector, ObjectKey)>>,
 }
 
 impl ServedGateways {

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use palisade_crds::gateway_api::HttpBackendRef;
 use palisade_model::{
     cluster::{Cluster, Discovery, LoadBalancer, MeshTls, Originate, TrafficPolicy, UpstreamProtocol, UpstreamTls},
     endpoint::PeerProxy,
@@ -23,7 +24,7 @@ use crate::{
         destination_rules::{
             self, Balancing, Blocks, ClientTls, ClientTlsMode, ConnectionPool, DestinationPolicy, Http2Upgrade,
         },
-        gateway_api::{BackendCertificate, BackendTls},
+        gateway_api::{BackendCertificate, BackendTls, Route, RouteKind},
         locality,
         services::{Registered, RegisteredPort, Resolution},
         workloads,
@@ -191,6 +192,7 @@ fn cluster(
         Protocol::Http if upgrades_to_http2 => UpstreamProtocol::Http2,
         Protocol::Http if uses_client_protocol => UpstreamProtocol::Client,
         Protocol::Http => UpstreamProtocol::Http1,
+        Protocol::Auto if !uses_client_protocol && is_plain_backend(client, service, port) => UpstreamProtocol::Http1,
         Protocol::Auto => UpstreamProtocol::Client,
     };
     let load_balancer = match algorithm {
@@ -221,6 +223,22 @@ fn cluster(
         traffic,
         is_external: service.is_external,
     }
+}
+
+/// Whether a port that nothing declares is a backend of the Gateway API: HTTP/1.1 is spoken there, whatever the client speaks (GEP-1911),
+/// unless a GRPCRoute leads to it.
+fn is_plain_backend(client: Client<'_>, service: &Registered, port: &RegisteredPort) -> bool {
+    let mut gateways = client.served_gateways().peekable();
+    if gateways.peek().is_none() {
+        return false;
+    }
+    let is_meant = |route: &Route, backend: &HttpBackendRef| {
+        let namespace = backend.namespace.as_deref().unwrap_or(&route.head.key.namespace);
+        *backend.name == *service.key.name && *namespace == *service.key.namespace && backend.port == Some(port.number)
+    };
+    let routes = gateways.flat_map(|gateway| &gateway.listeners).flat_map(|listener| &listener.routes);
+    let mut calls = routes.map(|attached| &attached.route).filter(|route| route.kind == RouteKind::Grpc);
+    !calls.any(|route| route.rules.iter().flat_map(|rule| &rule.backend_refs).any(|backend| is_meant(route, backend)))
 }
 
 /// TLS towards a backend, with the certificate that the proxy's Gateway shows to backends.

@@ -138,7 +138,7 @@ fn chains(
             ListenerProtocol::TlsTerminate => {
                 let mut routes = Vec::new();
                 for attached in &listener.routes {
-                    let hosts = if attached.route.kind == RouteKind::Tls { attached.hosts.as_slice() } else { &[] };
+                    let hosts = if attached.route.kind == RouteKind::Tls { &*attached.hosts } else { &[] };
                     routes.push(add_l4(assembly, &listener.name, &attached.route, hosts)?);
                 }
                 Ok(ChainHandler::Tcp { routes: routes.into() })
@@ -188,7 +188,7 @@ fn passthrough(
     let mut chains = BTreeMap::new();
     for attached in &listener.routes {
         let key = add_l4(assembly, &listener.name, &attached.route, &attached.hosts)?;
-        for host in &attached.hosts {
+        for host in attached.hosts.iter() {
             let sni: Arc<[HostPattern]> = if *host == HostPattern::Any { [].into() } else { [host.clone()].into() };
             let handler = ChainHandler::Tcp { routes: [Arc::clone(&key)].into() };
             let chain = Chain { name: Arc::clone(&listener.name), sni, tls: None, handler };
@@ -273,7 +273,7 @@ fn add_table(
 ) -> Result<(), HashError> {
     let mut by_host: BTreeMap<HostPattern, Vec<&Arc<Route>>> = BTreeMap::new();
     for attached in &listener.routes {
-        for host in &attached.hosts {
+        for host in attached.hosts.iter() {
             by_host.entry(host.clone()).or_default().push(&attached.route);
         }
     }

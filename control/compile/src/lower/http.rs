@@ -286,7 +286,15 @@ fn action(client: Client<'_>, route: &HttpRoute, place: Place<'_>) -> (RouteActi
     }
     let timeout = route.timeout.and_then(crate::time::positive);
     let retries = retries::lower(route.retries.as_ref().or(client.resolved.settings.default_retries.as_ref()));
-    let forward = Forward { backends: backends.into(), request_headers, rewrite, timeout, retries, mirrors: [].into() };
+    let forward = Forward {
+        backends: backends.into(),
+        request_headers,
+        rewrite,
+        timeout,
+        retries,
+        mirrors: [].into(),
+        session: None,
+    };
     (RouteAction::Forward(forward), response_headers, destinations)
 }
 

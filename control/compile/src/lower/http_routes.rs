@@ -2,13 +2,16 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
-use palisade_crds::gateway_api::{BackendObjectReference, HttpBackendRef, HttpRouteRetry};
+use palisade_crds::gateway_api::{
+    BackendObjectReference, CookieLifetimeType, HttpBackendRef, HttpRouteRetry, SessionPersistence,
+    SessionPersistenceType,
+};
 use palisade_model::{
-    hash::HashError,
+    hash::{ContentHash, HashError},
     resource::{Resource, ResourceKind},
     route::{
         Backend, Fault, Forward, HeaderMutations, Mirror, PathMatch, Percent, Redirect, RetryPolicy, RouteAction,
-        RouteEntry, RouteMatch, RouteRule,
+        RouteEntry, RouteMatch, RouteRule, Session,
     },
 };
 
@@ -124,11 +127,15 @@ impl Rank {
 }
 
 fn lower(assembly: &mut Assembly<'_>, route: &Route, index: usize, rule: &Rule) -> Result<RouteRule, HashError> {
-    let Rule { name, matches, filters: written, backend_refs, timeouts: _, retry: _ } = rule;
+    let Rule { name, matches, filters: written, backend_refs, timeouts: _, retry: _, session: _ } = rule;
+    let key: Arc<str> = format!("{}/{}/rules/{index}", route.kind.as_str(), route.head.key).into();
     let mut effects = filters::read(written);
     let response_headers = effects.response_headers.clone();
     let cors = effects.cors.take();
-    let action = if let Some(message) = &effects.refusal {
+    let session = rule.session.as_ref().map(|written| session(written, &key));
+    let action = if let Some(Err(message)) = &session {
+        RouteAction::Refuse { message: Arc::clone(message) }
+    } else if let Some(message) = &effects.refusal {
         RouteAction::Refuse { message: Arc::clone(message) }
     } else if let Some(redirect) = effects.redirect {
         RouteAction::Redirect(redirect)
@@ -136,10 +143,11 @@ fn lower(assembly: &mut Assembly<'_>, route: &Route, index: usize, rule: &Rule) 
         RouteAction::Redirect(redirect)
     } else {
         // Without backends: an answer of 500 (Gateway API).
-        RouteAction::Forward(forward(assembly, route, rule, effects)?)
+        let forward = forward(assembly, route, rule, effects)?;
+        RouteAction::Forward(Forward { session: session.and_then(Result::ok), ..forward })
     };
     Ok(RouteRule {
-        key: format!("{}/{}/rules/{index}", route.kind.as_str(), route.head.key).into(),
+        key,
         source: route.head.source(),
         name: name.as_deref().map(Arc::from),
         rule: number(index),
@@ -194,7 +202,37 @@ fn forward(
         timeout,
         retries,
         mirrors: mirrors.into(),
+        session: None,
     })
+}
+
+/// A rule's session. Without a name of its own it is told apart from those of other rules by the rule's key.
+///
+/// # Errors
+/// The name cannot be that of a cookie or header.
+fn session(written: &SessionPersistence, key: &str) -> Result<Session, Arc<str>> {
+    let SessionPersistence { session_name, absolute_timeout, persistence_type, cookie_config } = written;
+    let is_header = *persistence_type == SessionPersistenceType::Header;
+    let name = match session_name.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) if is_header => name.to_ascii_lowercase(),
+        Some(name) => name.to_owned(),
+        None => format!("palisade-session-{}", ContentHash::of_bytes(key.as_bytes()).to_string().split_at(12).0),
+    };
+    if !is_token(&name) {
+        return Err(format!("`sessionPersistence.sessionName` is no name of a cookie or header: `{name}`").into());
+    }
+    let is_permanent = cookie_config.as_ref().is_some_and(|own| own.lifetime_type == CookieLifetimeType::Permanent);
+    Ok(Session {
+        name: name.into(),
+        is_header,
+        is_permanent: is_permanent && !is_header,
+        timeout: absolute_timeout.and_then(time::positive),
+    })
+}
+
+/// RFC 9110, `token`: what cookies and headers may be called.
+fn is_token(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// Retries of a rule: the default conditions, and the status codes that it names.

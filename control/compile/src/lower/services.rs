@@ -182,6 +182,7 @@ pub(crate) fn default_route(
                 timeout: None,
                 retries: retries::lower(default),
                 mirrors: [].into(),
+                session: None,
             }),
             response_headers: HeaderMutations::default(),
         };

@@ -84,7 +84,7 @@ pub(crate) enum Answer {
     Text(String),
     Serves(Box<[ObjectKey]>),
     Proxy(Box<Proxy>),
-    Pod(Option<PodObject>),
+    Pod(Option<Box<PodObject>>),
 }
 
 impl Read {
@@ -135,7 +135,7 @@ impl Read {
             Self::Network => Answer::Text(proxy.network.clone()),
             Self::Serves => Answer::Serves(proxy.gateways.as_slice().into()),
             Self::Proxy => Answer::Proxy(Box::new(proxy.clone())),
-            Self::Pod => Answer::Pod(own_pod(resolved, proxy).cloned()),
+            Self::Pod => Answer::Pod(own_pod(resolved, proxy).cloned().map(Box::new)),
         }
     }
 
@@ -174,7 +174,7 @@ impl Read {
             (Self::Network, Answer::Text(seen)) => proxy.network == *seen,
             (Self::Serves, Answer::Serves(seen)) => *proxy.gateways == **seen,
             (Self::Proxy, Answer::Proxy(seen)) => *proxy == **seen,
-            (Self::Pod, Answer::Pod(seen)) => own_pod(resolved, proxy) == seen.as_ref(),
+            (Self::Pod, Answer::Pod(seen)) => own_pod(resolved, proxy) == seen.as_deref(),
             // Each look has its own kind of answer.
             _ => false,
         }

@@ -22,9 +22,9 @@ pub(crate) use grants::{Grants, Referrer};
 pub(crate) use routes::{Route, RouteKind};
 
 use crate::{
-    inputs::{Inputs, ServedGateways, is_served_class},
+    inputs::{Input, Inputs, ServedGateways, is_served_class},
     memo::{self, Read},
-    object::{Head, ObjectKey},
+    object::{self, Head, ObjectKey},
     resolve::services::{Registered, Registry},
 };
 
@@ -32,6 +32,19 @@ use crate::{
 pub(crate) const ISTIO_GROUP: &str = "networking.istio.io";
 /// The API group.
 pub(crate) const GROUP: &str = "gateway.networking.k8s.io";
+
+/// All that decides about a route besides the route.
+const CIRCUMSTANCES: &[Input] = &[
+    Input::ApiGateways,
+    Input::GatewayClasses,
+    Input::BackendTlsPolicies,
+    Input::ServiceEntries,
+    Input::ReferenceGrants,
+    Input::Namespaces,
+    Input::Services,
+    Input::Secrets,
+    Input::ConfigMaps,
+];
 
 /// Gateways of our classes, and the routes that attach to them or to Services.
 #[derive(Debug, Default)]
@@ -42,8 +55,10 @@ pub(crate) struct GatewayApi {
     entries: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
     grants: Grants,
     backend_tls: BackendTlsPolicies,
-    statuses: Vec<status::RouteStatus>,
+    statuses: Vec<Arc<status::RouteStatus>>,
     made: routes::Made,
+    /// All but the routes that it was made from.
+    seen: Option<Inputs>,
     served: ServedGateways,
 }
 
@@ -91,7 +106,7 @@ pub(crate) struct Attached {
     /// The route.
     pub(crate) route: Arc<Route>,
     /// Hosts that route and listener have in common.
-    pub(crate) hosts: Vec<HostPattern>,
+    pub(crate) hosts: Arc<[HostPattern]>,
 }
 
 /// A route at a Service.
@@ -174,52 +189,33 @@ impl GatewayApi {
             .map(|gateway| (gateway.head.key.clone(), listeners::resolve(inputs, gateway, &grants)))
             .collect();
         shared::settle(inputs, &mut gateways);
-        let mut services = BTreeMap::new();
-        let mut entries = BTreeMap::new();
-        let mut statuses = Vec::new();
+        let seen = inputs.only(&[CIRCUMSTANCES]);
         let (routes, made) = routes::all(inputs, before.map(|before| &before.made));
+        // Where a route attaches depends on no other route. Both lists are in one order.
+        let held = before.filter(|before| before.seen.as_ref().is_some_and(|held| held.is_same(&seen)));
+        let mut held = held.map(|before| before.statuses.as_slice()).unwrap_or_default().iter().peekable();
+        let mut places =
+            attach::Places { gateways: &mut gateways, services: BTreeMap::new(), entries: BTreeMap::new() };
+        let mut statuses = Vec::with_capacity(routes.len());
         for route in routes {
-            let resolved_refs = status::resolved_refs(inputs, &grants, &route);
-            let mut parents = Vec::new();
-            for (index, parent) in route.parent_refs.iter().enumerate() {
-                let accepted = match (parent.group.as_str(), parent.kind.as_str()) {
-                    (GROUP, "Gateway") => {
-                        // A Gateway of another controller's class is not ours to speak about.
-                        let key = parent_key(parent, &route.head);
-                        let is_foreign = inputs.api_gateways.contains_key(&key) && !gateways.contains_key(&key);
-                        if is_foreign {
-                            continue;
-                        }
-                        match gateways.get_mut(&key) {
-                            Some(gateway) => attach::to_gateway(inputs, gateway, &route, parent),
-                            None => status::refused("Accepted", "NoMatchingParent", "the Gateway does not exist"),
-                        }
-                    }
-                    ("" | "core", "Service") | (ISTIO_GROUP, "ServiceEntry") if route.kind == RouteKind::Udp => {
-                        status::refused(
-                            "Accepted",
-                            "UnsupportedValue",
-                            "the mesh carries no datagrams: only Gateways take it",
-                        )
-                    }
-                    ("" | "core", "Service") => attach::to_service(inputs, &mut services, &route, parent),
-                    (ISTIO_GROUP, "ServiceEntry") => attach::to_entry(inputs, &mut entries, &route, parent),
-                    _ => continue,
-                };
-                let exists = parent.kind != "Gateway" || gateways.contains_key(&parent_key(parent, &route.head));
-                let parent = parent.clone();
-                let resolved_refs = resolved_refs.clone();
-                parents.push(status::ParentStatus { index, parent, exists, accepted, resolved_refs });
-            }
-            statuses.push(status::RouteStatus { route, parents });
+            while held.next_if(|held| object::cmp_age(held.head(), &route.head).is_lt()).is_some() {}
+            let same = held.clone().take_while(|held| object::cmp_age(held.head(), &route.head).is_eq());
+            let same = same.into_iter().find(|held| Arc::ptr_eq(&held.route, &route));
+            let status = match same {
+                Some(status) => Arc::clone(status),
+                None => Arc::new(status_of(inputs, &grants, places.gateways, route)),
+            };
+            places.take(&status);
+            statuses.push(status);
         }
+        let attach::Places { gateways: _, services, entries } = places;
         for gateway in gateways.values_mut() {
             gateway.status.count_routes(&gateway.listeners);
         }
         let gateways = gateways.into_iter().map(|(key, gateway)| (key, Arc::new(gateway))).collect();
         let backend_tls = BackendTlsPolicies::new(inputs);
         let served = ServedGateways::new(inputs);
-        Self { gateways, services, entries, grants, backend_tls, statuses, made, served }
+        Self { gateways, services, entries, grants, backend_tls, statuses, made, seen: Some(seen), served }
     }
 
     /// A Gateway of one of our classes.
@@ -291,9 +287,41 @@ impl GatewayApi {
     }
 
     /// What the routes' statuses say.
-    pub(crate) fn statuses(&self) -> &[status::RouteStatus] {
-        &self.statuses
+    pub(crate) fn statuses(&self) -> impl Iterator<Item = &status::RouteStatus> {
+        self.statuses.iter().map(|status| &**status)
     }
+}
+
+/// Where a route attaches, and what its status says.
+fn status_of(
+    inputs: &Inputs,
+    grants: &Grants,
+    gateways: &BTreeMap<ObjectKey, ResolvedGateway>,
+    route: Arc<Route>,
+) -> status::RouteStatus {
+    let resolved_refs = status::resolved_refs(inputs, grants, &route);
+    let (mut parents, mut attachments) = (Vec::new(), Vec::new());
+    for (index, parent) in route.parent_refs.iter().enumerate() {
+        let key = parent_key(parent, &route.head);
+        let accepted = match (parent.group.as_str(), parent.kind.as_str()) {
+            // A Gateway of another controller's class is not ours to speak about.
+            (GROUP, "Gateway") if inputs.api_gateways.contains_key(&key) && !gateways.contains_key(&key) => continue,
+            (GROUP, "Gateway") => match gateways.get(&key) {
+                Some(gateway) => attach::to_gateway(inputs, gateway, &route, parent, &mut attachments),
+                None => status::refused("Accepted", "NoMatchingParent", "the Gateway does not exist"),
+            },
+            ("" | "core", "Service") | (ISTIO_GROUP, "ServiceEntry") if route.kind == RouteKind::Udp => {
+                status::refused("Accepted", "UnsupportedValue", "the mesh carries no datagrams: only Gateways take it")
+            }
+            ("" | "core", "Service") => attach::to_service(inputs, &route, parent, &mut attachments),
+            (ISTIO_GROUP, "ServiceEntry") => attach::to_entry(inputs, &route, parent, &mut attachments),
+            _ => continue,
+        };
+        let exists = parent.kind != "Gateway" || gateways.contains_key(&key);
+        let (parent, resolved_refs) = (parent.clone(), resolved_refs.clone());
+        parents.push(status::ParentStatus { index, parent, exists, accepted, resolved_refs });
+    }
+    status::RouteStatus { route, parents, attachments, told: Default::default() }
 }
 
 /// The object that a parent reference names.

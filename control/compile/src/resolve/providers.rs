@@ -141,10 +141,10 @@ fn of_grpc(written: &ExtAuthzGrpc, settings: &MeshSettings) -> Result<Asked, Str
     let service = CheckService {
         cluster: destination.cluster_name(),
         host: Arc::clone(&destination.host),
-        timeout: timeout.and_then(time::positive).unwrap_or(TIMEOUT),
+        timeout: limit(*timeout)?,
         fails_open: *fail_open,
         status_on_error: status(status_on_error)?,
-        body: body(include_request_body_in_check.as_ref()),
+        body: body(include_request_body_in_check.as_ref())?,
         clears_route: *clear_route_cache,
     };
     Ok((destination, namespace, ExternalProvider::Grpc(service)))
@@ -185,10 +185,10 @@ fn of_http(written: &ExtAuthzHttp, settings: &MeshSettings) -> Result<Asked, Str
     let service = CheckService {
         cluster: destination.cluster_name(),
         host: Arc::clone(&destination.host),
-        timeout: timeout.and_then(time::positive).unwrap_or(TIMEOUT),
+        timeout: limit(*timeout)?,
         fails_open: *fail_open,
         status_on_error: status(status_on_error)?,
-        body: body(include_request_body_in_check.as_ref()),
+        body: body(include_request_body_in_check.as_ref())?,
         clears_route: *clear_route_cache,
     };
     let sent = match include_request_headers_in_check.is_empty() {
@@ -243,9 +243,31 @@ const fn is_envoy_status(status: u16) -> bool {
     )
 }
 
-fn body(written: Option<&ExtAuthzRequestBody>) -> Option<CheckBody> {
-    let ExtAuthzRequestBody { max_request_bytes, allow_partial_message, pack_as_bytes } = written?;
-    Some(CheckBody { max_bytes: *max_request_bytes, allows_partial: *allow_partial_message, is_bytes: *pack_as_bytes })
+/// How long a check may take. Envoy takes zero for no limit; nothing waits without one here.
+fn limit(written: Option<palisade_crds::Duration>) -> Result<Duration, String> {
+    let Some(written) = written else { return Ok(TIMEOUT) };
+    match time::not_negative(written) {
+        None => Err("has a negative `timeout`".to_owned()),
+        Some(Duration::ZERO) => Ok(TIMEOUT),
+        Some(timeout) => Ok(timeout),
+    }
+}
+
+fn body(written: Option<&ExtAuthzRequestBody>) -> Result<Option<CheckBody>, String> {
+    let Some(written) = written else { return Ok(None) };
+    let ExtAuthzRequestBody { max_request_bytes, allow_partial_message, pack_as_bytes } = written;
+    if *max_request_bytes == 0 {
+        // With Istio the proxies refuse their whole configuration then.
+        return Err(
+            "has `maxRequestBytes: 0` in `includeRequestBodyInCheck`: leave the body out, or say how much of it"
+                .to_owned(),
+        );
+    }
+    Ok(Some(CheckBody {
+        max_bytes: *max_request_bytes,
+        allows_partial: *allow_partial_message,
+        is_bytes: *pack_as_bytes,
+    }))
 }
 
 fn patterns(written: &[String]) -> Arc<[NamePattern]> {

@@ -73,11 +73,16 @@ pub(crate) fn is_certificate(entries: &KeyedBytes) -> bool {
     let text = |name: &str| entries.entries.get(name).map(|bytes| &**bytes);
     [("cert", "key"), ("tls.crt", "tls.key")].into_iter().any(|(certificate, key)| {
         let (Some(certificate), Some(key)) = (text(certificate), text(key)) else { return false };
-        let mut certificates = CertificateDer::pem_slice_iter(certificate).peekable();
-        certificates.peek().is_some()
-            && certificates.all(|der| der.is_ok_and(|der| X509Certificate::from_der(&der).is_ok()))
-            && PrivateKeyDer::from_pem_slice(key).is_ok()
+        is_readable(certificate, key)
     })
+}
+
+/// Whether these are PEM of certificates and of a key.
+pub(crate) fn is_readable(certificate: &[u8], key: &[u8]) -> bool {
+    let mut certificates = CertificateDer::pem_slice_iter(certificate).peekable();
+    certificates.peek().is_some()
+        && certificates.all(|der| der.is_ok_and(|der| X509Certificate::from_der(&der).is_ok()))
+        && PrivateKeyDer::from_pem_slice(key).is_ok()
 }
 
 /// The first complete pair of `cert` and `key`, then `tls.crt` and `tls.key`; a CA alone is fine too.

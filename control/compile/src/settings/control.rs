@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use super::Revisions;
+
 /// Settings that are not in documents (`--set KEY=VALUE`); names as in the documentation, or Istio's environment names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlSettings {
@@ -21,6 +23,8 @@ pub struct ControlSettings {
     pub istio_classes: bool,
     /// `PILOT_SCOPE_GATEWAY_TO_NAMESPACE`: a gateway's workload serves the Gateways of its own namespace only.
     pub gateways_in_own_namespace: bool,
+    /// Of an API server's objects only those for these revisions are read; `None` = all, as from files.
+    pub revisions: Option<Revisions>,
     /// Names that were given with a value that has no effect here: whoever gave them is told.
     pub ineffective: BTreeSet<String>,
 }
@@ -72,6 +76,7 @@ impl Default for ControlSettings {
             selects_gateways: true,
             istio_classes: true,
             gateways_in_own_namespace: false,
+            revisions: None,
             ineffective: BTreeSet::new(),
         }
     }

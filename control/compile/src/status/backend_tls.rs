@@ -21,14 +21,14 @@ use crate::{
 type Users = BTreeMap<ObjectKey, BTreeSet<ObjectKey>>;
 
 /// All policies.
-pub(super) fn policies(resolved: &Resolved, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
+pub(super) fn policies(resolved: &Resolved, objects: &mut BTreeMap<ObjectName, Arc<ObjectStatus>>) {
     if resolved.inputs.backend_tls_policies.is_empty() {
         return;
     }
     let users = users(resolved);
     for policy in resolved.inputs.backend_tls_policies.values() {
         let body = one(resolved, policy, &users);
-        objects.insert(ObjectName::of(&policy.head), ObjectStatus { origin: policy.head.origin(), body });
+        objects.insert(ObjectName::of(&policy.head), Arc::new(ObjectStatus { origin: policy.head.origin(), body }));
     }
 }
 

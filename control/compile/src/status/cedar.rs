@@ -20,7 +20,7 @@ pub(super) fn policies(
     resolved: &Resolved,
     reports: &Reports,
     findings: &BTreeMap<&ObjectName, Vec<&Diagnostic>>,
-    objects: &mut BTreeMap<ObjectName, ObjectStatus>,
+    objects: &mut BTreeMap<ObjectName, Arc<ObjectStatus>>,
 ) {
     let valid = resolved.inputs.cedar_policies.values().map(|policy| policy.head.origin());
     let rejected = reports.rejected().map(|(name, (uid, generation))| {
@@ -49,6 +49,6 @@ pub(super) fn policies(
             is_dry_run: spec.is_some_and(|spec| spec.mode == CedarMode::Audit),
             concern: Some(namespace_or_mesh(resolved, &name.namespace)),
         };
-        objects.insert(name, ObjectStatus { origin, body: Body::Object(status) });
+        objects.insert(name, Arc::new(ObjectStatus { origin, body: Body::Object(status) }));
     }
 }

@@ -23,7 +23,11 @@ use crate::{
 const VERSIONS: [&str; 7] = ["v1.0", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6"];
 
 /// GatewayClasses with our controller.
-pub(super) fn classes(resolved: &Resolved, options: &StatusOptions, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
+pub(super) fn classes(
+    resolved: &Resolved,
+    options: &StatusOptions,
+    objects: &mut BTreeMap<ObjectName, Arc<ObjectStatus>>,
+) {
     for class in resolved.inputs.gateway_classes.values().filter(|class| class.spec.controller_name == CONTROLLER) {
         let accepted = match infrastructure::of_class(&resolved.inputs, &class.spec) {
             Ok(_) => Condition::holds("Accepted", "Accepted"),
@@ -45,16 +49,20 @@ pub(super) fn classes(resolved: &Resolved, options: &StatusOptions, objects: &mu
         });
         let conditions = std::iter::once(accepted).chain(version).collect();
         let status = ObjectStatus { origin: class.head.origin(), body: Body::Class { conditions } };
-        objects.insert(ObjectName::of(&class.head), status);
+        objects.insert(ObjectName::of(&class.head), Arc::new(status));
     }
 }
 
 /// Gateways of our classes.
-pub(super) fn gateways(resolved: &Resolved, options: &StatusOptions, objects: &mut BTreeMap<ObjectName, ObjectStatus>) {
+pub(super) fn gateways(
+    resolved: &Resolved,
+    options: &StatusOptions,
+    objects: &mut BTreeMap<ObjectName, Arc<ObjectStatus>>,
+) {
     for gateway in resolved.gateway_api.gateways() {
         let Some(document) = resolved.inputs.api_gateways.get(&gateway.head.key) else { continue };
         let body = Body::Gateway(one(resolved, gateway, document, options.troubles.get(&gateway.head.key)));
-        objects.insert(ObjectName::of(&gateway.head), ObjectStatus { origin: gateway.head.origin(), body });
+        objects.insert(ObjectName::of(&gateway.head), Arc::new(ObjectStatus { origin: gateway.head.origin(), body }));
     }
 }
 

@@ -115,6 +115,23 @@ fn held<'a>(inputs: &'a Inputs, key: &ObjectKey, wanted: &Kind) -> Option<(&'a H
     }
 }
 
+/// Objects that carry a generation and that proxies may be asked about.
+pub fn generations(inputs: &Inputs) -> impl Iterator<Item = Origin> {
+    fn of<T>(objects: &Objects<T>) -> impl Iterator<Item = &Head> {
+        objects.values().map(|object| &object.head)
+    }
+    of(&inputs.gateway_classes)
+        .chain(of(&inputs.api_gateways))
+        .chain(of(&inputs.http_routes))
+        .chain(of(&inputs.grpc_routes))
+        .chain(of(&inputs.tls_routes))
+        .chain(of(&inputs.tcp_routes))
+        .chain(of(&inputs.backend_tls_policies))
+        .chain(of_istio(inputs))
+        .chain(of(&inputs.cedar_policies))
+        .map(Head::origin)
+}
+
 /// All objects that something is compiled from.
 pub(super) fn heads(inputs: &Inputs) -> impl Iterator<Item = &Head> {
     fn of<T>(objects: &Objects<T>) -> impl Iterator<Item = &Head> {

@@ -23,7 +23,7 @@ pub(super) fn objects(
     resolved: &Resolved,
     reports: &Reports,
     findings: &BTreeMap<&ObjectName, Vec<&Diagnostic>>,
-    objects: &mut BTreeMap<ObjectName, ObjectStatus>,
+    objects: &mut BTreeMap<ObjectName, Arc<ObjectStatus>>,
 ) {
     let allocated = resolved.services.allocated();
     for head in of_istio(&resolved.inputs).filter(|head| head.group.ends_with(GROUPS)) {
@@ -35,14 +35,14 @@ pub(super) fn objects(
             status.addresses = given.map(|(host, address)| (Arc::clone(host), *address)).collect();
             status.addresses.extend(left(resolved, head, &status.addresses));
         }
-        objects.insert(name, ObjectStatus { origin: head.origin(), body: Body::Object(status) });
+        objects.insert(name, Arc::new(ObjectStatus { origin: head.origin(), body: Body::Object(status) }));
     }
     for (name, (uid, generation)) in reports.rejected().filter(|(name, _)| name.group.ends_with(GROUPS)) {
         if !objects.contains_key(name) {
             let status = whole(resolved, name, false, findings);
             let ObjectName { group, kind, namespace, name: own } = name.clone();
             let origin = Origin { group, kind, namespace, name: own, uid: Arc::clone(uid), generation: *generation };
-            objects.insert(name.clone(), ObjectStatus { origin, body: Body::Object(status) });
+            objects.insert(name.clone(), Arc::new(ObjectStatus { origin, body: Body::Object(status) }));
         }
     }
 }

@@ -56,6 +56,12 @@ const PROVIDERS: &str = "extensionProviders:
     headersToUpstreamOnAllow: [x-user]
 - name: bodies
   envoyExtAuthzGrpc: {service: authz.b.svc.cluster.local, port: 9000, includeRequestBodyInCheck: {maxRequestBytes: 9}}
+- name: no-end
+  envoyExtAuthzGrpc: {service: authz.b.svc.cluster.local, port: 9000, timeout: 0s}
+- name: before-its-begin
+  envoyExtAuthzHttp: {service: authz.b.svc.cluster.local, port: 8000, timeout: -1s}
+- name: no-bytes
+  envoyExtAuthzHttp: {service: authz.b.svc.cluster.local, port: 8000, includeRequestBodyInCheck: {allowPartialMessage: true}}
 - name: nowhere
   envoyExtAuthzGrpc: {service: gone.b.svc.cluster.local, port: 9000}
 - name: tracer
@@ -176,6 +182,22 @@ fn providers_that_cannot_be_asked_are_named() {
     }
     let said = compile_text(&(world() + &custom("p", "unknown"))).reports;
     assert!(said.diagnostics().iter().any(|d| d.code == "PLS0412" && d.path == "spec.provider.name"));
+}
+
+/// Envoy waits for ever with `0s`, and refuses its whole configuration with the others.
+#[test]
+fn a_check_always_has_a_limit_and_impossible_ones_are_refused() {
+    let asked = |provider: &str| {
+        let [check] = checks(&of(&(world() + &custom("p", provider)), &sidecar(), &[])).try_into().unwrap();
+        check.asks
+    };
+    let ExternalProvider::Grpc(service) = asked("no-end") else { panic!("{:?}", asked("no-end")) };
+    assert_eq!(service.timeout.as_secs(), 600);
+    for (provider, field) in [("before-its-begin", "`timeout`"), ("no-bytes", "`maxRequestBytes: 0`")] {
+        assert!(matches!(asked(provider), ExternalProvider::Missing { .. }), "{provider}");
+        let said = compile_text(&(world() + &custom("p", provider))).reports;
+        assert!(said.diagnostics().iter().any(|d| d.code == "PLS0412" && d.message.contains(field)), "{provider}");
+    }
 }
 
 #[test]

@@ -38,6 +38,8 @@ fn secret(namespace: &str, name: &str) -> String {
 const INGRESS: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: ingress, namespace: infra}\n\
                        spec: {selector: {app: ingress}, ports: [{name: h, port: 80}, {name: s, port: 443}]}\n---\n";
 
+const SERVER: &str = "{port: {number: 80, name: http, protocol: HTTP}, hosts: [\"*\"]}";
+
 fn is_gateway(text: &str, namespace: &str, name: &str) -> bool {
     let compiled = cluster(text);
     let key = ObjectKey::new(namespace, name);
@@ -46,8 +48,8 @@ fn is_gateway(text: &str, namespace: &str, name: &str) -> bool {
 
 #[test]
 fn documents_and_marks_say_which_pods_are_gateways() {
-    let istio_gateway = istio("Gateway", "g", "infra", "{selector: {istio: edge}, servers: []}");
-    let everybody = istio("Gateway", "g", "infra", "{selector: {}, servers: []}");
+    let istio_gateway = istio("Gateway", "g", "infra", &format!("{{selector: {{istio: edge}}, servers: [{SERVER}]}}"));
+    let everybody = istio("Gateway", "g", "infra", &format!("{{selector: {{}}, servers: [{SERVER}]}}"));
     let named = INGRESS.to_owned()
         + &gateway(
             "shop",

@@ -3,6 +3,7 @@
 
 mod access;
 mod conditions;
+mod cycles;
 mod denials;
 mod egress;
 mod fuzz;
@@ -14,5 +15,6 @@ mod inputs;
 mod policies;
 mod samples;
 mod semantics;
+mod slices;
 mod support;
 mod traffic;

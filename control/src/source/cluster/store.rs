@@ -5,9 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use palisade_compile::{Inputs, KeptInputs, ObjectName, Reference, ReferenceKind, SourceOptions};
-use palisade_crds::Document;
+use palisade_compile::{Inputs, KeptInputs, ObjectName, Reference, ReferenceKind, Revisions, SourceOptions};
+use palisade_crds::{Document, gateway_api, palisade};
 use ring::digest::{SHA256, digest};
+use serde_json::Value;
 
 use super::{
     kinds::Kind,
@@ -18,6 +19,8 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Store {
     inputs: KeptInputs,
+    /// Objects for other revisions of the control plane are left out; `None` = none are.
+    revisions: Option<Revisions>,
     /// Kinds that are served; `None` = not known yet.
     served: Option<BTreeSet<Kind>>,
     held: BTreeMap<Watched, Held>,
@@ -35,7 +38,8 @@ struct Held {
 impl Store {
     /// Nothing is known yet.
     pub(super) fn new(options: SourceOptions) -> Self {
-        Self { inputs: KeptInputs::new(options), served: None, held: BTreeMap::new() }
+        let revisions = options.control.revisions.clone();
+        Self { inputs: KeptInputs::new(options), revisions, served: None, held: BTreeMap::new() }
     }
 
     /// Takes changes in; whether any document is another one now.
@@ -108,7 +112,12 @@ impl Store {
                 return false;
             }
         };
-        held.objects.insert(name, sum);
+        held.objects.insert(name.clone(), sum);
+        if self.is_foreign(watched, &value) {
+            // It may have been ours before.
+            self.inputs.remove(&object_name(watched, &name));
+            return true;
+        }
         self.inputs.put(&Arc::new(palisade_crds::parse(&Document::from_value(value), "default")));
         true
     }
@@ -117,15 +126,19 @@ impl Store {
     fn remove(&mut self, watched: &Watched, name: &Name) -> bool {
         let is_gone = self.held.get_mut(watched).is_some_and(|held| held.objects.remove(name).is_some());
         if is_gone {
-            let (group, kind) = match watched {
-                Watched::Kind(Kind { group, kind }) => (*group, *kind),
-                Watched::Referenced(Reference { kind: ReferenceKind::Secret, .. }) => ("", "Secret"),
-                Watched::Referenced(Reference { kind: ReferenceKind::ConfigMap, .. }) => ("", "ConfigMap"),
-            };
-            let (namespace, name) = (Arc::clone(&name.0), Arc::clone(&name.1));
-            self.inputs.remove(&ObjectName { group: group.into(), kind: kind.into(), namespace, name });
+            self.inputs.remove(&object_name(watched, name));
         }
         is_gone
+    }
+
+    /// Whether an object is for another control plane: its label says so. Pods, Services and the like are everybody's.
+    fn is_foreign(&self, watched: &Watched, value: &Value) -> bool {
+        let Watched::Kind(kind) = watched else { return false };
+        let has_revision =
+            kind.group == gateway_api::GROUP || kind.group == palisade::GROUP || kind.group.ends_with(".istio.io");
+        let labels = value.pointer("/metadata/labels");
+        let label = labels.and_then(|labels| labels.get(Revisions::LABEL)).and_then(Value::as_str);
+        has_revision && self.revisions.as_ref().is_some_and(|revisions| !revisions.reads(label))
     }
 
     /// Whether every kind that is served was listed: before that, what is missing might be a policy.
@@ -148,6 +161,16 @@ impl Store {
     pub(super) fn inputs(&mut self) -> Inputs {
         self.inputs.inputs()
     }
+}
+
+fn object_name(watched: &Watched, name: &Name) -> ObjectName {
+    let (group, kind) = match watched {
+        Watched::Kind(Kind { group, kind }) => (*group, *kind),
+        Watched::Referenced(Reference { kind: ReferenceKind::Secret, .. }) => ("", "Secret"),
+        Watched::Referenced(Reference { kind: ReferenceKind::ConfigMap, .. }) => ("", "ConfigMap"),
+    };
+    let (namespace, name) = (Arc::clone(&name.0), Arc::clone(&name.1));
+    ObjectName { group: group.into(), kind: kind.into(), namespace, name }
 }
 
 #[cfg(test)]

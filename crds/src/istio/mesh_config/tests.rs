@@ -51,3 +51,39 @@ fn what_calls_to_unknown_hosts_lose_is_said() {
     let tls = findings("outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: SIMPLE}}\n");
     assert_eq!(tls, [("PLS0302", format!("{place}.tls"))]);
 }
+
+#[test]
+fn a_bad_limit_of_the_proxies_leaves_their_other_settings() {
+    let config = parse(
+        "defaultConfig:\n  concurrency: 3\n  gatewayTopology: {numTrustedProxies: 2}\n  connectionSettings: {httpStreamIdleTimeout: 60s, httpIdleTimeout: soon, listenerConnectionLimit: 7}\n",
+    );
+    let proxy = config.default_config;
+    assert_eq!(proxy.concurrency, Some(3));
+    assert_eq!(proxy.gateway_topology.map(|topology| topology.num_trusted_proxies), Some(2));
+    let limits = proxy.connection_settings.unwrap();
+    assert_eq!(limits.http_stream_idle_timeout, parse_duration("60s"));
+    assert_eq!((limits.http_idle_timeout, limits.listener_connection_limit), (None, Some(7)));
+
+    let config = parse("defaultConfig:\n  concurrency: many\n  gatewayTopology: {numTrustedProxies: 2}\n");
+    assert_eq!(config.default_config.gateway_topology.map(|topology| topology.num_trusted_proxies), Some(2));
+}
+
+#[test]
+fn a_bad_limit_that_guards_something_takes_its_strict_value() {
+    let limits = |text: &str| {
+        let config = parse(&format!("defaultConfig:\n  connectionSettings: {{{text}, listenerConnectionLimit: 7}}\n"));
+        config.default_config.connection_settings.unwrap()
+    };
+    assert_eq!(limits("profile: RIM").profile, Some(ConnectionProfile::Edge));
+    assert_eq!(limits("httpMergeSlashes: 2").http_merge_slashes, Some(true));
+    let slashes = limits("httpPathWithEscapedSlashesAction: REFUSE").http_path_with_escaped_slashes_action;
+    assert_eq!(slashes, Some(PathWithEscapedSlashesAction::RejectRequest));
+    let underscores = limits("httpHeadersWithUnderscoresAction: DROP").http_headers_with_underscores_action;
+    assert_eq!(underscores, Some(HeadersWithUnderscoresAction::RejectRequest));
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (config, issues) = MeshConfig::parse(&format!("connectTimeout: {text}\n"));
+    assert_eq!(issues, []);
+    config.unwrap().connect_timeout
+}

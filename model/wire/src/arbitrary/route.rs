@@ -4,7 +4,7 @@ use bytes::Bytes;
 use palisade_model::route::{
     Backend, ClaimMatch, Cors, Fault, FaultAbort, Forward, HeaderMatch, HeaderMutations, Mirror, PathMatch,
     PathRewrite, Percent, QueryMatch, Redirect, RedirectPort, RetryOn, RetryPolicy, Rewrite, RouteAction, RouteEntry,
-    RouteMatch, RouteRule, StringMatch, VirtualHost,
+    RouteMatch, RouteRule, Session, StringMatch, VirtualHost,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -122,14 +122,17 @@ pub(super) fn action() -> impl Strategy<Value = RouteAction> {
         (option::of(path_rewrite()), option::of(text())).prop_map(|(path, authority)| Rewrite { path, authority });
     let mirror = (name(), 0..=Percent::ALWAYS.0).prop_map(|(cluster, share)| Mirror { cluster, share: Percent(share) });
     let times = (option::of(duration()), option::of(retries()));
-    let forward = (list(backend), mutations(), rewrite, times, list(mirror)).prop_map(
-        |(backends, request_headers, rewrite, (timeout, retries), mirrors)| Forward {
+    let session = (name(), any::<bool>(), any::<bool>(), option::of(duration()))
+        .prop_map(|(name, is_header, is_permanent, timeout)| Session { name, is_header, is_permanent, timeout });
+    let forward = (list(backend), mutations(), rewrite, times, list(mirror), option::of(session)).prop_map(
+        |(backends, request_headers, rewrite, (timeout, retries), mirrors, session)| Forward {
             backends,
             request_headers,
             rewrite,
             timeout,
             retries,
             mirrors,
+            session,
         },
     );
     let port = prop_oneof![

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{arbitrary, field::Wire, proto::v1};
 
+mod older;
 mod told;
 
 /// Two machines and the wires between them.

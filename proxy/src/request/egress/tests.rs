@@ -129,6 +129,7 @@ fn copies(outbound: OutboundPolicy, dialled: &str) -> (Vec<String>, usize) {
         timeout: None,
         retries: None,
         mirrors: mirrors.map(|cluster| Mirror { cluster: cluster.into(), share: everything }).into(),
+        session: None,
     };
     let mut settings = testing::settings(ProxyKind::Sidecar);
     settings.outbound = outbound;

@@ -304,3 +304,23 @@ async fn no_request_fails_while_configurations_are_swapped() {
     }
     swapping.await.unwrap();
 }
+
+/// Clients of gRPC call an answer without trailers an internal error, unless its one header block ends the stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grpc_refusal_is_one_header_block_that_ends_the_stream() {
+    let ca = TestCa::new("mesh");
+    let application = application().await;
+    let sidecar = sidecar(&ca, "b", Role::Inbound, application).await;
+    // Nothing is permitted.
+    sidecar.runtime.apply(inbound_snapshot(application.port(), MtlsMode::Disable, Vec::new())).unwrap();
+    let stream = TcpStream::connect(sidecar.address).await.unwrap();
+    let (mut send, connection) = h2::client::handshake(stream).await.unwrap();
+    let driver = tokio::spawn(connection);
+    let request = http::Request::post("http://b/a.B/C").header("content-type", "application/grpc").body(()).unwrap();
+    let (answer, mut body) = send.send_request(request, false).unwrap();
+    body.send_data(bytes::Bytes::from_static(&[0; 5]), true).unwrap();
+    let answer = within(answer).await.unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "7");
+    assert!(answer.body().is_end_stream(), "a frame follows the header block");
+    driver.abort();
+}

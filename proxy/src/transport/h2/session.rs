@@ -205,7 +205,7 @@ impl H2Session {
     async fn write_task(&mut self, task: HttpTask) -> Result<bool> {
         match task {
             HttpTask::Header(header, end) => {
-                self.write_response_header(header, end).await.map_err(|e| e.into_down())?;
+                self.write_header(header, end).await.map_err(|e| e.into_down())?;
                 Ok(end)
             }
             HttpTask::Body(data, end) => {
@@ -224,6 +224,40 @@ impl H2Session {
             HttpTask::Failed(e) => Err(e),
             HttpTask::UpgradedBody(..) => Error::e_explain(ErrorType::InternalError, "upgraded body on HTTP/2"),
         }
+    }
+
+    async fn write_header(&mut self, mut header: Box<ResponseHeader>, end: bool) -> Result<()> {
+        if self.written.is_some() {
+            return Ok(());
+        }
+        // RFC 9113 section 8.2.2: connection-specific fields make a response malformed.
+        for name in &OF_ONE_CONNECTION {
+            header.remove_header(name);
+        }
+        self.link.touch();
+        if header.status.is_informational() {
+            if header.status == StatusCode::SWITCHING_PROTOCOLS {
+                return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 on HTTP/2");
+            }
+            return self
+                .respond
+                .send_informational(Response::from_parts(ResponseParts::from(*header), ()))
+                .or_err(ErrorType::WriteError, "1xx response");
+        }
+        // The upstream's date stays; Pingora's own answers carry a fixed one, to be replaced.
+        if header.headers.get(header::DATE).is_none_or(|date| date == PLACEHOLDER_DATE) {
+            header.insert_header(header::DATE, get_cached_date())?;
+        }
+        // Whoever asks later what was answered asks for the status.
+        let written = ResponseHeader::build_no_case(header.status, Some(0))?;
+        let stream = self
+            .respond
+            .send_response(Response::from_parts(ResponseParts::from(*header), ()), end)
+            .or_err(ErrorType::WriteError, "response header")?;
+        self.link.down.open_h2(stream);
+        self.written = Some(written);
+        self.ended = end;
+        Ok(())
     }
 
     /// A response that was begun and cannot be completed.
@@ -279,38 +313,11 @@ impl Session for H2Session {
         self.bytes_read == 0 && (self.body.is_end_stream() || says_empty())
     }
 
-    async fn write_response_header(&mut self, mut header: Box<ResponseHeader>, end: bool) -> Result<()> {
-        if self.written.is_some() {
-            return Ok(());
-        }
-        // RFC 9113 section 8.2.2: connection-specific fields make a response malformed.
-        for name in &OF_ONE_CONNECTION {
-            header.remove_header(name);
-        }
-        self.link.touch();
-        if header.status.is_informational() {
-            if header.status == StatusCode::SWITCHING_PROTOCOLS {
-                return Error::e_explain(ErrorType::InvalidHTTPHeader, "101 on HTTP/2");
-            }
-            return self
-                .respond
-                .send_informational(Response::from_parts(ResponseParts::from(*header), ()))
-                .or_err(ErrorType::WriteError, "1xx response");
-        }
-        // The upstream's date stays; Pingora's own answers carry a fixed one, to be replaced.
-        if header.headers.get(header::DATE).is_none_or(|date| date == PLACEHOLDER_DATE) {
-            header.insert_header(header::DATE, get_cached_date())?;
-        }
-        // Whoever asks later what was answered asks for the status.
-        let written = ResponseHeader::build_no_case(header.status, Some(0))?;
-        let stream = self
-            .respond
-            .send_response(Response::from_parts(ResponseParts::from(*header), ()), end)
-            .or_err(ErrorType::WriteError, "response header")?;
-        self.link.down.open_h2(stream);
-        self.written = Some(written);
-        self.ended = end;
-        Ok(())
+    /// Called for answers of the proxy's own, whose end Pingora tells in a frame of its own. A gRPC refusal is one header block that ends
+    /// the stream: with anything behind it clients of gRPC find no status and call it an internal error.
+    async fn write_response_header(&mut self, header: Box<ResponseHeader>, end: bool) -> Result<()> {
+        let is_trailers_only = header.headers.contains_key("grpc-status");
+        self.write_header(header, end || is_trailers_only).await
     }
 
     async fn write_response_header_ref(&mut self, header: &ResponseHeader, end: bool) -> Result<()> {

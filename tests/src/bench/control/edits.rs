@@ -50,7 +50,7 @@ const KINDS: [(Kind, &str); 4] = [
 ];
 
 impl Edits<'_> {
-    /// All kinds, and a storm.
+    /// All kinds.
     pub(super) async fn run(&self, table: &mut Table) -> anyhow::Result<()> {
         for (number, (kind, what)) in KINDS.into_iter().enumerate() {
             self.series(kind, what, number as u64 * 100_000, table).await?;
@@ -61,7 +61,7 @@ impl Edits<'_> {
         let at =
             |share: usize| later.get((later.len() * share / 100).min(later.len() - 1)).copied().unwrap_or_default();
         table.row("one change compiled, ms, p50 / p99", format!("{:.1} / {:.1}", at(50), at(99)));
-        self.storm(table).await
+        Ok(())
     }
 
     /// Two kinds.
@@ -96,7 +96,7 @@ impl Edits<'_> {
             let concerned = self.concerned(kind, service);
             let count = concerned.len() as u64;
             let before = (cpu_time(self.control.pid)?, self.proxies.received());
-            self.proxies.markers.begin(number, concerned);
+            self.proxies.markers.begin(number, service, concerned);
             edit(&self.stand.client, &Self::document(kind, service, number)).await?;
             let arrived = self.proxies.markers.arrived(number, LIMIT).await?;
             sleep(GAP).await;
@@ -117,7 +117,7 @@ impl Edits<'_> {
     }
 
     /// Endpoints of the proxies' services change all the time.
-    async fn storm(&self, table: &mut Table) -> anyhow::Result<()> {
+    pub(super) async fn storm(&self, table: &mut Table) -> anyhow::Result<()> {
         let mut ticks = interval(Duration::from_millis(1000 / STORM));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut writes = JoinSet::new();
@@ -127,7 +127,7 @@ impl Edits<'_> {
         for number in numbers.clone() {
             ticks.tick().await;
             let (service, _) = place(usize::try_from(number).unwrap_or_default() % self.proxies.count);
-            self.proxies.markers.begin(number, self.concerned(Kind::Endpoint, service));
+            self.proxies.markers.begin(number, service, self.concerned(Kind::Endpoint, service));
             let (client, document) = (self.stand.client.clone(), Self::document(Kind::Endpoint, service, number));
             writes.spawn(async move { edit(&client, &document).await });
         }

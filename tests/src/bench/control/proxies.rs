@@ -114,6 +114,7 @@ impl Proxies {
                 bytes: Arc::clone(&self.bytes),
             };
             let (permits, ready) = (Arc::clone(&permits), ready.clone());
+            let (markers, number) = (self.markers.clone(), proxy.number);
             self.streams.spawn(async move {
                 let permit = permits.acquire_owned().await?;
                 let deadline = Instant::now() + FIRST;
@@ -134,7 +135,9 @@ impl Proxies {
                 }
                 drop(permit);
                 ready.send(()).await?;
-                run.await
+                let ended = run.await;
+                markers.failed(&format!("proxy {number}: {ended:?}"));
+                ended
             });
         }
         drop(ready);

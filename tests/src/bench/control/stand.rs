@@ -256,7 +256,7 @@ impl Control {
     /// The end of its log.
     pub(super) fn said(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.contains("\"compiled\"")).collect();
         lines.get(lines.len().saturating_sub(30)..).unwrap_or_default().join("\n")
     }
 }

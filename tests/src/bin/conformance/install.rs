@@ -59,8 +59,14 @@ pub(super) async fn palisade(node: &Node) -> anyhow::Result<()> {
         node.apply(&std::fs::read_to_string(&path).with_context(|| path.display().to_string())?).await?;
     }
     let control = ["-n", "palisade-system", "deployment/palisade-control"];
+    // One replica: what a proxy acknowledges is known to the replica that it is connected to alone.
+    node.kubectl(&["delete", "-n", "palisade-system", "horizontalpodautoscaler/palisade-control"]).await?;
+    node.kubectl(&[&["scale", "--replicas=1"][..], &control].concat()).await?;
     node.kubectl(&[&["set", "env"][..], &control, &SETTINGS].concat()).await?;
     node.kubectl(&[&["rollout", "status", "--timeout=120s"][..], &control].concat()).await?;
-    node.kubectl(&["wait", "--for=condition=Accepted", "gatewayclass/palisade", "--timeout=60s"]).await?;
+    // The control plane makes its classes once it leads.
+    for wanted in ["create", "condition=Accepted"] {
+        node.kubectl(&["wait", &format!("--for={wanted}"), "gatewayclass/palisade", "--timeout=120s"]).await?;
+    }
     Ok(())
 }

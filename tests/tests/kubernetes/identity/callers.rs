@@ -1,14 +1,6 @@
 //! A control plane beside the cluster, and proxies that prove themselves to it with tokens of the API server.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    process::Stdio,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
@@ -17,18 +9,15 @@ use kube::Api;
 use palisade_control::identity::bundle::NAME;
 use palisade_model::{resource::ResourceKey, snapshot::Snapshot};
 use palisade_proxy::config::{
-    Applied, Applier, ApplyRejection, ConfigClient, ConfigState, Credentials, Dialer, IdentityClient, Subscriptions,
-    TlsDialer, TokenSource,
+    Applied, Applier, ApplyRejection, ConfigClient, ConfigState, Dialer, IdentityClient, Subscriptions, TokenSource,
 };
-use palisade_tests::{
-    checkout,
-    kubernetes::{Cluster, Exposed},
-    wait::until,
-};
+use palisade_tests::{kubernetes::Cluster, wait::until};
 use palisade_wire::delta::client::Profile;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
-use tokio::{process::Child, sync::watch};
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::control::Control;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -59,56 +48,7 @@ metadata: {name: a-2, namespace: callers, labels: {app: a}}
 spec: {serviceAccountName: a, containers: [{name: app, image: 'a:1'}]}
 ";
 
-/// A control plane; it ends with the value.
-struct Control {
-    exposed: Exposed,
-    log: PathBuf,
-    _child: Child,
-}
-
-impl Control {
-    async fn start(cluster: &Cluster, folder: &Path, name: &str) -> anyhow::Result<Self> {
-        let connector = cluster.connector();
-        let (listen, admin) = (connector.free_address().await?, connector.free_address().await?);
-        let log = folder.join(format!("{name}.log"));
-        let said = fs::File::create(&log)?;
-        let child = cluster
-            .command(checkout::binary("palisade-control")?)
-            .arg("--kubeconfig")
-            .arg(cluster.kubeconfig())
-            .args(["--control-namespace", SYSTEM, "--listen", &listen.to_string(), "--admin", &admin.to_string()])
-            // Where nothing may be written: root and keys are not to come from files.
-            .args(["--ca-dir", "/proc/none", "--token-key", "/proc/none/key"])
-            .stdin(Stdio::null())
-            .stdout(said.try_clone()?)
-            .stderr(said)
-            .spawn()?;
-        let exposed = connector.expose(listen).await?;
-        let control = Self { exposed, log, _child: child };
-        until("a control plane", SOON, async || {
-            connector.connect(listen).await.with_context(|| control.said())?;
-            Ok(())
-        })
-        .await?;
-        Ok(control)
-    }
-
-    fn said(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_else(|error| error.to_string())
-    }
-
-    fn dialer(&self, roots: &Path) -> anyhow::Result<Dialer> {
-        let address: SocketAddr = self.exposed.address;
-        Ok(Dialer::tls(TlsDialer {
-            address: address.to_string(),
-            server_name: format!("palisade-control.{SYSTEM}.svc").try_into()?,
-            roots: roots.to_owned(),
-            credentials: Arc::new(Credentials::default()),
-        }))
-    }
-}
-
-struct Anything;
+pub(super) struct Anything;
 
 #[async_trait]
 impl Applier for Anything {
@@ -166,8 +106,8 @@ async fn a_proxy_gets_what_its_token_proves_and_no_more() -> anyhow::Result<()> 
     cluster.apply(PODS).await?;
     cluster.kubectl(&["wait", "-n", "callers", "--for=condition=Ready", "pod", "--all", "--timeout=30s"]).await?;
     let (first, second) = tokio::try_join!(
-        Control::start(&cluster, folder.path(), "one"),
-        Control::start(&cluster, folder.path(), "two")
+        Control::start(&cluster, folder.path(), SYSTEM, "one"),
+        Control::start(&cluster, folder.path(), SYSTEM, "two")
     )?;
 
     let maps = Api::<ConfigMap>::namespaced(cluster.client().await?, "callers");

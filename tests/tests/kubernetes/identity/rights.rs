@@ -8,10 +8,17 @@ use std::{
 use anyhow::{Context, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, api::DeleteParams};
-use palisade_control::identity::{
-    AUDIENCES, TokenReviews,
-    bundle::{NAME, publish},
-    root::load_or_create,
+use palisade_compile::SourceOptions;
+use palisade_control::{
+    ca::Direction,
+    identity::{
+        AUDIENCES, TokenReviews,
+        bundle::{NAME, publish},
+        root::load_or_create,
+        trust_bundle,
+    },
+    rotation::{Place, Rotation, StepQuestion},
+    standalone,
 };
 use palisade_tests::{checkout, kubernetes::Cluster, wait::until};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -39,7 +46,12 @@ const API_SERVER: &str = "https://kubernetes.default.svc.cluster.local";
 async fn identity_works_with_exactly_the_rights_of_the_page() -> anyhow::Result<()> {
     let cluster = Cluster::exclusive().await?;
     let page = fs::read_to_string(checkout::root().join("docs/operations/identity.md"))?;
-    let rights = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).context("no YAML")?;
+    let rights = page
+        .split("## Rights")
+        .nth(1)
+        .and_then(|rest| rest.split("```yaml\n").nth(1))
+        .and_then(|rest| rest.split("```").next())
+        .context("no YAML")?;
     cluster.namespace("palisade-rights").await?;
     cluster.kubectl(&["create", "serviceaccount", "-n", "palisade-rights", "control"]).await?;
     cluster.apply(&rights.replace("palisade-system", "palisade-rights")).await?;
@@ -65,11 +77,37 @@ async fn identity_works_with_exactly_the_rights_of_the_page() -> anyhow::Result<
     let stop = CancellationToken::new();
     let roots = authority.root_bundle().to_owned();
     let (_roots, published) = tokio::sync::watch::channel(roots.clone());
-    let _task = AbortOnDropHandle::new(tokio::spawn(publish(client, published, stop.clone())));
+    let _task = AbortOnDropHandle::new(tokio::spawn(publish(client.clone(), published, stop.clone())));
     let maps = Api::<ConfigMap>::namespaced(cluster.client().await?, "palisade-rights");
     until("the roots", SOON, async || Ok(maps.get(NAME).await?)).await?;
     maps.delete(NAME, &DeleteParams::default()).await?;
     until("the roots again", SOON, async || Ok(maps.get(NAME).await?)).await?;
+    let version = trust_bundle::write(&client, &roots).await?.context("the kind is not served")?;
+    let pem = cluster
+        .kubectl(&["get", "clustertrustbundle", trust_bundle::NAME, "-o", "jsonpath={.spec.trustBundle}"])
+        .await?;
+    ensure!(pem.trim() == roots.trim(), "{version}: {pem}");
+
+    // A step of the root: Secret, records of replicas, namespaces.
+    let documents = tempfile::tempdir()?;
+    fs::write(documents.path().join("empty.yaml"), "{apiVersion: v1, kind: Namespace, metadata: {name: a}}\n")?;
+    let options = SourceOptions { is_files: true, ..SourceOptions::default() };
+    let files = vec![documents.path().join("empty.yaml")];
+    // It begins with a root of its own, and follows the cluster's.
+    let control = standalone(files, "default", options, &documents.path().join("ca"), stop.clone())?;
+    let place = Place::Cluster { client: client.clone(), namespace: "palisade-rights".to_owned() };
+    let rotation = Rotation::new(place, control.shared(), "rights");
+    let _rotating = AbortOnDropHandle::new(tokio::spawn(rotation.clone().run(stop.clone())));
+    let question = StepQuestion { direction: Direction::Forward, is_dry_run: false };
+    let answer = until("a step", SOON, async || {
+        let answer = rotation.step(&question).await?;
+        ensure!(answer.is_done, "{answer:?}");
+        Ok(answer)
+    })
+    .await?;
+    ensure!(control.shared().authority().current().trusted().len() == 2, "{answer:?}");
+    let status = rotation.status().await;
+    ensure!(status.problem.is_none() && status.replicas.len() == 1, "{status:?}");
     stop.cancel();
     Ok(())
 }

@@ -14,17 +14,67 @@ use crate::{
 /// The label by which Kubernetes names a namespace.
 const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
+/// A place at which a route attaches.
+#[derive(Debug, Clone)]
+pub(crate) enum Attachment {
+    /// A listener of a Gateway, by its position, with the hosts that both have in common.
+    Listener { gateway: ObjectKey, listener: usize, hosts: Arc<[HostPattern]> },
+    /// A Service.
+    Service { service: ObjectKey, port: Option<u16> },
+    /// A ServiceEntry.
+    Entry { entry: ObjectKey, port: Option<u16> },
+}
+
+/// All places with the routes that attach to them.
+pub(super) struct Places<'a> {
+    pub(super) gateways: &'a mut BTreeMap<ObjectKey, ResolvedGateway>,
+    pub(super) services: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
+    pub(super) entries: BTreeMap<ObjectKey, Vec<ServiceRoute>>,
+}
+
+impl Places<'_> {
+    /// Takes the next route.
+    pub(super) fn take(&mut self, status: &status::RouteStatus) {
+        let route = &status.route;
+        for attachment in &status.attachments {
+            match attachment {
+                Attachment::Listener { gateway, listener, hosts } => {
+                    let gateway = self.gateways.get_mut(gateway);
+                    let Some(listener) = gateway.and_then(|gateway| gateway.listeners.get_mut(*listener)) else {
+                        continue;
+                    };
+                    // Routes come one after the other: if it is there already, by another of its references, it is the last one.
+                    if listener.routes.last().is_none_or(|last| !Arc::ptr_eq(&last.route, route)) {
+                        listener.routes.push(Attached { route: Arc::clone(route), hosts: Arc::clone(hosts) });
+                    }
+                }
+                Attachment::Service { service, port } => attach(&mut self.services, service, route, *port),
+                Attachment::Entry { entry, port } => attach(&mut self.entries, entry, route, *port),
+            }
+        }
+    }
+}
+
+fn attach(places: &mut BTreeMap<ObjectKey, Vec<ServiceRoute>>, key: &ObjectKey, route: &Arc<Route>, port: Option<u16>) {
+    let route = ServiceRoute { route: Arc::clone(route), port };
+    match places.get_mut(key) {
+        Some(attached) => attached.push(route),
+        None => drop(places.insert(key.clone(), vec![route])),
+    }
+}
+
 /// Attaches a route to every listener that its parent reference names and that allows it; gives the `Accepted` condition.
 pub(super) fn to_gateway(
     inputs: &Inputs,
-    gateway: &mut ResolvedGateway,
-    route: &Arc<Route>,
+    gateway: &ResolvedGateway,
+    route: &Route,
     parent: &ParentReference,
+    attachments: &mut Vec<Attachment>,
 ) -> status::Condition {
     let document = inputs.api_gateways.get(&gateway.head.key);
     let mut refusal = Refusal::NoListener;
     let mut is_attached = false;
-    for listener in &mut gateway.listeners {
+    for (index, listener) in gateway.listeners.iter().enumerate() {
         let is_named = parent.section_name.as_deref().is_none_or(|name| *name == *listener.name)
             && parent.port.is_none_or(|port| port == listener.port);
         let written = document.and_then(|document| document.spec.listeners.iter().find(|w| *w.name == *listener.name));
@@ -43,12 +93,8 @@ pub(super) fn to_gateway(
             continue;
         }
         is_attached = true;
-        let is_same =
-            |attached: &Attached| attached.route.head.key == route.head.key && attached.route.kind == route.kind;
-        // Routes come one after the other: if it is there already, by another of its references, it is the last one.
-        if !listener.routes.last().is_some_and(is_same) {
-            listener.routes.push(Attached { route: Arc::clone(route), hosts });
-        }
+        let gateway = gateway.head.key.clone();
+        attachments.push(Attachment::Listener { gateway, listener: index, hosts: hosts.into() });
     }
     if is_attached {
         status::accepted("Accepted", "Accepted")
@@ -82,9 +128,9 @@ impl Refusal {
 /// Attaches a route to a Service (GAMMA); gives the `Accepted` condition.
 pub(super) fn to_service(
     inputs: &Inputs,
-    services: &mut BTreeMap<ObjectKey, Vec<ServiceRoute>>,
-    route: &Arc<Route>,
+    route: &Route,
     parent: &ParentReference,
+    attachments: &mut Vec<Attachment>,
 ) -> status::Condition {
     let key = parent_key(parent, &route.head);
     let Some(service) = inputs.services.get(&key) else {
@@ -95,17 +141,16 @@ pub(super) fn to_service(
     {
         return status::refused("Accepted", "NoMatchingParent", "the Service has no such port");
     }
-    let route = ServiceRoute { route: Arc::clone(route), port: parent.port };
-    services.entry(key).or_default().push(route);
+    attachments.push(Attachment::Service { service: key, port: parent.port });
     status::accepted("Accepted", "Accepted")
 }
 
 /// Attaches a route to a ServiceEntry, as to a Service; gives the `Accepted` condition.
 pub(super) fn to_entry(
     inputs: &Inputs,
-    entries: &mut BTreeMap<ObjectKey, Vec<ServiceRoute>>,
-    route: &Arc<Route>,
+    route: &Route,
     parent: &ParentReference,
+    attachments: &mut Vec<Attachment>,
 ) -> status::Condition {
     let key = parent_key(parent, &route.head);
     let Some(entry) = inputs.service_entries.get(&key) else {
@@ -116,8 +161,7 @@ pub(super) fn to_entry(
     {
         return status::refused("Accepted", "NoMatchingParent", "the ServiceEntry has no such port");
     }
-    let route = ServiceRoute { route: Arc::clone(route), port: parent.port };
-    entries.entry(key).or_default().push(route);
+    attachments.push(Attachment::Entry { entry: key, port: parent.port });
     status::accepted("Accepted", "Accepted")
 }
 

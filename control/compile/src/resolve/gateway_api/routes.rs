@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use palisade_crds::gateway_api::{
     GrpcMethodMatchType, GrpcRoute, GrpcRouteMatch, GrpcRouteRule, HttpBackendRef, HttpHeaderMatch, HttpRoute,
     HttpRouteFilter, HttpRouteMatch, HttpRouteRetry, HttpRouteRule, HttpRouteTimeouts, L4RouteRule, ParentReference,
-    PathMatchType, TcpRoute, TlsRoute, UdpRoute, ValueMatchType,
+    PathMatchType, SessionPersistence, TcpRoute, TlsRoute, UdpRoute, ValueMatchType,
 };
 use palisade_model::route::{HeaderMatch, PathMatch, QueryMatch, RouteMatch, StringMatch};
 
@@ -61,6 +61,8 @@ pub(crate) struct Rule {
     pub(crate) timeouts: Option<HttpRouteTimeouts>,
     /// Retries.
     pub(crate) retry: Option<HttpRouteRetry>,
+    /// How requests of one client are kept together.
+    pub(crate) session: Option<SessionPersistence>,
 }
 
 impl RouteKind {
@@ -175,8 +177,7 @@ fn take_over<T: PartialEq>(
 }
 
 fn http_rule(written: &HttpRouteRule) -> Rule {
-    // Session persistence is reported, not served.
-    let HttpRouteRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence: _ } = written;
+    let HttpRouteRule { name, matches, filters, backend_refs, timeouts, retry, session_persistence } = written;
     Rule {
         name: name.clone(),
         matches: matches.iter().enumerate().map(|(index, written)| http_match(written, number(index))).collect(),
@@ -184,11 +185,12 @@ fn http_rule(written: &HttpRouteRule) -> Rule {
         backend_refs: backend_refs.clone(),
         timeouts: timeouts.clone(),
         retry: retry.clone(),
+        session: session_persistence.clone(),
     }
 }
 
 fn grpc_rule(written: &GrpcRouteRule) -> Rule {
-    let GrpcRouteRule { name, matches, filters, backend_refs, session_persistence: _ } = written;
+    let GrpcRouteRule { name, matches, filters, backend_refs, session_persistence } = written;
     Rule {
         name: name.clone(),
         matches: matches.iter().enumerate().map(|(index, written)| grpc_match(written, number(index))).collect(),
@@ -196,6 +198,7 @@ fn grpc_rule(written: &GrpcRouteRule) -> Rule {
         backend_refs: backend_refs.iter().map(palisade_crds::gateway_api::GrpcBackendRef::as_http).collect(),
         timeouts: None,
         retry: None,
+        session: session_persistence.clone(),
     }
 }
 

@@ -1,13 +1,14 @@
 //! Conditions of Gateways and routes, as compiling knows them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use palisade_crds::gateway_api::{HttpBackendRef, LocalObjectReference, ParentReference};
 
-use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route, RouteKind};
+use super::{GROUP, Grants, ISTIO_GROUP, Referrer, ResolvedListener, Route, RouteKind, attach::Attachment};
 use crate::{
     inputs::{Inputs, core::ServicePort},
     object::{Head, ObjectKey},
+    status::ObjectStatus,
 };
 
 /// A condition of an object's status.
@@ -56,6 +57,10 @@ pub(crate) struct RouteStatus {
     pub(crate) route: Arc<Route>,
     /// Parents that are ours.
     pub(crate) parents: Vec<ParentStatus>,
+    /// Where it attaches.
+    pub(super) attachments: Vec<Attachment>,
+    /// What is said of it in the end, once somebody has asked.
+    pub(crate) told: OnceLock<Arc<ObjectStatus>>,
 }
 
 /// What a route's status says of one parent.

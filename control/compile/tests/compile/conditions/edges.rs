@@ -5,6 +5,7 @@ use palisade_model::{
     cluster::{Originate, UpstreamTls},
     listener::{ClientValidation, ServerTlsMode},
     resource::{Resource, ResourceKind},
+    route::{Forward, RouteAction, Session},
     snapshot::Snapshot,
 };
 
@@ -231,4 +232,37 @@ spec:
         let needs = entry.meta().requires.iter().any(|feature| &*feature.0 == "listener.client-fallback");
         assert_eq!(needs, is_fallback, "{mode}");
     }
+}
+
+#[test]
+fn a_rule_keeps_sessions_by_cookie_or_header() {
+    let session = |written: &str| {
+        let rules = format!("rules: [{{backendRefs: [{{name: s, port: 80}}], sessionPersistence: {written}}}]");
+        let documents = format!(
+            "{}{}\n{}",
+            gateway("{name: http, port: 80, protocol: HTTP}"),
+            route("{name: edge}", &rules),
+            support::service("s", "a", "{name: http, port: 80}")
+        );
+        let snapshot = edge(&documents);
+        support::routes(&snapshot)[0].action.clone()
+    };
+    let kept = |written: &str| match session(written) {
+        RouteAction::Forward(Forward { session: Some(session), .. }) => session,
+        other => panic!("{other:?}"),
+    };
+    let unnamed = kept("{}");
+    assert!(unnamed.name.starts_with("palisade-session-") && !unnamed.is_header && unnamed.timeout.is_none());
+    let written = "{sessionName: shop, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}";
+    let expected = Session {
+        name: "shop".into(),
+        is_header: false,
+        is_permanent: true,
+        timeout: Some(std::time::Duration::from_secs(3600)),
+    };
+    assert_eq!(kept(written), expected);
+    let header = kept("{sessionName: X-Session, type: Header}");
+    assert_eq!((&*header.name, header.is_header), ("x-session", true));
+    let refused = session("{sessionName: 'a; Domain=b'}");
+    assert!(matches!(&refused, RouteAction::Refuse { message } if message.contains("sessionName")), "{refused:?}");
 }
