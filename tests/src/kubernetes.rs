@@ -290,6 +290,11 @@ impl Cluster {
         self.folder.path()
     }
 
+    /// Where `kubectl` and the programs of the cluster are.
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
     /// Path of the network namespace, for `nsenter --net=`.
     pub fn network(&self) -> &str {
         &self.network

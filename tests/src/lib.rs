@@ -6,6 +6,7 @@ pub mod bench;
 pub mod certificates;
 pub mod checkout;
 pub mod http;
+pub mod istio_sidecar;
 pub mod kubernetes;
 pub mod load;
 pub mod mesh;

@@ -1,10 +1,9 @@
 //! Two sidecars with an application each, and two Envoys in the same place, in pods of their own.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
 
 use super::{THREADS, envoy_program, open_folder, policies::policies, shell};
 use crate::{
@@ -12,6 +11,7 @@ use crate::{
         measure::{self, words},
         process::Process,
     },
+    istio_sidecar::{redirect, rules},
     mesh::{Mesh, Options, Pod},
     wait::until,
 };
@@ -145,30 +145,6 @@ impl Sidecars {
 fn proxy_of(pod: &Pod) -> anyhow::Result<u32> {
     let pid = pod.pid.with_context(|| format!("pod `{}` has no sidecar", pod.name))?;
     Ok(u32::try_from(pid)?)
-}
-
-/// The redirection rules of one of our pods, which do not depend on the pod.
-async fn rules(pod: &Pod) -> anyhow::Result<Vec<u8>> {
-    let output = tokio::process::Command::new("nsenter")
-        .arg(format!("--net={}", pod.netns))
-        .args(["nft", "list", "table", "inet", "palisade_redirect"])
-        .output()
-        .await?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(output.stdout)
-}
-
-async fn redirect(namespace: &Path, rules: &[u8]) -> anyhow::Result<()> {
-    let mut child = tokio::process::Command::new("nsenter")
-        .arg(format!("--net={}", namespace.display()))
-        .args(["nft", "-f", "-"])
-        .stdin(Stdio::piped())
-        .spawn()?;
-    let mut input = child.stdin.take().context("no input")?;
-    input.write_all(rules).await?;
-    drop(input);
-    ensure!(child.wait().await?.success(), "the redirection rules are refused");
-    Ok(())
 }
 
 /// A root under Istio's `cacerts` names for our mesh, and certificates from it for the Envoys.
