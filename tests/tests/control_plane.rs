@@ -106,7 +106,6 @@ impl Mesh {
 
     fn start(&self) -> Control {
         let settings = Settings {
-            advertise: None,
             files: vec![self.path("documents")],
             kubeconfig: None,
             context: None,

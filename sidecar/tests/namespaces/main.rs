@@ -1,7 +1,7 @@
 //! The redirection rules in real network namespaces: where each kind of connection ends.
 //!
 //! Needs root and `ip`; a program that is missing, or a right, is reported as a skip.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

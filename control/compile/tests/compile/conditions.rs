@@ -1,5 +1,4 @@
 //! Conditions as the Gateway API's conformance tests and Istio's users expect them.
-#![expect(clippy::indexing_slicing, reason = "tests")]
 
 use serde_json::Value;
 

@@ -112,8 +112,8 @@ fn after_any_edits_the_mesh_is_as_if_compiled_anew() {
         }
         let after = compile_both(&previous, inputs(&pool, &chosen, &keys[held_keys]), &format!("step {step}"));
         taken_over += usize::from(previous.mesh.shares_with(&after.mesh) > 0);
-        let is_same = |(a, b): (&Result<Arc<Slice>, String>, &Result<Arc<Slice>, String>)| matches!((a, b), (Ok(a), Ok(b)) if Arc::ptr_eq(a, b));
-        same_slices += previous.slices.iter().zip(&after.slices).filter(|pair| is_same(*pair)).count();
+        let pairs = previous.slices.iter().zip(&after.slices);
+        same_slices += pairs.filter(|pair| matches!(pair, (Ok(a), Ok(b)) if Arc::ptr_eq(a, b))).count();
         previous = after;
     }
     assert!(same_slices > 100, "only {same_slices} slices were taken over");

@@ -1,5 +1,4 @@
 //! ListenerSets as the Gateway API's conformance tests expect them: who may attach, which listener wins, whose routes and secrets count.
-#![expect(clippy::indexing_slicing, reason = "tests")]
 
 use std::fmt::Write;
 

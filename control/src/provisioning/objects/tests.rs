@@ -1,5 +1,4 @@
 //! What is made for a Gateway.
-#![expect(clippy::indexing_slicing, reason = "tests")]
 
 use std::{collections::BTreeMap, sync::Arc};
 
