@@ -115,21 +115,23 @@ impl ExternalSigner {
         let key = requested_key(csr_pem)?;
         let names = |problem| ExternalError::Names { identity: identity.clone(), signer: self.name.clone(), problem };
         check_request(csr_pem, identity).map_err(names)?;
-        let asked = async {
-            match &self.name {
-                SignerName::Kubernetes(signer) => self.by_kubernetes(signer, csr_pem, lifetime).await,
-                SignerName::CertManager { name, kind, group } => {
-                    self.by_cert_manager((name, kind, group), csr_pem, lifetime).await
-                }
+        let chain = match &self.name {
+            SignerName::Kubernetes(signer) => self.by_kubernetes(signer, csr_pem, lifetime).await,
+            SignerName::CertManager { name, kind, group } => {
+                self.by_cert_manager((name, kind, group), csr_pem, lifetime).await
             }
-        };
-        let silent = || ExternalError::Silent { signer: self.name.clone() };
-        let chain = tokio::time::timeout(PATIENCE, asked).await.map_err(|_| silent())??;
+        }?;
         let answer = |problem| ExternalError::Answer { signer: self.name.clone(), problem };
         let mut chain = check_answer(&chain, rcgen::PublicKeyData::subject_public_key_info(&key), identity, authority)
             .map_err(answer)?;
         chain.push(authority.root_bundle().to_owned());
         Ok(chain)
+    }
+
+    /// Waits, but not for ever: what was asked is taken away again in any case.
+    async fn in_time<T>(&self, signed: impl Future<Output = Result<T, ExternalError>>) -> Result<T, ExternalError> {
+        let silent = |_| ExternalError::Silent { signer: self.name.clone() };
+        tokio::time::timeout(PATIENCE, signed).await.map_err(silent)?
     }
 
     fn failed(&self, source: kube::Error) -> ExternalError {

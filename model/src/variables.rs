@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 /// What the names of all settings begin with.
 const PREFIX: &str = "PALISADE_";
 
+/// What scripts and tests read beside the programs that they start.
+const OF_SCRIPTS: [&str; 4] = ["PALISADE_CACHE", "PALISADE_VENV", "PALISADE_LONG", "PALISADE_GOLDEN"];
+
 /// One line for each variable that looks like a setting and is none of `known`, with the nearest that is. Kubernetes describes Services in the
 /// environment of pods; `PALISADE_CONTROL_PORT_15012_TCP_ADDR` is what it says of one called `palisade-control`, and nobody's mistake.
 pub fn unread(known: &BTreeSet<String>, set: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut unread: Vec<String> = set.into_iter().filter(|name| name.starts_with(PREFIX)).collect();
-    unread.retain(|name| !known.contains(name) && !is_of_a_service(name));
+    unread.retain(|name| !known.contains(name) && !OF_SCRIPTS.contains(&name.as_str()) && !is_of_a_service(name));
     unread.sort();
     unread
         .into_iter()

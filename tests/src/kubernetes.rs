@@ -53,8 +53,11 @@ pub use palisade::SYSTEM;
 use holder::Holder;
 use programs::{FIRST_SERVICE, HOST, NODE_ADDRESS, Program, Site};
 
-/// How long a program may take to be ready.
-const READY: Duration = Duration::from_secs(60);
+/// How long a program may take to be ready. Where the API server was away, its clients look again later and later.
+const READY: Duration = Duration::from_secs(180);
+
+/// How long `kubectl wait` may meet objects that have no conditions yet, which it takes for an error.
+const WITHOUT_CONDITIONS: Duration = Duration::from_secs(30);
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -81,7 +84,7 @@ impl Cluster {
     /// Starts a cluster and waits until it is ready: about 4 s, 700 MB.
     ///
     /// # Errors
-    /// When this machine allows no namespaces, the programs are not built, or one of them is not ready within a minute: with
+    /// When this machine allows no namespaces, the programs are not built, or one of them is not ready in time: with
     /// the last lines of its log.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_at(Site::Simulated).await
@@ -140,7 +143,7 @@ impl Cluster {
     /// Starts the API server and waits until it is ready.
     ///
     /// # Errors
-    /// When it is not ready within a minute.
+    /// When it is not ready in time.
     pub async fn start_api_server(&self) -> anyhow::Result<()> {
         self.launch(Program::ApiServer).await?;
         let client = self.client().await?;
@@ -162,7 +165,7 @@ impl Cluster {
     /// Starts etcd, with the data that it had. The API server finds it by itself.
     ///
     /// # Errors
-    /// When the API server is not ready with it within a minute.
+    /// When the API server is not ready with it in time.
     pub async fn start_etcd(&self) -> anyhow::Result<()> {
         self.launch(Program::Etcd).await?;
         let client = self.client().await?;
@@ -322,7 +325,16 @@ impl Cluster {
     }
 
     async fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
-        let output = self.kubectl_output(arguments, input).await?;
+        let deadline = Instant::now() + WITHOUT_CONDITIONS;
+        let output = loop {
+            let output = self.kubectl_output(arguments, input).await?;
+            let is_early = arguments.first() == Some(&"wait")
+                && String::from_utf8_lossy(&output.stderr).contains("conditions accessor error");
+            if !is_early || Instant::now() >= deadline {
+                break output;
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "`kubectl {}`: {}", arguments.join(" "), said.trim());
         Ok(String::from_utf8(output.stdout)?)

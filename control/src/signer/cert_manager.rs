@@ -66,7 +66,7 @@ impl ExternalSigner {
         let request: DynamicObject =
             serde_json::from_value(request).map_err(|error| self.refused(error.to_string()))?;
         requests.create(&PostParams::default(), &request).await.map_err(|error| self.failed(error))?;
-        let signed = self.await_issued(&requests, &own).await;
+        let signed = self.in_time(self.await_issued(&requests, &own)).await;
         if let Err(error) = requests.delete(&own, &DeleteParams::default()).await {
             tracing::warn!(%error, name = own, "a certificate request is left behind");
         }

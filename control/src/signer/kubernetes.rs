@@ -48,7 +48,7 @@ impl ExternalSigner {
             status: None,
         };
         requests.create(&PostParams::default(), &request).await.map_err(|error| self.failed(error))?;
-        let signed = self.await_signed(&requests, &name).await;
+        let signed = self.in_time(self.await_signed(&requests, &name)).await;
         if let Err(error) = requests.delete(&name, &DeleteParams::default()).await {
             tracing::debug!(%error, name, "a certificate signing request is left behind; the API server removes it");
         }

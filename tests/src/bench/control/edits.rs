@@ -1,16 +1,21 @@
 //! Edits through the API server: from the write's begin to each proxy's transaction.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use anyhow::Context;
 use serde_json::Value;
 use tokio::{
+    sync::Mutex,
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
 
 use super::{
     Table,
-    documents::{ROUTES, endpoint_slice, mesh_policy, policy, route},
+    documents::{ROUTES, SERVICES, endpoint_slice, mesh_policy, policy, route},
     markers::marker,
     proxies::{Proxies, place},
     stand::{Control, Stand, edit},
@@ -121,6 +126,8 @@ impl Edits<'_> {
         let mut ticks = interval(Duration::from_millis(1000 / STORM));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let mut writes = JoinSet::new();
+        // Of one service's writes the older must not come last: it would hide the newer one from everybody.
+        let turns: Vec<Arc<Mutex<()>>> = (0..SERVICES).map(|_| Arc::default()).collect();
         let before = cpu_time(self.control.pid)?;
         let (begin, from) = (Instant::now(), 2_000_000);
         let numbers = from..from + STORM * STORM_SECONDS;
@@ -129,7 +136,11 @@ impl Edits<'_> {
             let (service, _) = place(usize::try_from(number).unwrap_or_default() % self.proxies.count);
             self.proxies.markers.begin(number, service, self.concerned(Kind::Endpoint, service));
             let (client, document) = (self.stand.client.clone(), Self::document(Kind::Endpoint, service, number));
-            writes.spawn(async move { edit(&client, &document).await });
+            let turn = turns.get(service).map(Arc::clone).context("no such service")?;
+            writes.spawn(async move {
+                let _turn = turn.lock().await;
+                edit(&client, &document).await
+            });
         }
         while let Some(done) = writes.join_next().await {
             done??;

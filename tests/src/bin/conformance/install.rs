@@ -59,7 +59,7 @@ pub(super) async fn palisade(node: &Node) -> anyhow::Result<()> {
         node.apply(&std::fs::read_to_string(&path).with_context(|| path.display().to_string())?).await?;
     }
     let control = ["-n", "palisade-system", "deployment/palisade-control"];
-    // One replica: what a proxy acknowledges is known to the replica that it is connected to alone.
+    // One replica: the machine is small.
     node.kubectl(&["delete", "-n", "palisade-system", "horizontalpodautoscaler/palisade-control"]).await?;
     node.kubectl(&[&["scale", "--replicas=1"][..], &control].concat()).await?;
     node.kubectl(&[&["set", "env"][..], &control, &SETTINGS].concat()).await?;

@@ -65,7 +65,8 @@ async fn an_edit_is_live_at_a_gateway() -> anyhow::Result<()> {
     // Exactly the permissions that it says it needs, to read and to identify; those of the leader it can do without.
     let rules = access_rules();
     let page_text = fs::read_to_string(checkout::root().join("docs/operations/identity.md"))?;
-    let rights = page_text.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).context("no YAML")?;
+    let rights = page_text.split("## Rights").nth(1).and_then(|rest| rest.split("```yaml\n").nth(1));
+    let rights = rights.and_then(|rest| rest.split("```").next()).context("no YAML")?;
     cluster
         .apply(&rights.replace("palisade-system", "process").replace("palisade-control-identity", "identifying"))
         .await?;

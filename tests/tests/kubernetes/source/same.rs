@@ -142,6 +142,9 @@ async fn files_and_cluster_tell_every_proxy_the_same() -> anyhow::Result<()> {
     for label in ["palisade.dev/proxy=sidecar", "security.istio.io/tlsMode=istio"] {
         cluster.kubectl(&["label", "pods", "--all", "-n", "bookinfo", label]).await?;
     }
+    // The gateway's pod is no sidecar's.
+    let gateway = "palisade.dev/proxy=gateway";
+    cluster.kubectl(&["label", "pod", "secure-0", "-n", "bookinfo", "--overwrite", gateway]).await?;
     let mut followed = Followed::new(&cluster).await?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("cluster.json");
