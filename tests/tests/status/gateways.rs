@@ -71,7 +71,9 @@ async fn gateways_get_what_runs_them_and_nobody_loses_anything() -> anyhow::Resu
     named_service(&stand).await.with_context(|| control.said())?;
     moved_and_removed(&stand).await.with_context(|| control.said())?;
     classes(&stand).await.with_context(|| control.said())?;
-    control.stop().await
+    control.stop().await?;
+    // Whoever comes next would miss the proxies of its pods.
+    cluster.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=90s"]).await.map(drop)
 }
 
 /// Five objects, pods under `restricted`, an address when the cluster gives one.

@@ -167,7 +167,9 @@ async fn the_plain_yaml_is_all_that_a_control_plane_needs() -> anyhow::Result<()
         ensure!(left.is_empty(), "{left}");
         Ok(())
     })
-    .await
+    .await?;
+    // Whoever comes next would miss the proxies of its pods.
+    cluster.kubectl(&["delete", "namespace", "installed", "--timeout=90s"]).await.map(drop)
 }
 
 #[tokio::test]
