@@ -41,13 +41,16 @@ impl Classes {
         self.missing = names.filter(|name| !there.keys().any(|key| *key.name == **name)).collect();
     }
 
-    /// Makes those that are missing, when it is time; completes then.
-    pub(super) async fn make(&mut self) {
+    /// Completes when some are missing and it is time to make them. Cancel-safe.
+    pub(super) async fn due(&self) {
         if self.missing.is_empty() {
             std::future::pending::<()>().await;
         }
         tokio::time::sleep_until(self.due.into()).await;
-        // Before the requests: one that is dropped on the way is not made at once again.
+    }
+
+    /// Makes those that are missing. To be awaited to its end: nothing is tried again for a while.
+    pub(super) async fn make(&mut self) {
         self.due = Instant::now() + AGAIN;
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "GatewayClass"));
         let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);

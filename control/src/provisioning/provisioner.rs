@@ -151,7 +151,7 @@ impl Provisioner {
                         classes.note(mesh);
                     }
                 }
-                () = classes.make() => {}
+                () = classes.due() => classes.make().await,
                 () = next, if self.store.is_complete() && self.works.len() < AT_A_TIME => {
                     if !self.leadership.holds() {
                         return;
