@@ -91,6 +91,22 @@ impl Leadership {
     pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
         self.0.changed().await
     }
+
+    /// Waits until this replica holds the lease.
+    ///
+    /// # Errors
+    /// When the election has ended.
+    pub async fn held(&mut self) -> Result<(), watch::error::RecvError> {
+        while !self.holds() {
+            tokio::select! {
+                biased;
+                changed = self.changed() => changed?,
+                // A hold that has run out may be renewed without a word.
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Term {

@@ -24,7 +24,7 @@ mod time;
 pub use infrastructure::{ExposedPort, Infrastructure, Overlays, Wanted, infrastructure, label_value as gateway_label};
 pub use inputs::{GatewayKind, Inputs, KeptInputs, SourceDocument, SourceOptions};
 pub use keys::{FetchedKeys, KeySource, Keys, key_sources, public_keys};
-pub use mesh::{Compiled, Mesh, ProxyRef, ScopeError, compile, compile_after, scope};
+pub use mesh::{Compiled, Mesh, PROXY_LABEL, ProxyRef, ScopeError, compile, compile_after, scope};
 pub use object::{Head, Location, Object, ObjectKey};
 pub use plan::{GatewayPlan, Plan, PodPlan, plan};
 pub use references::{Reference, ReferenceKind, references};

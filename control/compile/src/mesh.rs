@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Label of pods by the proxy that runs there.
-pub(crate) const PROXY_LABEL: &str = "palisade.dev/proxy";
+pub const PROXY_LABEL: &str = "palisade.dev/proxy";
 
 /// What documents mean: resolved, ready to be cut into slices. Cheap to clone and share.
 #[derive(Debug, Clone)]

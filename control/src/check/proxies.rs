@@ -4,18 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt, api::ListParams};
+use palisade_compile::PROXY_LABEL;
 
 use super::{Checkup, Finding, Level, told};
-
-/// Label of pods by the proxy that runs there.
-const PROXY: &str = "palisade.dev/proxy";
 
 impl Checkup {
     /// Whether all that run are connected, and to one version.
     pub(super) async fn proxies(&self) -> Vec<Finding> {
         const CHECK: &str = "proxies";
         let api: Api<Pod> = Api::all(self.client.clone());
-        let pods = match api.list(&ListParams::default().labels(PROXY)).await {
+        let pods = match api.list(&ListParams::default().labels(PROXY_LABEL)).await {
             Ok(list) => list.items,
             Err(error) => return vec![Finding::unseen(CHECK, &error)],
         };

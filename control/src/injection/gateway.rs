@@ -2,22 +2,20 @@
 
 use std::collections::BTreeMap;
 
+use palisade_compile::PROXY_LABEL;
 use serde_json::{Map, Value, json};
 
 use super::{
     InjectError, InjectionSettings,
     annotations::Overrides,
     template::{
-        ISTIO_PROXY, PROXY_ID, ROOTS, ROOTS_FOLDER, STATE, STATE_FOLDER, STATUS, TOKEN, TOKEN_FOLDER, environment,
-        name_of, names_are_free, object_at, own_volumes, take_list, with_pull_policy,
+        ISTIO_PROXY, PROXY_ID, ROOTS, ROOTS_FOLDER, STATE, STATE_FOLDER, STATUS, TOKEN, TOKEN_FOLDER, containers,
+        environment, name_of, names_are_free, object_at, own_volumes, take_list, with_pull_policy,
     },
 };
 
 /// The image of a container that is to become the proxy.
-const AUTO: &str = "auto";
-
-/// Label of pods by what runs there.
-const PROXY_LABEL: &str = "palisade.dev/proxy";
+pub(super) const AUTO: &str = "auto";
 
 /// Whether the pod is a gateway of ours already.
 pub(super) fn is_gateway(labels: &BTreeMap<String, String>, pod: &Map<String, Value>) -> bool {
@@ -26,8 +24,7 @@ pub(super) fn is_gateway(labels: &BTreeMap<String, String>, pod: &Map<String, Va
 
 /// Whether the pod has a container that is to become the proxy.
 pub(super) fn has_auto(pod: &Map<String, Value>) -> bool {
-    let containers = pod.get("spec").and_then(|spec| spec.get("containers")).and_then(Value::as_array);
-    containers.into_iter().flatten().any(is_auto)
+    containers(pod, "containers").any(is_auto)
 }
 
 fn is_auto(container: &Value) -> bool {

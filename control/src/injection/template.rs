@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use palisade_compile::PROXY_LABEL;
 use serde_json::{Map, Value, json};
 
-use super::{InjectError, InjectionSettings, annotations::HEALTH_PORT, annotations::Overrides, probes};
+use super::{InjectError, InjectionSettings, annotations::HEALTH_PORT, annotations::Overrides, gateway, probes};
 
 /// The sidecar.
 pub(super) const PROXY: &str = "palisade-proxy";
@@ -34,7 +35,7 @@ pub(super) fn is_injected(pod: &Map<String, Value>) -> bool {
 pub(super) fn is_istio_injected(pod: &Map<String, Value>, annotations: &BTreeMap<String, String>) -> bool {
     let is_sidecar = |container: &Value| {
         name_of(container) == ISTIO_PROXY
-            && container.get("image").and_then(Value::as_str).is_some_and(|image| image != "auto")
+            && container.get("image").and_then(Value::as_str).is_some_and(|image| image != gateway::AUTO)
     };
     containers(pod, "containers").chain(containers(pod, "initContainers")).any(is_sidecar)
         || annotations.get(STATUS).is_some_and(|status| status.contains(ISTIO_PROXY))
@@ -43,7 +44,7 @@ pub(super) fn is_istio_injected(pod: &Map<String, Value>, annotations: &BTreeMap
 /// The name by which users write settings of the sidecar among their containers.
 pub(super) const ISTIO_PROXY: &str = "istio-proxy";
 
-fn containers<'a>(pod: &'a Map<String, Value>, list: &str) -> impl Iterator<Item = &'a Value> {
+pub(super) fn containers<'a>(pod: &'a Map<String, Value>, list: &str) -> impl Iterator<Item = &'a Value> {
     pod.get("spec").and_then(|spec| spec.get(list)).and_then(Value::as_array).into_iter().flatten()
 }
 
@@ -334,7 +335,7 @@ fn mark(
         ("service.istio.io/canonical-name", name),
         ("service.istio.io/canonical-revision", Some(revision.unwrap_or_else(|| "latest".to_owned()))),
         ("istio.io/rev", Some(settings.revision.clone())),
-        ("palisade.dev/proxy", Some("sidecar".to_owned())),
+        (PROXY_LABEL, Some("sidecar".to_owned())),
     ];
     let malformed = || InjectError::Malformed("metadata: not an object".to_owned());
     let fields = pod.as_object_mut().ok_or_else(malformed)?;
@@ -343,7 +344,7 @@ fn mark(
     for (key, value) in marks {
         if let Some(value) = value {
             // A mark of the sidecar is never the user's to set; what only names the workload is.
-            if key == "palisade.dev/proxy" {
+            if key == PROXY_LABEL {
                 written.insert(key.to_owned(), value.into());
             } else {
                 written.entry(key).or_insert_with(|| value.into());

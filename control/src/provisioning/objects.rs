@@ -183,7 +183,7 @@ fn deployment(wanted: &Infrastructure, settings: &GatewaySettings, mesh: &Inject
     labels.entry("service.istio.io/canonical-revision").or_insert_with(|| "latest".into());
     // No webhook puts a sidecar beside it.
     labels.insert("sidecar.istio.io/inject".to_owned(), "false".into());
-    labels.insert("palisade.dev/proxy".to_owned(), "gateway".into());
+    labels.insert(palisade_compile::PROXY_LABEL.to_owned(), "gateway".into());
     let mut annotations = annotations(wanted);
     for (key, value) in
         [("prometheus.io/scrape", "true"), ("prometheus.io/port", "15020"), ("prometheus.io/path", "/metrics")]

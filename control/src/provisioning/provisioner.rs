@@ -89,14 +89,10 @@ impl Provisioner {
     /// Runs until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            while !self.leadership.holds() {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    changed = self.leadership.changed() => if changed.is_err() { return },
-                    // A hold that has run out may be renewed without a word.
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                held = self.leadership.held() => if held.is_err() { return },
             }
             tokio::select! {
                 biased;

@@ -337,7 +337,7 @@ pub(super) fn decide_injection(pod: &mut Object<Pod>, namespace: &Namespace, is_
         || pod.spec.gateway.is_some()
         || says.is_some_and(|value| value == "false")
         || namespace.labels.get("istio-injection").is_some_and(|value| value == "disabled");
-    let is_ours = pod.head.labels.get("palisade.dev/proxy").is_some_and(|value| value == "sidecar");
+    let is_ours = pod.head.labels.get(crate::mesh::PROXY_LABEL).is_some_and(|value| value == "sidecar");
     pod.spec.is_injected = if is_files { !is_out } else { is_ours };
     pod.spec.accepts_mesh_tls = match written_mode {
         Some(mode) => mode == "istio",
